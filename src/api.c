@@ -1,0 +1,380 @@
+/*
+ * api.c
+ *	  The SQL functions by which trucks are made, run and watched.
+ *
+ * All of them are transactional: what they change is in the catalog, and the
+ * launcher and the workers hear of it when the transaction has committed
+ * (hooks.c).  Who may call them is a matter of GRANT; who may manage a given
+ * truck - its owner, and whoever has the owner's rights - is checked here.
+ */
+#include "trucker.h"
+
+#include <ctype.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "check.h"
+#include "position.h"
+#include "program.h"
+#include "shmem.h"
+#include "truck.h"
+#include "worker.h"
+
+PG_FUNCTION_INFO_V1(trucker_create_truck);
+PG_FUNCTION_INFO_V1(trucker_drop_truck);
+PG_FUNCTION_INFO_V1(trucker_start);
+PG_FUNCTION_INFO_V1(trucker_stop);
+PG_FUNCTION_INFO_V1(trucker_resync);
+PG_FUNCTION_INFO_V1(trucker_wait_for);
+PG_FUNCTION_INFO_V1(trucker_workers);
+
+/* ----
+ * create_truck, drop_truck
+ * ----
+ */
+
+static void
+require_argument(FunctionCallInfo fcinfo, int number, const char *name)
+{
+	if (PG_ARGISNULL(number))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" of create_truck must not be null", name)));
+}
+
+static void
+require_sql(const char *sql, const char *name)
+{
+	const char *p = sql;
+
+	while (isspace((unsigned char) *p))
+		p++;
+	if (*p == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is empty", name)));
+}
+
+static void
+check_name(const char *name)
+{
+	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid truck name \"%s\"", name),
+				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
+}
+
+static void
+set_inputs(TruckerTruck *truck, ArrayType *array)
+{
+	Datum	   *values;
+	bool	   *nulls;
+
+	deconstruct_array(array, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT,
+					  &values, &nulls, &truck->ninputs);
+	if (truck->ninputs == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a truck needs at least one input table")));
+	truck->inputs = palloc(truck->ninputs * sizeof(Oid));
+	for (int i = 0; i < truck->ninputs; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("input_tables must not contain nulls")));
+		truck->inputs[i] = DatumGetObjectId(values[i]);
+		for (int j = 0; j < i; j++)
+			if (truck->inputs[i] == truck->inputs[j])
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("input_tables names a table twice")));
+	}
+}
+
+static void
+set_role(TruckerTruck *truck, const char *role_name)
+{
+	truck->owner = GetUserId();
+	truck->role = truck->owner;
+	if (role_name)
+	{
+		truck->role = get_role_oid(role_name, false);
+		check_is_member_of_role(GetUserId(), truck->role);
+	}
+	if (superuser_arg(truck->role))
+		ereport(WARNING,
+				(errmsg("the SQL of truck \"%s\" will run with superuser rights", truck->name),
+				 errhint("The option \"role\" names a role with fewer rights.")));
+}
+
+/* create_truck(name, input_tables, output_sql, input_sql, output_connection, options) */
+Datum
+trucker_create_truck(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *truck = palloc0(sizeof(TruckerTruck));
+	char	   *role_name;
+
+	require_argument(fcinfo, 0, "name");
+	require_argument(fcinfo, 1, "input_tables");
+	require_argument(fcinfo, 2, "output_sql");
+	require_argument(fcinfo, 4, "output_connection");
+	require_argument(fcinfo, 5, "options");
+
+	truck->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	check_name(truck->name);
+	set_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
+	truck->output_sql = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	require_sql(truck->output_sql, "output_sql");
+	if (!PG_ARGISNULL(3))
+	{
+		truck->input_sql = text_to_cstring(PG_GETARG_TEXT_PP(3));
+		require_sql(truck->input_sql, "input_sql");
+	}
+	truck->connection = NameStr(*PG_GETARG_NAME(4));
+	if (strcmp(truck->connection, TRUCKER_CONNECTION_LOCAL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("connection \"%s\" does not exist", truck->connection),
+				 errhint("The connection \"%s\" is this database.", TRUCKER_CONNECTION_LOCAL)));
+	truck->options = PG_GETARG_JSONB_P(5);
+	trucker_truck_parse_options(truck, &role_name);
+	trucker_program_check_syntax(truck);
+	truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
+	set_role(truck, role_name);
+	trucker_truck_insert(truck);
+	PG_RETURN_VOID();
+}
+
+/* drop_truck(name) */
+Datum
+trucker_drop_truck(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	trucker_truck_delete(&truck->id);
+	trucker_at_commit_scan();
+	PG_RETURN_VOID();
+}
+
+/* ----
+ * start, stop, resync
+ * ----
+ */
+
+/* The trucks (TruckerTruck *) that a name, or NULL for all, stands for. */
+static List *
+named_trucks(FunctionCallInfo fcinfo)
+{
+	List	   *names;
+	List	   *trucks = NIL;
+	ListCell   *lc;
+
+	if (!PG_ARGISNULL(0))
+		return list_make1(trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+	names = trucker_truck_own_names();
+	foreach(lc, names)
+		trucks = lappend(trucks, trucker_truck_get(lfirst(lc)));
+	return trucks;
+}
+
+static bool
+is_lost(const TruckerTruck *truck, bool one_of_many)
+{
+	if (truck->lost)
+		ereport(one_of_many ? WARNING : ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("truck \"%s\" is lost: it cannot go on from its position", truck->name),
+				 errhint("SELECT trucker.resync('%s') loads the destination anew.", truck->name)));
+	return truck->lost;
+}
+
+/* start(name) */
+Datum
+trucker_start(PG_FUNCTION_ARGS)
+{
+	List	   *trucks;
+	ListCell   *lc;
+	int			new_trucks = 0;
+
+	trucker_check_preloaded();
+	trucks = named_trucks(fcinfo);
+	foreach(lc, trucks)
+		new_trucks += ((TruckerTruck *) lfirst(lc))->enabled ? 0 : 1;
+	trucker_check_server(new_trucks);
+	foreach(lc, trucks)
+	{
+		TruckerTruck *truck = lfirst(lc);
+
+		if (is_lost(truck, PG_ARGISNULL(0)))
+			continue;
+		trucker_check_truck(truck);
+		trucker_truck_set_enabled(&truck->id, true);
+		trucker_at_commit_signal(&truck->id, false);
+	}
+	trucker_at_commit_scan();
+	PG_RETURN_VOID();
+}
+
+/* stop(name) */
+Datum
+trucker_stop(PG_FUNCTION_ARGS)
+{
+	ListCell   *lc;
+
+	foreach(lc, named_trucks(fcinfo))
+		trucker_truck_set_enabled(&((TruckerTruck *) lfirst(lc))->id, false);
+	trucker_at_commit_scan();
+	PG_RETURN_VOID();
+}
+
+/* resync(name) */
+Datum
+trucker_resync(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	trucker_truck_request_resync(&truck->id);
+	trucker_at_commit_signal(&truck->id, true);
+	trucker_at_commit_scan();
+	PG_RETURN_VOID();
+}
+
+/* ----
+ * wait_for, workers
+ * ----
+ */
+
+/* Where everything that has committed by now ends; it is flushed first. */
+static XLogRecPtr
+flushed_now(void)
+{
+	XLogRecPtr	end = trucker_lsn_record_end(GetXLogInsertRecPtr());
+
+	XLogFlush(end);
+	return end;
+}
+
+/* Nothing to wait for?  Then say so instead of waiting in vain. */
+static void
+check_can_progress(const char *name)
+{
+	TruckerTruck *truck;
+
+	/* the catalog as it is now, whatever the transaction's snapshot */
+	PushActiveSnapshot(GetLatestSnapshot());
+	truck = trucker_truck_get(name);
+	PopActiveSnapshot();
+	(void) is_lost(truck, false);
+	if (!truck->enabled)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("truck \"%s\" is stopped", name),
+				 errhint("SELECT trucker.start('%s');", name)));
+}
+
+static bool
+wait_for(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline)
+{
+	bool		reached = false;
+
+	trucker_wait_progress_prepare();
+	for (;;)
+	{
+		TruckerWorkerInfo info;
+		long		left;
+
+		reached = trucker_find_worker(MyDatabaseId, &truck->id, &info) &&
+			info.applied_lsn >= target;
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (reached || left <= 0)
+			break;
+
+		/* look at the catalog now and then: a lost truck makes no progress */
+		if (!trucker_wait_progress(Min(left, 1000)))
+			check_can_progress(truck->name);
+	}
+	trucker_wait_progress_end();
+	return reached;
+}
+
+/* wait_for(name, lsn, timeout) */
+Datum
+trucker_wait_for(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *truck;
+	XLogRecPtr	target;
+	TimestampTz deadline;
+
+	trucker_check_preloaded();
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name and timeout of wait_for must not be null")));
+	truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("wait_for cannot be called in a transaction that has written"),
+				 errdetail("Its own changes reach the destination only after its commit, and a truck that starts waits for it to end."),
+				 errhint("COMMIT first.")));
+	check_can_progress(truck->name);
+	target = PG_ARGISNULL(1) ? flushed_now() : trucker_lsn_record_end(PG_GETARG_LSN(1));
+	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													   TimestampTzGetDatum(GetCurrentTimestamp()),
+													   PointerGetDatum(PG_GETARG_INTERVAL_P(2))));
+	PG_RETURN_BOOL(wait_for(truck, target, deadline));
+}
+
+static void
+put_worker(ReturnSetInfo *rsinfo, TruckerWorkerInfo *info)
+{
+	Datum		values[9];
+	bool		nulls[9] = {false};
+
+	values[0] = UUIDPGetDatum(&info->truck_id);
+	values[1] = Int32GetDatum(info->pid);
+	nulls[1] = info->pid == 0;
+	values[2] = Int32GetDatum(info->walsender_pid);
+	nulls[2] = info->walsender_pid == 0;
+	values[3] = CStringGetTextDatum(trucker_state_name(info->state));
+	values[4] = TimestampTzGetDatum(info->since);
+	values[5] = LSNGetDatum(info->applied_lsn);
+	nulls[5] = XLogRecPtrIsInvalid(info->applied_lsn);
+	values[6] = TimestampTzGetDatum(info->applied_at);
+	nulls[6] = info->applied_at == 0;
+	values[7] = TimestampTzGetDatum(info->next_retry_at);
+	nulls[7] = info->next_retry_at == 0;
+	values[8] = BoolGetDatum(info->waits_for_worker);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* workers(); without shared memory there are none */
+Datum
+trucker_workers(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; trucker_shmem_available() && i < trucker_worker_count(); i++)
+	{
+		TruckerWorkerInfo info;
+
+		if (trucker_get_worker(i, &info) && info.database == MyDatabaseId)
+			put_worker(rsinfo, &info);
+	}
+	return (Datum) 0;
+}

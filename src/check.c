@@ -1,0 +1,219 @@
+/*
+ * check.c
+ *	  What must hold of a truck and its tables before it may start.
+ *
+ * Everything here can be found out again, and is, by the worker: tables and
+ * rights change while a truck runs.  But the user is here now, and can read an
+ * error.
+ *
+ * The truck's SQL is analysed and planned as its role, in a security-restricted
+ * context, since planning may execute functions that are marked IMMUTABLE.
+ */
+#include "trucker.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+
+#include "check.h"
+#include "decoder.h"
+#include "identity.h"
+#include "pipeline.h"
+#include "program.h"
+#include "toast.h"
+
+static char *
+qualified_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+}
+
+static void
+refuse_table(Relation rel, const char *why, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("%s cannot be an input table: %s", qualified_name(rel), why),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+static void
+check_kind(Relation rel)
+{
+	char		kind = rel->rd_rel->relkind;
+
+	if (kind == RELKIND_VIEW || kind == RELKIND_MATVIEW)
+		refuse_table(rel, "it is a view", "Name the tables behind it, and put the view's query into input_sql.");
+	if (kind == RELKIND_FOREIGN_TABLE)
+		refuse_table(rel, "it is a foreign table", "Install trucker in the database that holds the table.");
+	if (kind == RELKIND_PARTITIONED_TABLE)
+		refuse_table(rel, "it is a partitioned table", "Name its partitions as input tables.");
+	if (kind != RELKIND_RELATION)
+		refuse_table(rel, "it is not a table", NULL);
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse_table(rel, "it is a temporary table", "Its changes are not in the WAL.");
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		refuse_table(rel, "it is an unlogged table",
+					 psprintf("Its changes are not in the WAL.  ALTER TABLE %s SET LOGGED;", qualified_name(rel)));
+	if (IsCatalogRelation(rel))
+		refuse_table(rel, "it is a system catalog", NULL);
+	if (RelationGetNamespace(rel) == get_namespace_oid(TRUCKER_SCHEMA, true))
+		refuse_table(rel, "it belongs to trucker", NULL);
+}
+
+static void
+check_identity(const TruckerTruck *truck, const TruckerRelation *relation)
+{
+	if (truck->inserts_only || relation->identity != NULL || relation->identity_full)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table %s has no replica identity", relation->name),
+			 errdetail("Its updates and deletes would not reach the truck."),
+			 errhint("Add a primary key, or ALTER TABLE %s REPLICA IDENTITY FULL; or create the truck with the option \"inserts_only\": true.",
+					 relation->name)));
+}
+
+static void
+check_old_columns(const TruckerTruck *truck, const TruckerProgram *program)
+{
+	const TruckerRelation *relation = program->relation;
+
+	if (truck->inserts_only || relation->identity_full)
+		return;
+	for (int i = 0; i < program->type->desc->natts; i++)
+	{
+		TruckerColumn *column = &program->type->columns[i];
+
+		if (column->source != TRUCKER_FROM_OLD ||
+			bms_is_member(column->number, relation->identity))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the SQL of truck \"%s\" reads \"old__%s\", which table %s does not log",
+						truck->name,
+						NameStr(TupleDescAttr(relation->desc, column->number - 1)->attname),
+						relation->name),
+				 errdetail("Only the columns of the replica identity have old values in the WAL."),
+				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL;", relation->name)));
+	}
+}
+
+/* What may stop this truck one day. */
+static void
+warn(const TruckerTruck *truck, const TruckerProgram *program)
+{
+	const TruckerRelation *relation = program->relation;
+	const char *column;
+	StringInfoData names;
+
+	if (!truck->inserts_only && !truck->toast_current &&
+		trucker_toast_can_occur(relation, program->type, &column))
+		ereport(WARNING,
+				(errmsg("updates of table %s do not carry large values of column \"%s\" that they leave unchanged",
+						relation->name, column),
+				 errdetail("If such a row is changed again before the truck has read it from the table, the truck stops."),
+				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL, or create the truck with the option \"toast\": \"current\".",
+						 relation->name)));
+
+	if (!trucker_wal2json.loses_nan)
+		return;
+	initStringInfo(&names);
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(relation->desc, i);
+
+		if (!attr->attisdropped && trucker_type_can_lose_nan(attr->atttypid) &&
+			(trucker_row_type_reads(program->type, TRUCKER_FROM_NEW, attr->attnum) ||
+			 trucker_row_type_reads(program->type, TRUCKER_FROM_OLD, attr->attnum)))
+			appendStringInfo(&names, "%s\"%s\"", names.len ? ", " : "", NameStr(attr->attname));
+	}
+	if (names.len > 0)
+		ereport(WARNING,
+				(errmsg("%s cannot carry NaN and infinity of floating-point and numeric columns",
+						trucker_wal2json.plugin),
+				 errdetail("They would arrive as NULL.  The SQL reads such columns of table %s: %s.",
+						   relation->name, names.data),
+				 errhint("Where the column is NOT NULL the truck stops at such a value; elsewhere a CHECK constraint can keep it out.")));
+}
+
+static void
+check_written(const TruckerTruck *truck, List *written)
+{
+	for (int i = 0; i < truck->ninputs; i++)
+		if (list_member_oid(written, truck->inputs[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+					 errmsg("truck \"%s\" writes its own input table %s",
+							truck->name, get_rel_name(truck->inputs[i])),
+					 errdetail("Its own changes would reach it again, without end.")));
+}
+
+static void
+check_access(const TruckerTruck *truck, Relation rel)
+{
+	char	   *role = GetUserNameFromId(truck->role, false);
+
+	if (pg_class_aclcheck(RelationGetRelid(rel), truck->role, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not read input table %s", role, qualified_name(rel)),
+				 errhint("GRANT SELECT ON %s TO %s;", qualified_name(rel), quote_identifier(role))));
+	if (check_enable_rls(RelationGetRelid(rel), truck->role, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row security of table %s applies to role \"%s\"", qualified_name(rel), role),
+				 errdetail("A truck reads all rows of its input tables."),
+				 errhint("Give the truck a role that row security does not apply to, with the option \"role\".")));
+}
+
+static void
+check_input(const TruckerTruck *truck, Oid relid)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	TruckerIdentity saved;
+	TruckerProgram *program;
+	List	   *written = NIL;
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("an input table of truck \"%s\" (OID %u) does not exist any more", truck->name, relid),
+				 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
+	check_kind(rel);
+	check_access(truck, rel);
+
+	trucker_identity_push(&saved, truck->role,
+						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
+						  truck->search_path);
+	program = trucker_program_create(truck, &trucker_output_local, rel);
+	check_identity(truck, program->relation);
+	check_old_columns(truck, program);
+	trucker_program_check(program, &written);
+	trucker_identity_pop(&saved);
+
+	check_written(truck, written);
+	warn(truck, program);
+	trucker_program_free(program);
+	relation_close(rel, NoLock);
+}
+
+/* Check one truck; raises an error for the first thing that is wrong. */
+void
+trucker_check_truck(const TruckerTruck *truck)
+{
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int i = 0; i < truck->ninputs; i++)
+		check_input(truck, truck->inputs[i]);
+	PopActiveSnapshot();
+}

@@ -1,0 +1,17 @@
+/*
+ * check.h
+ *	  What must hold before a truck may start.
+ */
+#ifndef TRUCKER_CHECK_H
+#define TRUCKER_CHECK_H
+
+#include "truck.h"
+
+/* in check_server.c */
+extern void trucker_check_preloaded(void);
+extern void trucker_check_server(int new_trucks);
+
+/* in check.c */
+extern void trucker_check_truck(const TruckerTruck *truck);
+
+#endif							/* TRUCKER_CHECK_H */

@@ -1,0 +1,20 @@
+/*
+ * compat.h
+ *	  The one place that knows the differences between server versions.
+ *
+ * Everything else in trucker is written against PostgreSQL 15; what another
+ * major version spells differently gets a wrapper here, so that no other file
+ * holds a PG_VERSION_NUM.
+ */
+#ifndef TRUCKER_COMPAT_H
+#define TRUCKER_COMPAT_H
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 160000
+#error "this release of trucker is for PostgreSQL 15"
+#endif
+
+/* Has the server given up the WAL that a slot needs?  (16: an enum instead) */
+#define trucker_slot_is_invalidated(slot) \
+	(!XLogRecPtrIsInvalid((slot)->data.invalidated_at))
+
+#endif							/* TRUCKER_COMPAT_H */

@@ -1,0 +1,287 @@
+/*
+ * hooks.c
+ *	  What trucker must know of other sessions' doings.
+ *
+ * - At commit: start(), stop() and the like take effect in the launcher and the
+ *	 workers only when their transaction has committed.
+ * - DROP DATABASE fails at once on an active replication slot, also WITH
+ *	 (FORCE).  So the workers of the database are ended from the object access
+ *	 hook, which runs after the permission check and before that test; should
+ *	 the command fail after all, they are started again.
+ * - DROP EXTENSION needs locks that a worker holds for the length of its
+ *	 transaction, which may be a long backfill.  So they are ended before the
+ *	 command, and started again if it is rolled back.  When it has committed, a
+ *	 probe drops the slots.
+ * - In a worker's own batch: no SQL, also none in a function or a trigger, may
+ *	 write to the truck's own input tables; that would go round for ever.
+ */
+#include "trucker.h"
+
+#include "access/xact.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "parser/parsetree.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "pipeline.h"
+#include "shmem.h"
+#include "slots.h"
+#include "worker.h"
+
+/* how long a dropping session waits for workers and walsenders to end */
+#define QUIESCE_TIMEOUT_MS 20000
+
+typedef struct PendingSignal
+{
+	pg_uuid_t	truck_id;
+	bool		restart;
+} PendingSignal;
+
+/* What this transaction does to the launcher and the workers when it ends. */
+static bool scan_at_commit = false;
+static List *signals_at_commit = NIL;
+static List *closing_databases = NIL;
+
+static object_access_hook_type prev_object_access_hook = NULL;
+static ProcessUtility_hook_type prev_process_utility_hook = NULL;
+static ExecutorStart_hook_type prev_executor_start_hook = NULL;
+
+/* ----
+ * The end of the transaction
+ * ----
+ */
+
+/* Let a probe look into this database once the transaction has committed. */
+void
+trucker_at_commit_scan(void)
+{
+	scan_at_commit = true;
+}
+
+/* Wake (or restart) a truck's worker once the transaction has committed. */
+void
+trucker_at_commit_signal(const pg_uuid_t *truck_id, bool restart)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	PendingSignal *signal = palloc(sizeof(PendingSignal));
+
+	signal->truck_id = *truck_id;
+	signal->restart = restart;
+	signals_at_commit = lappend(signals_at_commit, signal);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+forget_pending(void)
+{
+	list_free_deep(signals_at_commit);
+	list_free(closing_databases);
+	signals_at_commit = NIL;
+	closing_databases = NIL;
+	scan_at_commit = false;
+}
+
+/* Must not fail: the transaction has ended already. */
+static void
+end_transaction(bool committed)
+{
+	ListCell   *lc;
+
+	foreach(lc, closing_databases)
+	{
+		Oid			database = lfirst_oid(lc);
+
+		if (committed)
+			trucker_set_wanted(database, NULL, 0);
+		trucker_set_database_closing(database, false);
+		/* a probe restarts workers, or drops the slots of a dropped extension */
+		if (!committed || database == MyDatabaseId)
+			trucker_request_scan(database);
+	}
+	if (committed)
+	{
+		foreach(lc, signals_at_commit)
+		{
+			PendingSignal *signal = lfirst(lc);
+
+			trucker_signal_worker(MyDatabaseId, &signal->truck_id, signal->restart);
+		}
+		if (scan_at_commit)
+			trucker_request_scan(MyDatabaseId);
+	}
+	forget_pending();
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (!scan_at_commit && signals_at_commit == NIL && closing_databases == NIL)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			end_transaction(true);
+			break;
+		case XACT_EVENT_ABORT:
+			end_transaction(false);
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot PREPARE a transaction that has started, stopped or dropped a truck")));
+			break;
+		default:
+			break;
+	}
+}
+
+/* A session that ends without ending its transaction. */
+static void
+exit_callback(int code, Datum arg)
+{
+	if (closing_databases != NIL)
+		end_transaction(false);
+}
+
+/* ----
+ * Dropping databases and the extension
+ * ----
+ */
+
+/*
+ * End all workers of a database and keep new ones from starting, until this
+ * transaction ends.
+ */
+static void
+quiesce(Oid database)
+{
+	static bool exit_registered = false;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), QUIESCE_TIMEOUT_MS);
+	MemoryContext old;
+	ListCell   *lc;
+
+	if (!exit_registered)
+		before_shmem_exit(exit_callback, (Datum) 0);
+	exit_registered = true;
+
+	/* remembered first, so that an error in between undoes it */
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	closing_databases = list_append_unique_oid(closing_databases, database);
+	MemoryContextSwitchTo(old);
+	trucker_set_database_closing(database, true);
+
+	trucker_wait_progress_prepare();
+	while (trucker_database_workers(database) > 0 && GetCurrentTimestamp() < deadline)
+		(void) trucker_wait_progress(1000);
+	trucker_wait_progress_end();
+
+	/* their walsenders follow; others' uses of the slots are not our business */
+	foreach(lc, trucker_slots_of_database(database))
+		(void) trucker_slot_wait_inactive(lfirst(lc),
+										  TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline));
+}
+
+static void
+object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (prev_object_access_hook)
+		prev_object_access_hook(access, class_id, object_id, sub_id, arg);
+	if (access != OAT_DROP)
+		return;
+	if (class_id == DatabaseRelationId)
+		quiesce(object_id);
+	else if (class_id == ExtensionRelationId &&
+			 object_id == get_extension_oid("trucker", true))
+		quiesce(MyDatabaseId);
+}
+
+static bool
+drops_trucker(Node *node)
+{
+	DropStmt   *stmt = (DropStmt *) node;
+	ListCell   *lc;
+
+	if (!IsA(node, DropStmt) || stmt->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(lc, stmt->objects)
+	{
+		if (strcmp(strVal(lfirst(lc)), "trucker") == 0)
+		{
+			Oid			extension = get_extension_oid("trucker", true);
+
+			return OidIsValid(extension) && pg_extension_ownercheck(extension, GetUserId());
+		}
+	}
+	return false;
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (drops_trucker(pstmt->utilityStmt))
+		quiesce(MyDatabaseId);
+	if (prev_process_utility_hook)
+		prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
+								  query_env, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+								query_env, dest, qc);
+}
+
+/* ----
+ * A truck's own SQL
+ * ----
+ */
+
+static void
+refuse_own_inputs(const PlannedStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->resultRelations)
+	{
+		Oid			relid = rt_fetch(lfirst_int(lc), stmt->rtable)->relid;
+
+		if (trucker_pipeline_is_input(trucker_open_pipeline, relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+					 errmsg("truck \"%s\" would write its own input table %s",
+							trucker_open_pipeline->truck->name, get_rel_name(relid)),
+					 errdetail("Its own changes would reach it again, without end.")));
+	}
+}
+
+static void
+executor_start(QueryDesc *query, int eflags)
+{
+	if (trucker_open_pipeline != NULL)
+		refuse_own_inputs(query->plannedstmt);
+	if (prev_executor_start_hook)
+		prev_executor_start_hook(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+}
+
+/* Called while preloading. */
+void
+trucker_hooks_init(void)
+{
+	prev_object_access_hook = object_access_hook;
+	object_access_hook = object_access;
+	prev_process_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+	prev_executor_start_hook = ExecutorStart_hook;
+	ExecutorStart_hook = executor_start;
+	RegisterXactCallback(xact_callback, NULL);
+}

@@ -1,0 +1,291 @@
+/*
+ * launcher.c
+ *	  Start and end the stream workers.
+ *
+ * A static background worker that belongs to no database.  It sleeps until its
+ * latch is set: by a request to look into a database (at server start: into
+ * all), by a worker that has ended, or by a worker slot's change in shared
+ * memory.  Then it
+ *	- sends a probe into each database asked for, one at a time;
+ *	- ends the workers of trucks that shall not run any more;
+ *	- starts those of trucks that shall, one process each.
+ * A worker that ends by itself is started again: at once the first time, then
+ * after pauses that grow.
+ *
+ * The launcher keeps nothing that it could not find out again, so an error may
+ * end it; the postmaster starts it anew.
+ */
+#include "trucker.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "shmem.h"
+#include "worker.h"
+
+#define LAUNCHER_RESTART_S 1
+#define NO_WORKER_RETRY_MS 2000
+#define MAX_RELAUNCH_DELAY_MS 30000
+
+/* Handles of the workers that this launcher has registered, by index. */
+static BackgroundWorkerHandle **handles;
+
+/* Called while preloading. */
+void
+trucker_launcher_register(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = LAUNCHER_RESTART_S;
+	strlcpy(worker.bgw_library_name, "trucker", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "trucker_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "trucker launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "trucker launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* ----
+ * Probes
+ * ----
+ */
+
+/* The databases (Oid) that one can connect to. */
+static List *
+list_databases(MemoryContext context)
+{
+	List	   *databases = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		if (database->datistemplate || !database->datallowconn)
+			continue;
+		old = MemoryContextSwitchTo(context);
+		databases = lappend_oid(databases, database->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return databases;
+}
+
+/* Send a probe and wait for its end; false: no worker is free. */
+static bool
+probe(Oid database)
+{
+	BackgroundWorkerHandle *handle;
+
+	if (trucker_database_closing(database))
+		return true;
+	if (!trucker_probe_register(database, &handle))
+		return false;
+	if (WaitForBackgroundWorkerShutdown(handle) == BGWH_POSTMASTER_DIED)
+		proc_exit(1);
+	pfree(handle);
+	return true;
+}
+
+/*
+ * Serve all requests.  False: no worker was free for a probe; the requests are
+ * kept.
+ */
+static bool
+serve_requests(MemoryContext context)
+{
+	Oid			database;
+
+	while (trucker_take_scan_request(&database))
+	{
+		List	   *databases = OidIsValid(database) ? list_make1_oid(database) :
+			list_databases(context);
+		ListCell   *lc;
+
+		foreach(lc, databases)
+		{
+			if (probe(lfirst_oid(lc)))
+				continue;
+			trucker_request_scan(database);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* ----
+ * Workers
+ * ----
+ */
+
+/* Has a registered worker neither started nor ended yet? */
+static bool
+is_pending(int index)
+{
+	pid_t		pid;
+
+	if (handles[index] == NULL)
+		return false;
+	switch (GetBackgroundWorkerPid(handles[index], &pid))
+	{
+		case BGWH_NOT_YET_STARTED:
+		case BGWH_STARTED:
+			return true;
+		default:
+			pfree(handles[index]);
+			handles[index] = NULL;
+			return false;
+	}
+}
+
+static int
+relaunch_delay(int quick_exits)
+{
+	double		delay = trucker_retry_initial_delay;
+
+	if (quick_exits == 0)
+		return 0;
+	for (int i = 1; i < quick_exits && delay < MAX_RELAUNCH_DELAY_MS; i++)
+		delay *= 2;
+	return (int) Min(delay, MAX_RELAUNCH_DELAY_MS);
+}
+
+/*
+ * Start the worker of an entry, if it is time to.  Returns the milliseconds to
+ * wait before looking at it again, or -1 for no limit.
+ */
+static long
+start_worker(const TruckerWorkerInfo *info)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			delay = relaunch_delay(info->quick_exits);
+
+	if (trucker_database_closing(info->database))
+		return -1;
+	if (delay > 0 && info->launch_after == 0 && !info->restart)
+	{
+		trucker_worker_set_launch(info->index, info->generation,
+								  TimestampTzPlusMilliseconds(now, delay), false);
+		return delay;
+	}
+	if (info->launch_after > now)
+		return TimestampDifferenceMilliseconds(now, info->launch_after) + 1;
+
+	if (!trucker_stream_register(info->index, info->generation, info->name, &handles[info->index]))
+	{
+		handles[info->index] = NULL;
+		if (!info->waits_for_worker)
+			ereport(LOG,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("could not start the worker of truck \"%s\": no background worker is free", info->name),
+					 errhint("Raise max_worker_processes.")));
+		trucker_worker_set_launch(info->index, info->generation, 0, true);
+		return NO_WORKER_RETRY_MS;
+	}
+	trucker_worker_launched(info->index, info->generation);
+	return -1;
+}
+
+/* Bring what runs in line with what shall run; returns as start_worker does. */
+static long
+tend_workers(void)
+{
+	long		wait = -1;
+
+	for (int i = 0; i < trucker_worker_count(); i++)
+	{
+		TruckerWorkerInfo info;
+		long		this_wait = -1;
+
+		if (!trucker_get_worker(i, &info))
+			continue;
+		if (info.pid != 0)
+		{
+			if (!info.wanted)
+				trucker_worker_terminate(i, info.generation);
+		}
+		else if (is_pending(i))
+			continue;			/* we are told when it starts and when it ends */
+		else if (!info.wanted)
+		{
+			/* its slot may be nobody's now: let a probe see to that */
+			trucker_worker_forget(i, info.generation);
+			trucker_request_scan(info.database);
+		}
+		else
+			this_wait = start_worker(&info);
+		if (this_wait >= 0 && (wait < 0 || this_wait < wait))
+			wait = this_wait;
+	}
+	return wait;
+}
+
+/* bgworker entry point. */
+void
+trucker_launcher_main(Datum main_arg)
+{
+	MemoryContext context;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	pgstat_report_appname("trucker launcher");
+
+	handles = MemoryContextAllocZero(TopMemoryContext,
+									 trucker_worker_count() * sizeof(BackgroundWorkerHandle *));
+	context = AllocSetContextCreate(TopMemoryContext, "trucker launcher", ALLOCSET_DEFAULT_SIZES);
+	trucker_launcher_attach();
+	trucker_request_scan(InvalidOid);
+
+	for (;;)
+	{
+		long		wait;
+		bool		served;
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		MemoryContextSwitchTo(context);
+		served = serve_requests(context);
+		MemoryContextSwitchTo(TopMemoryContext);
+		wait = tend_workers();
+		MemoryContextReset(context);
+		if (!served && (wait < 0 || wait > NO_WORKER_RETRY_MS))
+			wait = NO_WORKER_RETRY_MS;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
+						 wait, PG_WAIT_EXTENSION);
+	}
+}

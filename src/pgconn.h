@@ -1,0 +1,30 @@
+/*
+ * pgconn.h
+ *	  libpq inside a backend: interruptible waits, errors carried over whole.
+ */
+#ifndef TRUCKER_PGCONN_H
+#define TRUCKER_PGCONN_H
+
+#include "libpq-fe.h"
+
+/*
+ * A connection.  It belongs to the memory context that it was opened in, and
+ * is closed when that is reset or deleted; so an error cannot leak it.
+ */
+typedef struct TruckerConn
+{
+	PGconn	   *pg;
+	bool		busy;			/* a command is running at the other end */
+	MemoryContextCallback on_reset;
+} TruckerConn;
+
+/* in pgconn.c */
+extern TruckerConn *trucker_conn_open(const char *const *keywords, const char *const *values,
+									  int timeout_ms, const char *hint);
+extern void trucker_conn_close(TruckerConn *conn);
+extern PGresult *trucker_conn_exec(TruckerConn *conn, const char *command, ExecStatusType expected);
+extern bool trucker_conn_wait(TruckerConn *conn, long timeout_ms);
+extern void trucker_conn_flush(TruckerConn *conn);
+extern void trucker_conn_raise(TruckerConn *conn, PGresult *result, const char *command) pg_attribute_noreturn();
+
+#endif							/* TRUCKER_PGCONN_H */

@@ -1,0 +1,523 @@
+/*
+ * pipeline.c
+ *	  The road that rows take: change -> run -> input.sql -> output -> position.
+ *
+ * A batch is one transaction at the destination.  It holds the effects of one
+ * or more whole source transactions and the position behind the last of them.
+ * The stream and the backfill use the same road; only where rows come from
+ * differs.
+ *
+ * Memory: pipeline (as long as the worker tries), batch, run, change; each is
+ * reset when what it is named after ends.  Nothing grows with the number of
+ * changes in a transaction: runs are executed while the transaction is still
+ * arriving, and the tuplestore spills beyond work_mem.
+ *
+ * Visibility: a transaction is decoded as soon as its commit record is flushed,
+ * but its session takes it off the list of running transactions only later -
+ * with synchronous replication, when the standby has answered.  Joins in
+ * input.sql must not see the source as it was before the changes that they
+ * enrich, so before a run's SQL we wait for the batch's source transactions.
+ *
+ * Whose rights: the batch is the role's transaction from begin to commit
+ * (identity.c).  That the role may still read the input tables is checked each
+ * time a batch first touches one; r itself is not subject to any check of the
+ * server's.
+ */
+#include "trucker.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "identity.h"
+#include "pipeline.h"
+#include "toast.h"
+
+TruckerPipeline *trucker_open_pipeline = NULL;
+
+/*
+ * A pipeline for a truck, in a child of the current memory context.  Needs a
+ * transaction.
+ */
+TruckerPipeline *
+trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder,
+						TruckerPosition *position)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker pipeline",
+												  ALLOCSET_DEFAULT_SIZES);
+	TruckerPipeline *pipeline = MemoryContextAllocZero(context, sizeof(TruckerPipeline));
+
+	pipeline->context = context;
+	pipeline->truck = truck;
+	pipeline->role_is_superuser = superuser_arg(truck->role);
+	pipeline->output = &trucker_output_local;
+	pipeline->decoder = decoder;
+	pipeline->position = position;
+	pipeline->batch_context = AllocSetContextCreate(context, "trucker batch",
+													ALLOCSET_DEFAULT_SIZES);
+	pipeline->change_context = AllocSetContextCreate(context, "trucker change",
+													 ALLOCSET_DEFAULT_SIZES);
+	pipeline->ninputs = truck->ninputs;
+	pipeline->inputs = MemoryContextAllocZero(context, truck->ninputs * sizeof(TruckerInput));
+	for (int i = 0; i < truck->ninputs; i++)
+		pipeline->inputs[i].relid = truck->inputs[i];
+	return pipeline;
+}
+
+bool
+trucker_pipeline_is_input(const TruckerPipeline *pipeline, Oid relid)
+{
+	for (int i = 0; i < pipeline->ninputs; i++)
+		if (pipeline->inputs[i].relid == relid)
+			return true;
+	return false;
+}
+
+/* ----
+ * Batches
+ * ----
+ */
+
+/*
+ * Open the destination's transaction.  With snapshot, everything in it sees the
+ * database as that exported snapshot does.
+ */
+void
+trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
+{
+	const TruckerTruck *truck = pipeline->truck;
+
+	trucker_identity_begin(truck->role, pipeline->role_is_superuser, truck->search_path);
+	trucker_open_pipeline = pipeline;
+	pipeline->in_batch = true;
+	pipeline->batch_rows = 0;
+	pipeline->batch_started = GetCurrentTimestamp();
+	pipeline->nunseen = 0;
+	pipeline->toast_taken = NULL;
+	if (snapshot)
+	{
+		XactIsoLevel = XACT_REPEATABLE_READ;
+		ImportSnapshot(snapshot);
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+forget_batch(TruckerPipeline *pipeline)
+{
+	pipeline->in_batch = false;
+	pipeline->current = NULL;
+	pipeline->toast_taken = NULL;
+	trucker_open_pipeline = NULL;
+	for (int i = 0; i < pipeline->ninputs; i++)
+		pipeline->inputs[i].rel = NULL;
+	MemoryContextReset(pipeline->batch_context);
+	MemoryContextReset(pipeline->change_context);
+}
+
+/*
+ * After AbortCurrentTransaction(): nothing of the batch is left.  All SQL is
+ * compiled anew next time, as the cause may lie in what it was compiled for.
+ */
+void
+trucker_pipeline_rollback(TruckerPipeline *pipeline)
+{
+	trucker_position_aborted(pipeline->position);
+	for (int i = 0; i < pipeline->ninputs; i++)
+	{
+		TruckerInput *input = &pipeline->inputs[i];
+
+		if (input->program)
+			trucker_program_free(input->program);
+		if (input->context)
+			MemoryContextDelete(input->context);
+		input->program = NULL;
+		input->context = NULL;
+		input->run = NULL;
+	}
+	forget_batch(pipeline);
+}
+
+/* ----
+ * Input tables
+ * ----
+ */
+
+static void
+check_rights(const TruckerPipeline *pipeline, Relation rel)
+{
+	Oid			role = pipeline->truck->role;
+
+	if (pg_class_aclcheck(RelationGetRelid(rel), role, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s", RelationGetRelationName(rel)),
+				 errhint("GRANT SELECT ON %s TO %s;",
+						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+													RelationGetRelationName(rel)),
+						 quote_identifier(GetUserNameFromId(role, false)))));
+	if (check_enable_rls(RelationGetRelid(rel), role, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row security of table %s hides rows from role \"%s\"",
+						RelationGetRelationName(rel), GetUserNameFromId(role, false)),
+				 errhint("A truck reads all rows of its input tables.  Give the truck a role that row security does not apply to.")));
+}
+
+static void
+compile(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	MemoryContext old;
+
+	if (input->program)
+		trucker_program_free(input->program);
+	if (input->context)
+		MemoryContextDelete(input->context);
+	input->program = NULL;
+	input->context = NULL;
+
+	old = MemoryContextSwitchTo(pipeline->context);
+	input->program = trucker_program_create(pipeline->truck, pipeline->output, input->rel);
+	input->context = AllocSetContextCreate(pipeline->context, "trucker input table",
+										   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(input->context);
+	input->run = trucker_run_create(input->program->relation, input->program->type,
+									input->program->by_operation);
+	input->row = trucker_row_create(input->program->relation);
+	MemoryContextSwitchTo(old);
+}
+
+/* Open the table for this batch, and see that all still holds. */
+static void
+open_input(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	input->rel = try_relation_open(input->relid, AccessShareLock);
+	if (input->rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("an input table of truck \"%s\" (OID %u) has been dropped",
+						pipeline->truck->name, input->relid),
+				 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
+	check_rights(pipeline, input->rel);
+	if (input->program == NULL ||
+		!trucker_relation_is_current(input->program->relation, input->rel))
+		compile(pipeline, input);
+}
+
+/*
+ * The input for a table, opened for the batch.  Raises an error if it is none
+ * of the truck's.
+ */
+TruckerInput *
+trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid)
+{
+	for (int i = 0; i < pipeline->ninputs; i++)
+	{
+		TruckerInput *input = &pipeline->inputs[i];
+
+		if (input->relid != relid)
+			continue;
+		if (input->rel == NULL)
+			open_input(pipeline, input);
+		return input;
+	}
+	elog(ERROR, "relation %u is not an input of truck \"%s\"", relid, pipeline->truck->name);
+}
+
+/*
+ * Compile the SQL for all inputs now.  In an open batch.
+ */
+void
+trucker_pipeline_compile(TruckerPipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->ninputs; i++)
+		(void) trucker_pipeline_input(pipeline, pipeline->inputs[i].relid);
+}
+
+/* ----
+ * Runs
+ * ----
+ */
+
+/*
+ * Wait until all source transactions of the batch can be seen, and take a new
+ * snapshot.
+ */
+static void
+wait_for_sources(TruckerPipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->nunseen; i++)
+		if (TransactionIdIsInProgress(pipeline->unseen[i]))
+			XactLockTableWait(pipeline->unseen[i], NULL, NULL, XLTW_None);
+	pipeline->nunseen = 0;
+
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+note_source(TruckerPipeline *pipeline, TransactionId xid)
+{
+	if (pipeline->nunseen == pipeline->max_unseen)
+	{
+		pipeline->max_unseen = Max(64, pipeline->max_unseen * 2);
+		if (pipeline->unseen == NULL)
+			pipeline->unseen = MemoryContextAlloc(pipeline->context, pipeline->max_unseen * sizeof(TransactionId));
+		else
+			pipeline->unseen = repalloc(pipeline->unseen, pipeline->max_unseen * sizeof(TransactionId));
+	}
+	pipeline->unseen[pipeline->nunseen++] = xid;
+}
+
+static void
+run_sql(TruckerInput *input)
+{
+	TruckerProgram *program = input->program;
+	TruckerRun *run = input->run;
+	TruckerRows rows = {program->type->desc, run->nrows, run->store};
+	TruckerPlans *plans = trucker_program_plans(program, run->operation, run->nrows);
+	Tuplestorestate *result = NULL;
+
+	if (plans->input)
+	{
+		result = tuplestore_begin_heap(false, false, work_mem);
+		trucker_script_execute(plans->input, &rows, result, plans->result);
+		rows.desc = plans->result;
+		rows.store = result;
+		rows.count = tuplestore_tuple_count(result);
+	}
+	program->output->execute(plans->output, &rows);
+	if (result)
+		tuplestore_end(result);
+}
+
+static void
+log_slow_run(const TruckerPipeline *pipeline, const TruckerInput *input, TimestampTz started)
+{
+	long		ms = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+
+	if (trucker_slow_query_threshold < 0 || ms < trucker_slow_query_threshold)
+		return;
+	ereport(LOG,
+			(errmsg("slow run of truck \"%s\": %ld ms for " INT64_FORMAT " rows of table %s",
+					pipeline->truck->name, ms, input->run->nrows, input->program->relation->name)));
+}
+
+/* Execute the run that is being collected, if any. */
+static void
+execute_run(TruckerPipeline *pipeline)
+{
+	TruckerInput *input = pipeline->current;
+	TimestampTz started;
+	MemoryContext old;
+
+	if (input == NULL)
+		return;
+	wait_for_sources(pipeline);
+	started = GetCurrentTimestamp();
+
+	/*
+	 * statement_timeout is armed by the main loop of a session only.  Its
+	 * timer serves us as well: it cancels the SQL, as pg_cancel_backend would.
+	 */
+	if (trucker_run_timeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, trucker_run_timeout);
+	old = MemoryContextSwitchTo(input->run->context);
+	run_sql(input);
+	MemoryContextSwitchTo(old);
+	if (trucker_run_timeout > 0)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+
+	log_slow_run(pipeline, input, started);
+	trucker_run_clear(input->run);
+	pipeline->current = NULL;
+}
+
+/*
+ * Let the change in input->row join the input's run, executing first the run
+ * that it ends.
+ */
+void
+trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	TruckerRun *run = input->run;
+
+	if (pipeline->current != NULL && pipeline->current != input)
+		execute_run(pipeline);
+	input->row->seq = ++pipeline->batch_rows;
+	if (!trucker_run_accepts(run, input->row))
+	{
+		execute_run(pipeline);
+		(void) trucker_run_accepts(run, input->row);
+	}
+	trucker_run_add(run, input->row);
+	pipeline->current = input;
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* ----
+ * The stream
+ * ----
+ */
+
+/* The changes that follow are this source transaction's.  In an open batch. */
+void
+trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *message)
+{
+	pipeline->xid = message->xid;
+	pipeline->commit_lsn = message->commit_lsn;
+	pipeline->committed_at = message->committed_at;
+	note_source(pipeline, message->xid);
+	if (pipeline->toast_taken)
+		hash_destroy(pipeline->toast_taken);
+	pipeline->toast_taken = NULL;
+}
+
+static void
+raise_truncated(const TruckerInput *input)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("input table %s has been truncated", input->program->relation->name),
+			 errhint("Call trucker.resync() to load the destination anew.")));
+}
+
+/* Values that an update left out, because it left them unchanged. */
+static void
+complete_row(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	const TruckerRelation *relation = input->program->relation;
+
+	if (pipeline->toast_taken)
+		trucker_toast_check_taken(input->row, relation, pipeline->toast_taken);
+	if (!trucker_toast_is_needed(input->row, relation, input->program->type))
+		return;
+	if (pipeline->toast_taken == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(pipeline->batch_context);
+
+		pipeline->toast_taken = trucker_toast_create_taken();
+		MemoryContextSwitchTo(old);
+	}
+	wait_for_sources(pipeline);
+	trucker_toast_fill(input->row, input->rel, relation, input->program->type,
+					   pipeline->truck->toast_current, pipeline->toast_taken);
+}
+
+/* The key is what runs are told apart by: without it there is no safe way on. */
+static void
+check_key(const TruckerInput *input)
+{
+	const TruckerRelation *relation = input->program->relation;
+	const TruckerRow *row = input->row;
+
+	if (relation->identity_full)
+		return;
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		int			at = relation->keys[i] - 1;
+
+		if ((row->operation != TRUCKER_DELETE && row->newpresence[at] == TRUCKER_ABSENT) ||
+			(row->operation != TRUCKER_INSERT && row->oldpresence[at] == TRUCKER_ABSENT))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("a change of table %s does not carry its key column \"%s\"",
+							relation->name,
+							NameStr(TupleDescAttr(relation->desc, at)->attname)),
+					 errdetail("The replica identity, or the column's name, was another when the change was made."),
+					 errhint("Call trucker.resync() to load the table anew.")));
+	}
+}
+
+/*
+ * One change of the current source transaction.  In an open batch.
+ */
+void
+trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
+						const TruckerMessage *message)
+{
+	TruckerInput *input = trucker_pipeline_input(pipeline, relid);
+	MemoryContext old = MemoryContextSwitchTo(pipeline->change_context);
+
+	if (message->kind == TRUCKER_MSG_TRUNCATE)
+		raise_truncated(input);
+	if (message->kind == TRUCKER_MSG_INSERT || !pipeline->truck->inserts_only)
+	{
+		trucker_row_from_message(input->row, input->program->relation, message,
+								 pipeline->decoder);
+		input->row->lsn = pipeline->commit_lsn;
+		input->row->xid = pipeline->xid;
+		input->row->committed_at = pipeline->committed_at;
+		check_key(input);
+		complete_row(pipeline, input);
+		trucker_pipeline_add(pipeline, input);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(pipeline->change_context);
+}
+
+static void
+commit(TruckerPipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->ninputs; i++)
+	{
+		if (pipeline->inputs[i].rel)
+			relation_close(pipeline->inputs[i].rel, NoLock);
+		pipeline->inputs[i].rel = NULL;
+	}
+	PopActiveSnapshot();
+	trucker_identity_commit();
+	forget_batch(pipeline);
+}
+
+/*
+ * Finish the batch: execute the last run, write the position, commit.
+ */
+void
+trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
+{
+	execute_run(pipeline);
+	pipeline->output->write_position(pipeline->position, position);
+	commit(pipeline);
+	trucker_position_committed(pipeline->position, XactLastCommitEnd);
+}
+
+/* Finish a batch that held no changes; nothing is written. */
+void
+trucker_pipeline_end_empty(TruckerPipeline *pipeline)
+{
+	commit(pipeline);
+}
+
+/* Where an error happened; arg is the pipeline. */
+void
+trucker_pipeline_error_context(void *arg)
+{
+	TruckerPipeline *pipeline = arg;
+	TruckerInput *input = pipeline->current;
+
+	if (!pipeline->in_batch)
+		errcontext("truck \"%s\"", pipeline->truck->name);
+	else if (input && input->run && input->run->nrows > 0)
+		errcontext("truck \"%s\", run of " INT64_FORMAT " rows of table %s, changes committed at %X/%X to %X/%X",
+				   pipeline->truck->name, input->run->nrows, input->program->relation->name,
+				   LSN_FORMAT_ARGS(input->run->first_lsn), LSN_FORMAT_ARGS(input->run->last_lsn));
+	else
+		errcontext("truck \"%s\", source transaction %u committed at %X/%X",
+				   pipeline->truck->name, pipeline->xid, LSN_FORMAT_ARGS(pipeline->commit_lsn));
+}

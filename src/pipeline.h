@@ -1,0 +1,73 @@
+/*
+ * pipeline.h
+ *	  The one road that rows take, for stream and backfill alike.
+ */
+#ifndef TRUCKER_PIPELINE_H
+#define TRUCKER_PIPELINE_H
+
+#include "changeset.h"
+#include "decoder.h"
+#include "program.h"
+#include "utils/hsearch.h"
+
+/* One input table of the truck. */
+typedef struct TruckerInput
+{
+	Oid			relid;
+	Relation	rel;			/* open while a batch uses it, else NULL */
+	TruckerProgram *program;	/* NULL: to be compiled (anew) */
+	MemoryContext context;		/* of run and row */
+	TruckerRun *run;
+	TruckerRow *row;
+} TruckerInput;
+
+typedef struct TruckerPipeline
+{
+	const TruckerTruck *truck;
+	bool		role_is_superuser;
+	const TruckerOutputRoutine *output;
+	const TruckerDecoder *decoder;
+	TruckerPosition *position;
+
+	MemoryContext context;		/* lives as long as the pipeline */
+	MemoryContext batch_context;	/* one batch */
+	MemoryContext change_context;	/* one change */
+
+	int			ninputs;
+	TruckerInput *inputs;
+	TruckerInput *current;		/* whose run has rows; or NULL */
+
+	/* the open batch */
+	bool		in_batch;
+	int64		batch_rows;
+	TimestampTz batch_started;
+	HTAB	   *toast_taken;	/* of the current source transaction */
+	int			nunseen;		/* source transactions perhaps not yet visible */
+	TransactionId *unseen;
+	int			max_unseen;
+
+	/* the current source transaction */
+	TransactionId xid;
+	XLogRecPtr	commit_lsn;
+	TimestampTz committed_at;
+} TruckerPipeline;
+
+/* in pipeline.c */
+extern TruckerPipeline *trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder,
+												TruckerPosition *position);
+extern void trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot);
+extern void trucker_pipeline_compile(TruckerPipeline *pipeline);
+extern void trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *message);
+extern void trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message);
+extern TruckerInput *trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid);
+extern void trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input);
+extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);
+extern void trucker_pipeline_end_empty(TruckerPipeline *pipeline);
+extern void trucker_pipeline_rollback(TruckerPipeline *pipeline);
+extern bool trucker_pipeline_is_input(const TruckerPipeline *pipeline, Oid relid);
+extern void trucker_pipeline_error_context(void *arg);
+
+/* the pipeline whose batch is open in this process, or NULL */
+extern TruckerPipeline *trucker_open_pipeline;
+
+#endif							/* TRUCKER_PIPELINE_H */

@@ -1,0 +1,147 @@
+/*
+ * probe.c
+ *	  Look once into a database: which trucks shall run, which slots are left.
+ *
+ * The launcher belongs to no database, so it sends a short-lived worker into
+ * each that it must know about.  The probe reports the enabled trucks to shared
+ * memory, and drops replication slots that bear our name and that no truck
+ * needs: of dropped trucks, of a dropped extension, of a start that a crash cut
+ * short.  It runs at server start and whenever start(), stop() and the like have
+ * committed; never periodically.
+ */
+#include "trucker.h"
+
+#include "access/xact.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "shmem.h"
+#include "slots.h"
+#include "truck.h"
+#include "worker.h"
+
+/* how long a walsender may take to notice that its worker has ended */
+#define SLOT_WAIT_MS 10000
+
+/*
+ * Register a probe of a database; false: no worker is free.  InvalidOid: a probe
+ * that ends at once, which tells whether there is a free worker.
+ */
+bool
+trucker_probe_register(Oid database, BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "trucker", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "trucker_probe_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "trucker probe of database %u", database);
+	strlcpy(worker.bgw_type, "trucker probe", BGW_MAXLEN);
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+static bool
+contains(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Drop our slots that no truck needs.  Only a worker makes slots, and it commits
+ * the name first; so a slot whose name is nowhere is nobody's.  The slots are
+ * listed before the names are read: one that is made in between is not judged.
+ */
+static void
+drop_orphans(List *slots, List *needed)
+{
+	ListCell   *lc;
+
+	foreach(lc, slots)
+	{
+		if (contains(needed, lfirst(lc)))
+			continue;
+
+		/*
+		 * The launcher waits for us, so we must not wait for a worker that it
+		 * has yet to end; it sends another probe after that.
+		 */
+		if (trucker_is_walsender(trucker_slot_active_pid(lfirst(lc))) ||
+			!trucker_slot_wait_inactive(lfirst(lc), SLOT_WAIT_MS))
+			continue;
+		trucker_slot_drop(lfirst(lc));
+		ereport(LOG,
+				(errmsg("dropped replication slot \"%s\", which no truck needs", (char *) lfirst(lc))));
+	}
+}
+
+static void
+report_wanted(List *trucks)
+{
+	TruckerWanted *wanted = palloc0(Max(list_length(trucks), 1) * sizeof(TruckerWanted));
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, trucks)
+	{
+		TruckerTruck *truck = lfirst(lc);
+
+		wanted[n].truck_id = truck->id;
+		strlcpy(wanted[n].name, truck->name, NAMEDATALEN);
+		n++;
+	}
+	trucker_set_wanted(MyDatabaseId, wanted, n);
+}
+
+/* bgworker entry point: the argument is the database's OID. */
+void
+trucker_probe_main(Datum main_arg)
+{
+	MemoryContext context;
+	List	   *slots;
+	List	   *needed = NIL;
+	List	   *trucks = NIL;
+
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	if (!OidIsValid(DatumGetObjectId(main_arg)))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_OVERRIDE);
+
+	context = AllocSetContextCreate(TopMemoryContext, "trucker probe", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	slots = trucker_slots_of_database(MyDatabaseId);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	if (OidIsValid(get_extension_oid("trucker", true)))
+	{
+		trucks = trucker_truck_enabled();
+		needed = trucker_truck_slot_names();
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+
+	report_wanted(trucks);
+	drop_orphans(slots, needed);
+	proc_exit(0);
+}

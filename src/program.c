@@ -1,0 +1,273 @@
+/*
+ * program.c
+ *	  Compile a truck's SQL for one of its input tables.
+ *
+ * Compiling goes twice over the SQL.  First it is analysed against an r of all
+ * possible columns; the analysed queries tell which of them it reads.  Then r is
+ * narrowed to these, and that is what is planned and run: nothing is converted
+ * or stored that nobody reads, and tables of up to 1,600 columns fit.
+ *
+ * The planner copies r's row count when a statement is analysed, and a plan for
+ * one row may be a disaster for 100,000; so one plan is kept for each size
+ * class, made when a run of that size first comes along.  Plans follow changes
+ * of the tables that they name by themselves, but not of r: when the input
+ * table's columns change, the whole program is made anew (pipeline.c sees to
+ * that).
+ *
+ * Only where a template asks for .operation is the SQL rendered for each
+ * operation; else a run mixes them, and there is one text.
+ */
+#include "trucker.h"
+
+#include "executor/executor.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "program.h"
+
+static char *
+render(const TruckerProgram *program, const TruckerTemplate *tmpl,
+	   TruckerOperation operation)
+{
+	TruckerTemplateVars vars;
+
+	vars.rows = TRUCKER_ROW_RELATION;
+	vars.operation = trucker_operation_name(operation);
+	vars.input_table = program->relation->name;
+	return trucker_template_render(tmpl, &vars);
+}
+
+/* The statements of input.sql for an operation; NIL if there are none. */
+static List *
+input_statements(const TruckerProgram *program, TruckerOperation operation)
+{
+	if (program->input_template == NULL)
+		return NIL;
+	return trucker_script_split(render(program, program->input_template, operation),
+								"input_sql", false);
+}
+
+static List *
+output_statements(const TruckerProgram *program, TruckerOperation operation)
+{
+	return trucker_script_split(render(program, program->output_template, operation),
+								"output_sql", false);
+}
+
+static TruckerScript *
+prepare_input(List *statements, const TruckerRows *rows)
+{
+	TruckerScript *script = trucker_script_prepare(statements, rows);
+
+	if (trucker_script_result(script) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("input_sql returns no rows"),
+				 errhint("Its last statement must be a SELECT, or have a RETURNING clause.")));
+	return script;
+}
+
+/* The operations that the SQL must be compiled for: one, or each. */
+static int
+operation_count(const TruckerProgram *program)
+{
+	if (!program->by_operation || program->truck->inserts_only)
+		return 1;
+	return TRUCKER_OPERATIONS;
+}
+
+static void
+need_column(TruckerRelation *relation, const TruckerColumn *column)
+{
+	if (column->source == TRUCKER_FROM_META)
+		return;
+
+	/* an unchanged TOAST value of the new row may be found in the old one */
+	relation->need_old[column->number - 1] = true;
+	if (column->source == TRUCKER_FROM_NEW)
+		relation->need_new[column->number - 1] = true;
+}
+
+/*
+ * Which columns of r does the SQL read, for any operation?  Where there is an
+ * input.sql, only that reads the changes.
+ */
+static void
+narrow(TruckerProgram *program)
+{
+	TruckerRows rows = {program->full->desc, 1, NULL};
+	Bitmapset  *read = NULL;
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "trucker analysis",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+
+	for (int operation = 0; operation < operation_count(program); operation++)
+	{
+		List	   *input = input_statements(program, operation);
+		TruckerScript *script = input != NIL ? prepare_input(input, &rows) :
+			trucker_script_prepare(output_statements(program, operation), &rows);
+
+		read = bms_add_members(read, trucker_script_columns_read(script, rows.desc->natts));
+	}
+	MemoryContextSwitchTo(old);
+	program->type = trucker_row_type_narrow(program->full, read);
+	MemoryContextDelete(scratch);
+
+	for (int i = 0; i < program->type->desc->natts; i++)
+	{
+		TruckerColumn *column = &program->type->columns[i];
+
+		if (column->name_too_long)
+			ereport(ERROR,
+					(errcode(ERRCODE_NAME_TOO_LONG),
+					 errmsg("the SQL of the truck reads a column of \"r\" whose name is too long"),
+					 errdetail("\"old__%s\" has more than %d bytes.",
+							   NameStr(TupleDescAttr(program->relation->desc, column->number - 1)->attname),
+							   NAMEDATALEN - 1),
+					 errhint("Rename the column of table %s, or do not read its old value.",
+							 program->relation->name)));
+		need_column(program->relation, column);
+	}
+}
+
+/*
+ * Compile the truck's SQL for an open table, as the current user, with an
+ * active snapshot.  The program is a child of the current memory context, and
+ * keeps truck and output, which must outlive it.
+ */
+TruckerProgram *
+trucker_program_create(const TruckerTruck *truck,
+					   const TruckerOutputRoutine *output, Relation rel)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker program",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	TruckerProgram *program = palloc0(sizeof(TruckerProgram));
+
+	program->truck = truck;
+	program->output = output;
+	program->context = context;
+	program->relation = trucker_relation_build(rel);
+	if (truck->input_sql)
+		program->input_template = trucker_template_parse(truck->input_sql, "input_sql");
+	program->output_template = trucker_template_parse(truck->output_sql, "output_sql");
+	program->by_operation = trucker_template_uses_operation(program->output_template) ||
+		(program->input_template && trucker_template_uses_operation(program->input_template));
+	program->full = trucker_row_type_full(program->relation->desc);
+	narrow(program);
+	MemoryContextSwitchTo(old);
+	return program;
+}
+
+void
+trucker_program_free(TruckerProgram *program)
+{
+	MemoryContextDelete(program->context);
+}
+
+static int
+size_class(double nrows)
+{
+	int			class = 0;
+
+	for (double limit = 1; limit < nrows && class < TRUCKER_SIZE_CLASSES - 1; limit *= 10)
+		class++;
+	return class;
+}
+
+static TruckerPlans *
+make_plans(TruckerProgram *program, TruckerOperation operation, int class)
+{
+	TruckerPlans *plans = palloc0(sizeof(TruckerPlans));
+	List	   *input = input_statements(program, operation);
+	TruckerRows rows = {program->type->desc, 1, NULL};
+
+	for (int i = 0; i < class; i++)
+		rows.count *= 10;
+	if (input != NIL)
+	{
+		plans->input = prepare_input(input, &rows);
+		rows.desc = trucker_script_result(plans->input);
+	}
+	plans->result = rows.desc;
+	plans->output = program->output->prepare(render(program, program->output_template, operation), &rows);
+	return plans;
+}
+
+/*
+ * The plans for a run of this operation and size, made if need be, with the
+ * current user's rights and an active snapshot.
+ */
+TruckerPlans *
+trucker_program_plans(TruckerProgram *program, TruckerOperation operation,
+					  double nrows)
+{
+	int			which = program->by_operation ? operation : TRUCKER_INSERT;
+	int			class = size_class(nrows);
+	TruckerPlans **plans = &program->plans[which][class];
+
+	if (*plans == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(program->context);
+
+		*plans = make_plans(program, which, class);
+		MemoryContextSwitchTo(old);
+	}
+	return *plans;
+}
+
+/*
+ * Plan everything once, check the current user's rights on all that the plans
+ * touch, and add the tables (Oid) that they write to *written.
+ */
+void
+trucker_program_check(TruckerProgram *program, List **written)
+{
+	for (int operation = 0; operation < operation_count(program); operation++)
+	{
+		TruckerRows rows = {program->type->desc, 1, NULL};
+		TruckerPlans *plans = trucker_program_plans(program, operation, 1);
+
+		if (plans->input)
+			*written = list_concat_unique_oid(*written, trucker_script_check_plans(plans->input, &rows));
+		rows.desc = plans->result;
+		if (program->output == &trucker_output_local)
+			*written = list_concat_unique_oid(*written, trucker_script_check_plans(plans->output, &rows));
+	}
+}
+
+/*
+ * What can be said of a truck's SQL without looking at any table: the
+ * templates, the syntax, the kinds of statements.  Raises an error.
+ */
+void
+trucker_program_check_syntax(const TruckerTruck *truck)
+{
+	TruckerRelation relation;
+	TruckerProgram program;
+
+	memset(&relation, 0, sizeof(relation));
+	relation.name = "public.input_table";
+	memset(&program, 0, sizeof(program));
+	program.relation = &relation;
+	if (truck->input_sql)
+		program.input_template = trucker_template_parse(truck->input_sql, "input_sql");
+	program.output_template = trucker_template_parse(truck->output_sql, "output_sql");
+
+	for (int operation = 0; operation < TRUCKER_OPERATIONS; operation++)
+	{
+		(void) input_statements(&program, operation);
+		(void) output_statements(&program, operation);
+	}
+	if (truck->reset_sql)
+		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
+}
+
+bool
+trucker_program_reads_commit_time(const TruckerProgram *program)
+{
+	return trucker_row_type_reads(program->type, TRUCKER_FROM_META, TRUCKER_META_COMMITTED_AT);
+}

@@ -1,0 +1,47 @@
+/*
+ * program.h
+ *	  A truck's SQL, compiled for one of its input tables.
+ */
+#ifndef TRUCKER_PROGRAM_H
+#define TRUCKER_PROGRAM_H
+
+#include "output.h"
+#include "row.h"
+#include "template.h"
+#include "truck.h"
+
+/* plans are made for about 1, 10, 100, ... rows */
+#define TRUCKER_SIZE_CLASSES 6
+
+/* Both SQLs, rendered for one operation and planned for one size of r. */
+typedef struct TruckerPlans
+{
+	TruckerScript *input;		/* NULL: no input.sql */
+	TupleDesc	result;			/* of input.sql, or r itself */
+	void	   *output;
+} TruckerPlans;
+
+typedef struct TruckerProgram
+{
+	const TruckerTruck *truck;
+	const TruckerOutputRoutine *output;
+	MemoryContext context;		/* all of the below */
+	TruckerTemplate *input_template;	/* NULL: no input.sql */
+	TruckerTemplate *output_template;
+	bool		by_operation;	/* a template asks for .operation */
+
+	TruckerRelation *relation;
+	TruckerRowType *full;		/* all columns that r could have */
+	TruckerRowType *type;		/* those that the SQL reads */
+	TruckerPlans *plans[TRUCKER_OPERATIONS][TRUCKER_SIZE_CLASSES];
+} TruckerProgram;
+
+/* in program.c */
+extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, const TruckerOutputRoutine *output, Relation rel);
+extern void trucker_program_free(TruckerProgram *program);
+extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
+extern void trucker_program_check(TruckerProgram *program, List **written);
+extern void trucker_program_check_syntax(const TruckerTruck *truck);
+extern bool trucker_program_reads_commit_time(const TruckerProgram *program);
+
+#endif							/* TRUCKER_PROGRAM_H */

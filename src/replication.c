@@ -1,0 +1,328 @@
+/*
+ * replication.c
+ *	  The replication connection: make a slot, start, receive, confirm.
+ *
+ * A stream reads its slot through an ordinary walsender of its own server, as
+ * any subscriber would: changes are pushed within a millisecond, decoding runs
+ * on another core, and pg_stat_replication shows it.  This file knows the
+ * replication protocol and no output plugin.
+ *
+ * It uses libpq and not libpqwalreceiver, because walrcv_startstreaming()
+ * writes pgoutput's options and no others.
+ */
+#include "trucker.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_authid.h"
+#include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "postmaster/postmaster.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#include "replication.h"
+
+#define CONNECT_TIMEOUT_MS 30000
+#define MAX_PARAMETERS 64
+
+/*
+ * Settings of the walsender.  No timeout may end the connection: a run between
+ * two messages takes as long as it takes, and so does creating a slot.  The
+ * rest makes the text form of values independent of anybody's settings.
+ */
+#define WALSENDER_OPTIONS \
+	"-c wal_sender_timeout=0 -c statement_timeout=0 -c lock_timeout=0 " \
+	"-c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 " \
+	"-c datestyle=ISO,YMD -c intervalstyle=postgres -c extra_float_digits=3 " \
+	"-c bytea_output=hex -c timezone=UTC -c search_path=pg_catalog"
+
+typedef struct Parameters
+{
+	int			n;
+	const char *keywords[MAX_PARAMETERS + 1];
+	const char *values[MAX_PARAMETERS + 1];
+} Parameters;
+
+static void
+set_parameter(Parameters *params, const char *keyword, const char *value)
+{
+	int			i = 0;
+
+	while (i < params->n && strcmp(params->keywords[i], keyword) != 0)
+		i++;
+	if (i == params->n)
+	{
+		if (params->n == MAX_PARAMETERS)
+			elog(ERROR, "too many connection parameters");
+		params->n++;
+	}
+	params->keywords[i] = keyword;
+	params->values[i] = value;
+}
+
+/* The user's trucker.replication_conninfo; never shown in an error. */
+static void
+add_user_parameters(Parameters *params)
+{
+	PQconninfoOption *options;
+	char	   *error = NULL;
+
+	if (trucker_replication_conninfo == NULL || trucker_replication_conninfo[0] == '\0')
+		return;
+	options = PQconninfoParse(trucker_replication_conninfo, &error);
+	if (options == NULL)
+	{
+		if (error)
+			PQfreemem(error);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for parameter \"%s\"", "trucker.replication_conninfo"),
+				 errhint("It must be a libpq connection string, such as \"host=/run/postgresql user=postgres\".")));
+	}
+	for (PQconninfoOption *option = options; option->keyword; option++)
+		if (option->val && option->val[0])
+			set_parameter(params, pstrdup(option->keyword), pstrdup(option->val));
+	PQconninfoFree(options);
+}
+
+/* The first directory of unix_socket_directories, or NULL. */
+static char *
+first_socket_directory(void)
+{
+	List	   *directories;
+
+	if (!SplitDirectoriesString(pstrdup(Unix_socket_directories), ',', &directories) ||
+		directories == NIL)
+		return NULL;
+	return linitial(directories);
+}
+
+/* Everything that the connection needs, and the hint if it fails. */
+static char *
+build_parameters(Parameters *params, const char *database,
+				 const char *application_name)
+{
+	char	   *host = first_socket_directory();
+	char	   *user = GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false);
+	const char *used_user = user;
+	const char *used_host = host;
+	StringInfoData options;
+
+	set_parameter(params, "host", host ? host : "localhost");
+	set_parameter(params, "port", psprintf("%d", PostPortNumber));
+	set_parameter(params, "user", user);
+	add_user_parameters(params);
+
+	/* a user's options come first, so that ours have the last word */
+	initStringInfo(&options);
+	for (int i = 0; i < params->n; i++)
+	{
+		if (strcmp(params->keywords[i], "options") == 0)
+			appendStringInfo(&options, "%s ", params->values[i]);
+		else if (strcmp(params->keywords[i], "user") == 0)
+			used_user = params->values[i];
+		else if (strcmp(params->keywords[i], "host") == 0)
+			used_host = params->values[i];
+	}
+	appendStringInfo(&options, WALSENDER_OPTIONS " -c lc_monetary=%s",
+					 GetConfigOption("lc_monetary", false, false));
+
+	set_parameter(params, "options", options.data);
+	set_parameter(params, "dbname", database);
+	set_parameter(params, "replication", "database");
+	set_parameter(params, "client_encoding", GetDatabaseEncodingName());
+	set_parameter(params, "application_name", application_name);
+
+	return psprintf("trucker reads this server's WAL over a replication connection to itself.  "
+					"If pg_hba.conf refuses it, add a line such as: %s %s %s%s  peer  "
+					"(a logical replication connection is matched by its database's name; peer wants an OS user of the role's name, or a map).  "
+					"Another login can be set in trucker.replication_conninfo.",
+					is_absolute_path(used_host ? used_host : "localhost") ? "local " : "host ",
+					quote_identifier(database), quote_identifier(used_user),
+					is_absolute_path(used_host ? used_host : "localhost") ? "" : "  127.0.0.1/32");
+}
+
+/*
+ * Connect to this server for logical replication of the given database.  The
+ * connection belongs to the current memory context.
+ */
+TruckerReplication *
+trucker_replication_open(const char *database, const char *application_name)
+{
+	TruckerReplication *rep = palloc0(sizeof(TruckerReplication));
+	Parameters	params;
+	char	   *hint;
+
+	memset(&params, 0, sizeof(params));
+	hint = build_parameters(&params, database, application_name);
+	rep->conn = trucker_conn_open(params.keywords, params.values,
+								  CONNECT_TIMEOUT_MS, hint);
+	return rep;
+}
+
+/* The walsender's pid: it is this server's, so it means something here. */
+int
+trucker_replication_backend_pid(TruckerReplication *rep)
+{
+	return PQbackendPID(rep->conn->pg);
+}
+
+/*
+ * Create a slot and export the snapshot that goes with it.  The snapshot lives
+ * until the connection's next command.  Waits for all transactions that are
+ * running now; so the caller must not be one.
+ */
+void
+trucker_replication_create_slot(TruckerReplication *rep, const char *slot,
+								const TruckerDecoder *decoder,
+								XLogRecPtr *consistent_point, char **snapshot)
+{
+	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL %s (SNAPSHOT 'export')",
+								   quote_identifier(slot), quote_identifier(decoder->plugin));
+	PGresult   *result = trucker_conn_exec(rep->conn, command, PGRES_TUPLES_OK);
+	bool		valid = PQntuples(result) == 1 && PQnfields(result) == 4;
+	char	   *lsn = valid ? pstrdup(PQgetvalue(result, 0, 1)) : NULL;
+
+	*snapshot = valid ? pstrdup(PQgetvalue(result, 0, 2)) : NULL;
+	PQclear(result);
+	if (!valid)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("invalid response to CREATE_REPLICATION_SLOT")));
+	*consistent_point = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(lsn)));
+}
+
+/*
+ * Start streaming.  The server starts at from or at what the slot has
+ * confirmed, whichever is later.
+ */
+void
+trucker_replication_start(TruckerReplication *rep, const char *slot,
+						  XLogRecPtr from, const TruckerDecoder *decoder,
+						  const TruckerDecodeRequest *request)
+{
+	StringInfoData command;
+
+	initStringInfo(&command);
+	appendStringInfo(&command, "START_REPLICATION SLOT %s LOGICAL %X/%X (",
+					 quote_identifier(slot), LSN_FORMAT_ARGS(from));
+	decoder->append_options(&command, request);
+	appendStringInfoChar(&command, ')');
+	PQclear(trucker_conn_exec(rep->conn, command.data, PGRES_COPY_BOTH));
+	rep->confirmed = InvalidXLogRecPtr;
+}
+
+static void
+parse_message(TruckerReplication *rep, TruckerReceived *received)
+{
+	StringInfoData buf;
+
+	buf.data = rep->copied;
+	buf.maxlen = buf.len = rep->len;
+	buf.cursor = 0;
+
+	switch (pq_getmsgbyte(&buf))
+	{
+		case 'w':
+			(void) pq_getmsgint64(&buf);	/* start: may run backwards, of no use */
+			(void) pq_getmsgint64(&buf);	/* end: likewise */
+			rep->sent_at = (TimestampTz) pq_getmsgint64(&buf);
+			rep->data = buf.data + buf.cursor;
+			rep->len = buf.len - buf.cursor;
+			*received = TRUCKER_RECEIVED_DATA;
+			break;
+		case 'k':
+			rep->sent_lsn = (XLogRecPtr) pq_getmsgint64(&buf);
+			rep->sent_at = (TimestampTz) pq_getmsgint64(&buf);
+			rep->reply_requested = pq_getmsgbyte(&buf) != 0;
+			*received = TRUCKER_RECEIVED_KEEPALIVE;
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("unknown message of the replication stream")));
+	}
+}
+
+/*
+ * Take the next message, without waiting for one.  What it points at is valid
+ * until the next call.
+ */
+TruckerReceived
+trucker_replication_receive(TruckerReplication *rep)
+{
+	TruckerReceived received = TRUCKER_RECEIVED_NOTHING;
+
+	if (rep->copied)
+	{
+		PQfreemem(rep->copied);
+		rep->copied = NULL;
+	}
+	rep->len = PQgetCopyData(rep->conn->pg, &rep->copied, 1);
+	if (rep->len == 0)
+	{
+		/* libpq's buffer is empty: look once whether the socket has more */
+		if (PQconsumeInput(rep->conn->pg) == 0)
+			trucker_conn_raise(rep->conn, NULL, NULL);
+		rep->len = PQgetCopyData(rep->conn->pg, &rep->copied, 1);
+	}
+	if (rep->len > 0)
+		parse_message(rep, &received);
+	else if (rep->len == -1)
+	{
+		PGresult   *result = PQgetResult(rep->conn->pg);
+
+		if (result && PQresultStatus(result) == PGRES_FATAL_ERROR)
+			trucker_conn_raise(rep->conn, result, NULL);
+		PQclear(result);
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("the server ended the replication stream")));
+	}
+	else if (rep->len < 0)
+		trucker_conn_raise(rep->conn, NULL, NULL);
+	return received;
+}
+
+/*
+ * Tell the walsender that everything up to lsn is safe here, so that the slot
+ * may let go of it.  Write, flush and apply are the same to us.  Said only if
+ * it is news, or with force (the walsender has asked): an answer to each of
+ * its pings makes it ping again.
+ */
+void
+trucker_replication_confirm(TruckerReplication *rep, XLogRecPtr lsn, bool force)
+{
+	StringInfoData reply;
+
+	if (lsn < rep->confirmed)
+		lsn = rep->confirmed;
+	if (lsn == rep->confirmed && !force)
+		return;
+
+	initStringInfo(&reply);
+	pq_sendbyte(&reply, 'r');
+	pq_sendint64(&reply, lsn);
+	pq_sendint64(&reply, lsn);
+	pq_sendint64(&reply, lsn);
+	pq_sendint64(&reply, GetCurrentTimestamp());
+	pq_sendbyte(&reply, 0);
+	if (PQputCopyData(rep->conn->pg, reply.data, reply.len) <= 0)
+		trucker_conn_raise(rep->conn, NULL, NULL);
+	trucker_conn_flush(rep->conn);
+	rep->confirmed = lsn;
+	pfree(reply.data);
+}
+
+void
+trucker_replication_close(TruckerReplication *rep)
+{
+	if (rep->copied)
+		PQfreemem(rep->copied);
+	rep->copied = NULL;
+	trucker_conn_close(rep->conn);
+}

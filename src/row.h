@@ -1,0 +1,117 @@
+/*
+ * row.h
+ *	  An input table's columns, the columns of r, and one change as Datums.
+ */
+#ifndef TRUCKER_ROW_H
+#define TRUCKER_ROW_H
+
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "nodes/bitmapset.h"
+#include "utils/rel.h"
+
+#include "decoder.h"
+
+typedef enum TruckerOperation
+{
+	TRUCKER_INSERT,
+	TRUCKER_UPDATE,
+	TRUCKER_DELETE
+} TruckerOperation;
+
+#define TRUCKER_OPERATIONS 3
+
+/* An input table as it is now, with what converting its changes needs. */
+typedef struct TruckerRelation
+{
+	Oid			relid;
+	char	   *name;			/* quoted and schema-qualified */
+	TupleDesc	desc;			/* a copy, with constraints */
+	bool		identity_full;	/* REPLICA IDENTITY FULL */
+	Oid			identity_index; /* of the replica identity, or of the primary key; or invalid */
+	Bitmapset  *identity;		/* attnums whose old values a change carries */
+	int			nkeys;			/* what tells rows apart within a run */
+	AttrNumber *keys;
+
+	/* by attnum - 1 */
+	bool	   *need_new;		/* does anybody need the new value? */
+	bool	   *need_old;
+	FmgrInfo   *input;			/* input functions, looked up when first needed */
+	Oid		   *input_param;
+} TruckerRelation;
+
+/* The metadata columns of r, in order. */
+typedef enum TruckerMeta
+{
+	TRUCKER_META_OPERATION,
+	TRUCKER_META_LSN,
+	TRUCKER_META_XID,
+	TRUCKER_META_COMMITTED_AT,
+	TRUCKER_META_SEQ,
+	TRUCKER_META_TABLE
+} TruckerMeta;
+
+#define TRUCKER_METAS 6
+
+typedef enum TruckerColumnSource
+{
+	TRUCKER_FROM_NEW,
+	TRUCKER_FROM_OLD,
+	TRUCKER_FROM_META
+} TruckerColumnSource;
+
+typedef struct TruckerColumn
+{
+	TruckerColumnSource source;
+	int			number;			/* attnum, or TruckerMeta */
+	bool		name_too_long;	/* old__ does not fit before the name */
+} TruckerColumn;
+
+/* The columns of r. */
+typedef struct TruckerRowType
+{
+	TupleDesc	desc;
+	TruckerColumn *columns;
+} TruckerRowType;
+
+/* Whether a value is there.  A missing value is not a NULL. */
+typedef enum TruckerPresence
+{
+	TRUCKER_ABSENT,
+	TRUCKER_IS_NULL,
+	TRUCKER_PRESENT
+} TruckerPresence;
+
+/* One change.  Arrays by attnum - 1. */
+typedef struct TruckerRow
+{
+	TruckerOperation operation;
+	Datum	   *newvalues;
+	TruckerPresence *newpresence;
+	Datum	   *oldvalues;
+	TruckerPresence *oldpresence;
+	XLogRecPtr	lsn;
+	TransactionId xid;
+	TimestampTz committed_at;
+	int64		seq;
+} TruckerRow;
+
+/* in row.c */
+extern const char *trucker_operation_name(TruckerOperation operation);
+
+extern TruckerRelation *trucker_relation_build(Relation rel);
+extern bool trucker_relation_is_current(const TruckerRelation *relation, Relation rel);
+
+extern TruckerRowType *trucker_row_type_full(TupleDesc reldesc);
+extern TruckerRowType *trucker_row_type_narrow(const TruckerRowType *full, const Bitmapset *columns);
+extern bool trucker_row_type_reads(const TruckerRowType *type, TruckerColumnSource source, int number);
+
+extern bool trucker_type_can_lose_nan(Oid type);
+extern TruckerRow *trucker_row_create(const TruckerRelation *relation);
+extern void trucker_row_clear(TruckerRow *row, const TruckerRelation *relation);
+extern void trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
+									 const TruckerMessage *message, const TruckerDecoder *decoder);
+extern void trucker_row_project(const TruckerRow *row, const TruckerRelation *relation,
+								const TruckerRowType *type, Datum *values, bool *nulls);
+
+#endif							/* TRUCKER_ROW_H */

@@ -1,0 +1,360 @@
+/*
+ * script.c
+ *	  Run SQL over the relation r.
+ *
+ * r is an ephemeral named relation over a tuplestore, as a trigger's
+ * transition table is.  Its type is known to the parser, no literal is built,
+ * and statements are prepared once and kept: a plan survives SPI_finish(), and
+ * finds r by name in whatever SPI connection executes it.
+ *
+ * A file may hold several statements.  SPI would analyse all of them before it
+ * runs the first; so they are split here, with the server's own parser, and
+ * prepared one by one.  Only statements that read and write rows are allowed:
+ * what else they might do (SET, COMMIT, DDL) has no place in a transaction that
+ * trucker promises to be exactly once.
+ */
+#include "trucker.h"
+
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "executor/tstoreReceiver.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parser.h"
+#include "parser/parsetree.h"
+#include "tcop/dest.h"
+#include "tcop/utility.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/queryenvironment.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "script.h"
+
+/* ----
+ * Splitting
+ * ----
+ */
+
+static bool
+is_allowed(Node *stmt, bool allow_truncate)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_SelectStmt:
+			return ((SelectStmt *) stmt)->intoClause == NULL;
+		case T_InsertStmt:
+		case T_UpdateStmt:
+		case T_DeleteStmt:
+		case T_MergeStmt:
+		case T_CallStmt:
+			return true;
+		case T_TruncateStmt:
+			return allow_truncate;
+		default:
+			return false;
+	}
+}
+
+/* Syntax errors should point into the user's text, not into a call of ours. */
+static void
+parse_error_callback(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+}
+
+/*
+ * Split SQL into its statements (char *), in the current memory context.
+ * source_name ("output_sql") is for errors.  Raises an error for SQL that does
+ * not parse, and for statements other than SELECT, INSERT, UPDATE, DELETE,
+ * MERGE and CALL (and TRUNCATE where that is allowed).
+ */
+List *
+trucker_script_split(const char *sql, const char *source_name,
+					 bool allow_truncate)
+{
+	ErrorContextCallback callback;
+	List	   *parsed;
+	List	   *statements = NIL;
+	ListCell   *lc;
+
+	callback.callback = parse_error_callback;
+	callback.arg = unconstify(char *, sql);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	parsed = raw_parser(sql, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
+
+	foreach(lc, parsed)
+	{
+		RawStmt    *raw = lfirst_node(RawStmt, lc);
+
+		if (!is_allowed(raw->stmt, allow_truncate))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("%s is not allowed in %s",
+							IsA(raw->stmt, SelectStmt) ? "SELECT INTO" : GetCommandTagName(CreateCommandTag(raw->stmt)),
+							source_name),
+					 errhint("Allowed are SELECT, INSERT, UPDATE, DELETE, MERGE and CALL%s.",
+							 allow_truncate ? ", and TRUNCATE" : "")));
+		statements = lappend(statements,
+							 raw->stmt_len > 0 ?
+							 pnstrdup(sql + raw->stmt_location, raw->stmt_len) :
+							 pstrdup(sql + raw->stmt_location));
+	}
+	return statements;
+}
+
+/* ----
+ * Preparing and executing
+ * ----
+ */
+
+static void
+register_rows(const TruckerRows *rows)
+{
+	EphemeralNamedRelation enr;
+
+	if (rows == NULL)
+		return;
+	enr = palloc0(sizeof(EphemeralNamedRelationData));
+	enr->md.name = pstrdup(TRUCKER_ROW_RELATION);
+	enr->md.reliddesc = InvalidOid;
+	enr->md.tupdesc = rows->desc;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = rows->count;
+	enr->reldata = rows->store;
+	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register relation \"%s\"", TRUCKER_ROW_RELATION);
+}
+
+static void
+connect(const TruckerRows *rows)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	register_rows(rows);
+}
+
+static void
+free_plans(void *arg)
+{
+	TruckerScript *script = arg;
+
+	for (int i = 0; i < script->n; i++)
+		SPI_freeplan(script->plans[i]);
+	script->n = 0;
+}
+
+/*
+ * Prepare statements over r (rows may be NULL: there is no r).  The result
+ * belongs to the current memory context.  Needs a transaction and an active
+ * snapshot; analysis runs with the current user's rights.
+ */
+TruckerScript *
+trucker_script_prepare(List *statements, const TruckerRows *rows)
+{
+	TruckerScript *script = palloc0(sizeof(TruckerScript));
+	ListCell   *lc;
+
+	script->plans = palloc0(Max(list_length(statements), 1) * sizeof(SPIPlanPtr));
+	script->on_reset.func = free_plans;
+	script->on_reset.arg = script;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &script->on_reset);
+
+	connect(rows);
+	foreach(lc, statements)
+	{
+		SPIPlanPtr	plan = SPI_prepare(lfirst(lc), 0, NULL);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
+		script->plans[script->n++] = plan;
+	}
+	SPI_finish();
+	return script;
+}
+
+static CachedPlanSource *
+only_source(SPIPlanPtr plan)
+{
+	return linitial(SPI_plan_get_plan_sources(plan));
+}
+
+/*
+ * The columns that the last statement returns, copied to the current memory
+ * context; or NULL if it returns no rows.
+ */
+TupleDesc
+trucker_script_result(const TruckerScript *script)
+{
+	TupleDesc	desc = script->n == 0 ? NULL :
+		only_source(script->plans[script->n - 1])->resultDesc;
+
+	return desc ? CreateTupleDescCopy(desc) : NULL;
+}
+
+/*
+ * Run all statements in order.  What the last one returns goes to result, if
+ * that is not NULL; all else that is returned is thrown away.  A plan may be
+ * made anew while it is executed; should it then return other columns than
+ * result_desc, that is an error, since others have been planned for those.
+ */
+void
+trucker_script_execute(const TruckerScript *script, const TruckerRows *rows,
+					   Tuplestorestate *result, TupleDesc result_desc)
+{
+	MemoryContext result_context = CurrentMemoryContext;
+
+	connect(rows);
+	for (int i = 0; i < script->n; i++)
+	{
+		bool		keep = result != NULL && i == script->n - 1;
+		SPIExecuteOptions options;
+		int			rc;
+
+		memset(&options, 0, sizeof(options));
+		options.dest = keep ? CreateTuplestoreDestReceiver() : None_Receiver;
+		if (keep)
+			SetTuplestoreDestReceiverParams(options.dest, result, result_context,
+											false, result_desc,
+											"the columns that input_sql returns have changed");
+		rc = SPI_execute_plan_extended(script->plans[i], &options);
+		if (rc < 0)
+			elog(ERROR, "could not execute a statement: %s", SPI_result_code_string(rc));
+		if (keep)
+			options.dest->rDestroy(options.dest);
+	}
+	SPI_finish();
+}
+
+/* ----
+ * What the statements read
+ * ----
+ */
+
+typedef struct ReadContext
+{
+	List	   *rtables;		/* range tables, innermost query's first */
+	int			ncolumns;
+	Bitmapset  *columns;
+} ReadContext;
+
+static bool read_walker(Node *node, ReadContext *context);
+
+static void
+read_var(const Var *var, ReadContext *context)
+{
+	List	   *rtable = list_nth(context->rtables, var->varlevelsup);
+	RangeTblEntry *rte = rt_fetch(var->varno, rtable);
+
+	if (rte->rtekind == RTE_NAMEDTUPLESTORE &&
+		strcmp(rte->enrname, TRUCKER_ROW_RELATION) == 0)
+	{
+		if (var->varattno > 0)
+			context->columns = bms_add_member(context->columns, var->varattno);
+		else
+			context->columns = bms_add_range(context->columns, 1, context->ncolumns);
+	}
+	else if (rte->rtekind == RTE_JOIN)
+	{
+		/* a merged column (FULL JOIN ... USING), or the join's whole row */
+		List	   *saved = context->rtables;
+		ListCell   *lc;
+		int			number = 0;
+
+		context->rtables = list_copy_tail(saved, var->varlevelsup);
+		foreach(lc, rte->joinaliasvars)
+		{
+			number++;
+			if (var->varattno == 0 || var->varattno == number)
+				read_walker(lfirst(lc), context);
+		}
+		context->rtables = saved;
+	}
+}
+
+static bool
+read_walker(Node *node, ReadContext *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		read_var((Var *) node, context);
+		return false;
+	}
+	if (IsA(node, Query))
+	{
+		Query	   *query = (Query *) node;
+		bool		result;
+
+		context->rtables = lcons(query->rtable, context->rtables);
+		result = query_tree_walker(query, read_walker, context, QTW_IGNORE_JOINALIASES);
+		context->rtables = list_delete_first(context->rtables);
+		return result;
+	}
+	return expression_tree_walker(node, read_walker, context);
+}
+
+/*
+ * The columns of r (from 1) that the statements read.  ncolumns is how many r
+ * has.  A reference to the whole row counts as all.
+ */
+Bitmapset *
+trucker_script_columns_read(const TruckerScript *script, int ncolumns)
+{
+	ReadContext context = {NIL, ncolumns, NULL};
+
+	for (int i = 0; i < script->n; i++)
+	{
+		ListCell   *lc;
+
+		foreach(lc, only_source(script->plans[i])->query_list)
+			read_walker(lfirst(lc), &context);
+	}
+	return context.columns;
+}
+
+/*
+ * Plan all statements, check that the current user may run them, and return
+ * the tables (Oid) that the plans write.
+ */
+List *
+trucker_script_check_plans(const TruckerScript *script, const TruckerRows *rows)
+{
+	MemoryContext result_context = CurrentMemoryContext;
+	List	   *written = NIL;
+
+	connect(rows);
+	for (int i = 0; i < script->n; i++)
+	{
+		CachedPlan *plan = SPI_plan_get_cached_plan(script->plans[i]);
+		ListCell   *lc;
+
+		foreach(lc, plan->stmt_list)
+		{
+			PlannedStmt *stmt = lfirst_node(PlannedStmt, lc);
+			MemoryContext old;
+			ListCell   *lc2;
+
+			if (stmt->commandType == CMD_UTILITY)
+				continue;
+			ExecCheckRTPerms(stmt->rtable, true);
+			old = MemoryContextSwitchTo(result_context);
+			foreach(lc2, stmt->resultRelations)
+				written = list_append_unique_oid(written, rt_fetch(lfirst_int(lc2), stmt->rtable)->relid);
+			MemoryContextSwitchTo(old);
+		}
+		ReleaseCachedPlan(plan, CurrentResourceOwner);
+	}
+	SPI_finish();
+	return written;
+}

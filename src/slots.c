@@ -1,0 +1,151 @@
+/*
+ * slots.c
+ *	  Name, find and drop trucker's replication slots.
+ *
+ * Slots are made over the replication connection (replication.c), since only a
+ * walsender can export the snapshot that goes with one.  All else is done here,
+ * inside the server.
+ */
+#include "trucker.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/slot.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/timestamp.h"
+
+#include "slots.h"
+
+/*
+ * A name that no slot has had: the token is random, so that a slot that somebody
+ * makes under an old name is never taken for ours.
+ */
+char *
+trucker_slot_new_name(void)
+{
+	uint64		token;
+
+	if (!pg_strong_random(&token, sizeof(token)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	return psprintf(TRUCKER_SLOT_PREFIX "%u_" "%016llx", MyDatabaseId, (unsigned long long) token);
+}
+
+/* NULL if the slot can be read on from; else why not. */
+const char *
+trucker_slot_trouble(const char *name)
+{
+	ReplicationSlot *slot;
+	const char *trouble = NULL;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	slot = SearchNamedReplicationSlot(name, false);
+	if (slot == NULL)
+		trouble = psprintf("its replication slot \"%s\" does not exist any more", name);
+	else
+	{
+		SpinLockAcquire(&slot->mutex);
+		if (trucker_slot_is_invalidated(slot))
+			trouble = "invalidated";
+		SpinLockRelease(&slot->mutex);
+		if (trouble)
+			trouble = psprintf("the server has removed WAL that its replication slot \"%s\" needs (max_slot_wal_keep_size)", name);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return trouble;
+}
+
+/* Who holds the slot: a pid, 0 for nobody, -1 if there is no such slot. */
+static int
+active_pid(const char *name, ReplicationSlot **slot)
+{
+	int			pid = -1;
+
+	*slot = SearchNamedReplicationSlot(name, true);
+	if (*slot)
+	{
+		SpinLockAcquire(&(*slot)->mutex);
+		pid = (*slot)->active_pid;
+		SpinLockRelease(&(*slot)->mutex);
+	}
+	return pid;
+}
+
+/* The pid that holds the slot: 0 for nobody, -1 if there is no such slot. */
+int
+trucker_slot_active_pid(const char *name)
+{
+	ReplicationSlot *slot;
+
+	return active_pid(name, &slot);
+}
+
+/*
+ * Wait until nobody holds the slot: an earlier worker's walsender notices only
+ * after a moment that nobody listens to it any more.  False: the time (-1: no
+ * limit) is up.
+ */
+bool
+trucker_slot_wait_inactive(const char *name, int timeout_ms)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	ReplicationSlot *slot;
+	bool		late = false;
+
+	if (active_pid(name, &slot) <= 0)
+		return true;
+	ConditionVariablePrepareToSleep(&slot->active_cv);
+	while (active_pid(name, &slot) > 0 && !late)
+	{
+		(void) ConditionVariableTimedSleep(&slot->active_cv, 100, PG_WAIT_EXTENSION);
+		late = timeout_ms >= 0 && GetCurrentTimestamp() > deadline;
+	}
+	ConditionVariableCancelSleep();
+	return active_pid(name, &slot) <= 0;
+}
+
+/* Drop a slot, if it exists, waiting until nobody holds it. */
+void
+trucker_slot_drop(const char *name)
+{
+	ReplicationSlot *slot;
+
+	(void) trucker_slot_wait_inactive(name, -1);
+	if (active_pid(name, &slot) >= 0)
+		ReplicationSlotDrop(name, false);
+}
+
+/* The names (char *) of all slots of a database that are named as ours. */
+List *
+trucker_slots_of_database(Oid database)
+{
+	List	   *names = NIL;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		if (slot->in_use && slot->data.database == database &&
+			strncmp(NameStr(slot->data.name), TRUCKER_SLOT_PREFIX, strlen(TRUCKER_SLOT_PREFIX)) == 0)
+			names = lappend(names, pstrdup(NameStr(slot->data.name)));
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return names;
+}
+
+/* How many more slots can be made. */
+int
+trucker_slots_free(void)
+{
+	int			n = 0;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+		n += ReplicationSlotCtl->replication_slots[i].in_use ? 0 : 1;
+	LWLockRelease(ReplicationSlotControlLock);
+	return n;
+}

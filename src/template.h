@@ -1,0 +1,47 @@
+/*
+ * template.h
+ *	  The subset of Go's text/template that input.sql and output.sql are
+ *	  written in.  Pure text to text: no catalog, no SPI.
+ *
+ * The subset: {{ .name }} for the variables below, string ("..." with Go's
+ * escapes, and `raw`) and decimal integer literals, the functions eq ne and or
+ * not, pipes, parentheses, {{ if }} / {{ else if }} / {{ else }} / {{ end }},
+ * the trim marks "{{- " and " -}}", and comments {{/\* ... *\/}}.
+ */
+#ifndef TRUCKER_TEMPLATE_H
+#define TRUCKER_TEMPLATE_H
+
+typedef struct TruckerTemplate TruckerTemplate;
+
+/*
+ * What a template may name.  The variables are .rows, .operation and
+ * .input_table; each field is the text that the variable renders to.
+ */
+typedef struct TruckerTemplateVars
+{
+	const char *rows;			/* the relation's name: "r" */
+	const char *operation;		/* "insert", "update", "delete" */
+	const char *input_table;	/* quoted, schema-qualified name */
+} TruckerTemplateVars;
+
+/* in template.c */
+
+/*
+ * Parse source, which must be NUL-terminated and in the database encoding.
+ * source_name names it in errors ("input_sql", "output_sql").
+ * The result, and everything that it points at, is allocated in the current
+ * memory context.  Raises ERRCODE_SYNTAX_ERROR with line and column (both from
+ * 1; columns count characters) in the primary message for anything malformed,
+ * an unknown variable or an unknown function.
+ */
+extern TruckerTemplate *trucker_template_parse(const char *source,
+											   const char *source_name);
+
+/* Render to a palloc'd string in the current memory context. */
+extern char *trucker_template_render(const TruckerTemplate *tmpl,
+									 const TruckerTemplateVars *vars);
+
+/* Does the template name .operation anywhere, also in a branch not taken? */
+extern bool trucker_template_uses_operation(const TruckerTemplate *tmpl);
+
+#endif							/* TRUCKER_TEMPLATE_H */

@@ -1,0 +1,317 @@
+/*
+ * toast.c
+ *	  Supply TOAST values that an update did not change.
+ *
+ * Such a value is not in the WAL.  It is taken, in this order,
+ *	1. from the old row, where REPLICA IDENTITY FULL carries that;
+ *	2. from the table's row, while that is still the version that this very
+ *	   change made: its xmin is the change's transaction;
+ *	3. from the table's row whatever its version, if the truck's option
+ *	   toast = "current" accepts that;
+ * else the truck stops.
+ *
+ * "The version that this change made" needs more than xmin: the same source
+ * transaction may have changed the row again.  Then a later change of that
+ * transaction shows it, by carrying the column or deleting the row.  So the keys
+ * of rows whose values were taken by rule 2 are remembered until the source
+ * transaction ends, and trucker_toast_check_taken() raises an error when a later
+ * change proves one of them wrong - always before anything is committed.
+ */
+#include "trucker.h"
+
+#include "access/genam.h"
+#include "access/nbtree.h"
+#include "access/relscan.h"
+#include "access/subtrans.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "catalog/pg_am.h"
+#include "common/hashfn.h"
+#include "executor/tuptable.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "toast.h"
+
+static bool
+is_toastable(Form_pg_attribute attr)
+{
+	return attr->attlen == -1 && attr->attstorage != TYPSTORAGE_PLAIN;
+}
+
+/* The attribute of a column of r, if the row should have it and does not. */
+static Form_pg_attribute
+absent_attribute(const TruckerRow *row, const TruckerRelation *relation,
+				 const TruckerColumn *column)
+{
+	Form_pg_attribute attr;
+
+	if (column->source != TRUCKER_FROM_NEW ||
+		row->newpresence[column->number - 1] != TRUCKER_ABSENT)
+		return NULL;
+	attr = TupleDescAttr(relation->desc, column->number - 1);
+	return is_toastable(attr) ? attr : NULL;
+}
+
+/* Does this change lack a value that is read, and might be an unchanged one? */
+bool
+trucker_toast_is_needed(const TruckerRow *row, const TruckerRelation *relation,
+						const TruckerRowType *type)
+{
+	if (row->operation != TRUCKER_UPDATE)
+		return false;
+	for (int i = 0; i < type->desc->natts; i++)
+		if (absent_attribute(row, relation, &type->columns[i]))
+			return true;
+	return false;
+}
+
+/*
+ * Could rule 2 ever be needed for this truck and table?  *column is the name of
+ * the first such column.
+ */
+bool
+trucker_toast_can_occur(const TruckerRelation *relation,
+						const TruckerRowType *type, const char **column)
+{
+	if (relation->identity_full)
+		return false;
+	for (int i = 0; i < type->desc->natts; i++)
+	{
+		Form_pg_attribute attr;
+
+		if (type->columns[i].source != TRUCKER_FROM_NEW)
+			continue;
+		attr = TupleDescAttr(relation->desc, type->columns[i].number - 1);
+		if (is_toastable(attr) && !bms_is_member(attr->attnum, relation->identity))
+		{
+			*column = NameStr(attr->attname);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* ----
+ * Finding the table's row
+ * ----
+ */
+
+/* Scan keys "all columns of the index equal the change's new key". */
+static int
+build_scan_keys(ScanKey keys, Relation index, const TruckerRow *row)
+{
+	int			n = IndexRelationGetNumberOfKeyAttributes(index);
+
+	for (int i = 0; i < n; i++)
+	{
+		int			attnum = index->rd_index->indkey.values[i];
+		Oid			opfamily = index->rd_opfamily[i];
+		Oid			type = index->rd_opcintype[i];
+		Oid			operator = get_opfamily_member(opfamily, type, type, BTEqualStrategyNumber);
+
+		if (!OidIsValid(operator))
+			elog(ERROR, "missing equality operator in operator family %u", opfamily);
+		if (row->newpresence[attnum - 1] != TRUCKER_PRESENT)
+			return 0;
+		ScanKeyInit(&keys[i], i + 1, BTEqualStrategyNumber,
+					get_opcode(operator), row->newvalues[attnum - 1]);
+		keys[i].sk_collation = index->rd_indcollation[i];
+	}
+	return n;
+}
+
+/* Fetch the row with the change's key into slot; false: there is none. */
+static bool
+fetch_row(TupleTableSlot *slot, Relation rel, Oid index_id, const TruckerRow *row)
+{
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	Relation	index;
+	IndexScanDesc scan;
+	int			nkeys;
+	bool		found = false;
+
+	if (!OidIsValid(index_id))
+		return false;
+	index = index_open(index_id, AccessShareLock);
+	nkeys = build_scan_keys(keys, index, row);
+	if (nkeys > 0)
+	{
+		scan = index_beginscan(rel, index, GetActiveSnapshot(), nkeys, 0);
+		index_rescan(scan, keys, nkeys, NULL, 0);
+		found = index_getnext_slot(scan, ForwardScanDirection, slot);
+		if (found)
+			ExecMaterializeSlot(slot);
+		index_endscan(scan);
+	}
+	index_close(index, AccessShareLock);
+	return found;
+}
+
+/* Was this row version made by the transaction or by one of its parts? */
+static bool
+made_by(TupleTableSlot *slot, TransactionId xid)
+{
+	bool		isnull;
+	TransactionId xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
+
+	if (TransactionIdEquals(xmin, xid))
+		return true;
+	if (!TransactionIdIsNormal(xmin) || TransactionIdPrecedes(xmin, TransactionXmin))
+		return false;			/* pg_subtrans may not reach back that far */
+	return TransactionIdEquals(SubTransGetTopmostTransaction(xmin), xid);
+}
+
+/* ----
+ * The keys of rows whose values were taken
+ * ----
+ */
+
+/* A set of 64-bit hashes, in the current memory context. */
+HTAB *
+trucker_toast_create_taken(void)
+{
+	HASHCTL		ctl;
+
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(uint64);
+	ctl.hcxt = CurrentMemoryContext;
+	return hash_create("trucker taken TOAST values", 64, &ctl,
+					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static uint64
+hash_value(Datum value, Form_pg_attribute attr, uint64 seed)
+{
+	if (attr->attbyval)
+		return hash_bytes_extended((unsigned char *) &value, sizeof(Datum), seed);
+	if (attr->attlen == -1)
+		return hash_bytes_extended((unsigned char *) VARDATA_ANY(DatumGetPointer(value)),
+								   VARSIZE_ANY_EXHDR(DatumGetPointer(value)), seed);
+	return hash_bytes_extended((unsigned char *) DatumGetPointer(value),
+							   attr->attlen == -2 ? strlen(DatumGetCString(value)) : attr->attlen,
+							   seed);
+}
+
+static uint64
+hash_key(const TruckerRelation *relation, const Datum *values,
+		 const TruckerPresence *presence)
+{
+	uint64		hash = relation->relid;
+
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		int			at = relation->keys[i] - 1;
+
+		hash = presence[at] == TRUCKER_PRESENT ?
+			hash_value(values[at], TupleDescAttr(relation->desc, at), hash) :
+			hash_combine64(hash, 1);
+	}
+	return hash;
+}
+
+/*
+ * A change of a row that an earlier change of the same source transaction took
+ * a value from the table for: does it show that the value was not yet there?
+ */
+void
+trucker_toast_check_taken(const TruckerRow *row, const TruckerRelation *relation,
+						  HTAB *taken)
+{
+	uint64		key;
+	bool		changes = row->operation == TRUCKER_DELETE;
+
+	if (row->operation == TRUCKER_INSERT || hash_get_num_entries(taken) == 0)
+		return;
+	key = hash_key(relation, row->oldvalues, row->oldpresence);
+	if (hash_search(taken, &key, HASH_FIND, NULL) == NULL)
+		return;
+	for (int i = 0; i < relation->desc->natts && !changes; i++)
+		changes = row->newpresence[i] != TRUCKER_ABSENT &&
+			is_toastable(TupleDescAttr(relation->desc, i)) &&
+			!bms_is_member(i + 1, relation->identity);
+	if (changes)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("an update of table %s does not carry a large value that it left unchanged",
+						relation->name),
+				 errdetail("The same transaction has changed the row again, so the value can no longer be read from the table."),
+				 errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL and then trucker.resync(), or create the truck with the option \"toast\": \"current\".",
+						 relation->name)));
+}
+
+/* ----
+ * Filling in
+ * ----
+ */
+
+static void
+raise_unavailable(const TruckerRelation *relation, Form_pg_attribute attr)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("an update of table %s does not carry the large value of column \"%s\", which it left unchanged",
+					relation->name, NameStr(attr->attname)),
+			 errdetail("The row has been changed since, so the value can no longer be read from the table."),
+			 errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL and then trucker.resync(), or create the truck with the option \"toast\": \"current\".",
+					 relation->name)));
+}
+
+/*
+ * Fill in what trucker_toast_is_needed() found missing, or raise an error.  The
+ * active snapshot must be newer than the change's transaction.  Values are
+ * allocated in the current memory context.
+ */
+void
+trucker_toast_fill(TruckerRow *row, Relation rel, const TruckerRelation *relation,
+				   const TruckerRowType *type, bool accept_current, HTAB *taken)
+{
+	TupleTableSlot *slot = NULL;
+	bool		found = false;
+
+	for (int i = 0; i < type->desc->natts; i++)
+	{
+		Form_pg_attribute attr = absent_attribute(row, relation, &type->columns[i]);
+		int			at = type->columns[i].number - 1;
+		bool		isnull;
+		Datum		value;
+
+		if (attr == NULL)
+			continue;
+		if (row->oldpresence[at] != TRUCKER_ABSENT)
+		{
+			row->newpresence[at] = row->oldpresence[at];
+			row->newvalues[at] = row->oldvalues[at];
+			continue;
+		}
+		if (slot == NULL)
+		{
+			slot = table_slot_create(rel, NULL);
+			found = fetch_row(slot, rel, relation->identity_index, row);
+			if (!accept_current && !(found && made_by(slot, row->xid)))
+				raise_unavailable(relation, attr);
+		}
+		value = found ? slot_getattr(slot, attr->attnum, &isnull) : (Datum) 0;
+		if (!found || isnull)
+			row->newpresence[at] = TRUCKER_IS_NULL;
+		else
+		{
+			row->newvalues[at] = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+			row->newpresence[at] = TRUCKER_PRESENT;
+		}
+	}
+	if (slot)
+	{
+		ExecDropSingleTupleTableSlot(slot);
+		if (!accept_current)
+		{
+			uint64		key = hash_key(relation, row->newvalues, row->newpresence);
+
+			(void) hash_search(taken, &key, HASH_ENTER, NULL);
+		}
+	}
+}

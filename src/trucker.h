@@ -1,0 +1,39 @@
+/*
+ * trucker.h
+ *	  What all of trucker shares: settings, and the names of its objects.
+ *
+ * The words used throughout (truck, stream, run, batch, position, r) are
+ * defined in doc/architecture.md.
+ */
+#ifndef TRUCKER_H
+#define TRUCKER_H
+
+#include "postgres.h"
+
+#include "compat.h"
+
+#define TRUCKER_SCHEMA "trucker"
+#define TRUCKER_ROW_RELATION "r"
+#define TRUCKER_MESSAGE_PREFIX "trucker"
+
+/*
+ * Replication slots are named trucker_<database oid>_<random token>.  The
+ * prefix marks a slot as ours, so that one whose truck is gone can be found
+ * and dropped.
+ */
+#define TRUCKER_SLOT_PREFIX "trucker_"
+
+/* The exact prefix of worker and replication connection names. */
+#define TRUCKER_APPLICATION_NAME "trucker %s"
+
+/* Settings; documented in doc/reference.md.  in trucker.c */
+extern int	trucker_max_run_rows;
+extern int	trucker_max_batch_rows;
+extern int	trucker_max_batch_age;
+extern int	trucker_slow_query_threshold;
+extern int	trucker_run_timeout;
+extern int	trucker_retry_initial_delay;
+extern int	trucker_retry_max_delay;
+extern char *trucker_replication_conninfo;
+
+#endif							/* TRUCKER_H */

@@ -1,0 +1,221 @@
+/*
+ * worker.c
+ *	  The process that serves one stream: attempts, errors, pauses.
+ *
+ * A stream worker is a dynamic background worker that the launcher starts and
+ * the postmaster never restarts.  It makes one attempt after another to follow
+ * its truck's slot (stream.c).  An error ends the attempt and nothing else: it is
+ * logged with its context, kept in trucker.truck_state, and after a pause, which
+ * grows, the next attempt begins from the position.  The pause ends early when
+ * somebody calls trucker.start() again.
+ *
+ * The only PG_TRY of the road is here, at the top.
+ */
+#include "trucker.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "identity.h"
+#include "shmem.h"
+#include "stream.h"
+#include "worker.h"
+
+/* Register a worker for an entry of shared memory; false: no worker is free. */
+bool
+trucker_stream_register(int index, uint64 generation, const char *name,
+						BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "trucker", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "trucker_stream_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "trucker stream %s", name);
+	strlcpy(worker.bgw_type, "trucker stream", BGW_MAXLEN);
+	worker.bgw_main_arg = Int32GetDatum(index);
+	memcpy(worker.bgw_extra, &generation, sizeof(generation));
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+/* Remember the error where trucker.status shows it. */
+static void
+record_error(const TruckerStream *stream, const ErrorData *edata)
+{
+	StringInfoData text;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s: %s", unpack_sql_state(edata->sqlerrcode), edata->message);
+	if (edata->detail)
+		appendStringInfo(&text, "\nDETAIL: %s", edata->detail);
+	if (edata->hint)
+		appendStringInfo(&text, "\nHINT: %s", edata->hint);
+	if (edata->context)
+		appendStringInfo(&text, "\nCONTEXT: %s", edata->context);
+	trucker_truck_set_error(&stream->truck_id, text.data, stream->lost);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
+ * The attempt has failed: clean up, and tell.  Called with the error still in
+ * place, in no particular memory context.
+ */
+static void
+handle_error(TruckerStream *stream)
+{
+	ErrorData  *edata;
+
+	HOLD_INTERRUPTS();
+	disable_all_timeouts(false);
+	QueryCancelPending = false;
+	MemoryContextSwitchTo(TopMemoryContext);
+	edata = CopyErrorData();
+	EmitErrorReport();
+	FlushErrorState();
+
+	LWLockReleaseAll();
+	AbortOutOfAnyTransaction();
+	trucker_identity_reset();
+	if (stream->pipeline)
+	{
+		if (stream->pipeline->in_batch)
+			stream->failed_lsn = Max(stream->failed_lsn, stream->pipeline->commit_lsn);
+		trucker_pipeline_rollback(stream->pipeline);
+	}
+	/* closes the replication connection, frees all plans */
+	MemoryContextReset(stream->context);
+	stream->pipeline = NULL;
+	stream->replication = NULL;
+	trucker_worker_set_walsender(0);
+	RESUME_INTERRUPTS();
+
+	MemoryContextSwitchTo(stream->context);
+	record_error(stream, edata);
+	FreeErrorData(edata);
+}
+
+static int
+retry_delay(const TruckerStream *stream)
+{
+	double		delay = trucker_retry_initial_delay;
+
+	for (int i = 1; i < stream->failures && delay < trucker_retry_max_delay; i++)
+		delay *= 2;
+	return (int) Min(delay, trucker_retry_max_delay);
+}
+
+/* Wait for the time of the next attempt, or until somebody asks for it. */
+static void
+pause_before_retry(TruckerStream *stream)
+{
+	TimestampTz until;
+
+	stream->failures++;
+	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_delay(stream));
+	trucker_worker_set_retry(until);
+	pgstat_report_activity(STATE_IDLE, NULL);
+
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (left <= 0 || trucker_worker_poked())
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+static void
+error_context(void *arg)
+{
+	TruckerStream *stream = arg;
+
+	if (stream->pipeline)
+		trucker_pipeline_error_context(stream->pipeline);
+}
+
+/* One attempt; false: the truck shall not run. */
+static bool
+attempt(TruckerStream *stream)
+{
+	ErrorContextCallback callback;
+	bool		wanted = true;
+
+	callback.callback = error_context;
+	callback.arg = stream;
+	callback.previous = error_context_stack;
+
+	PG_TRY();
+	{
+		error_context_stack = &callback;
+		wanted = trucker_stream_follow(stream);
+		error_context_stack = callback.previous;
+	}
+	PG_CATCH();
+	{
+		/* PG_CATCH has put the error context stack back */
+		handle_error(stream);
+	}
+	PG_END_TRY();
+	return wanted;
+}
+
+/* bgworker entry point: the argument is the entry in shared memory. */
+void
+trucker_stream_main(Datum main_arg)
+{
+	TruckerWorkerInfo info;
+	TruckerStream stream;
+	uint64		generation;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
+	if (!trucker_worker_attach(DatumGetInt32(main_arg), generation, &info))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(info.database, InvalidOid, 0);
+	pgstat_report_appname(psprintf(TRUCKER_APPLICATION_NAME, info.name));
+
+	memset(&stream, 0, sizeof(stream));
+	stream.truck_id = info.truck_id;
+	stream.context = AllocSetContextCreate(TopMemoryContext, "trucker stream",
+										   ALLOCSET_DEFAULT_SIZES);
+	while (attempt(&stream))
+	{
+		if (stream.lost)
+			break;
+		pause_before_retry(&stream);
+	}
+	proc_exit(0);
+}

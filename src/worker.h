@@ -1,0 +1,28 @@
+/*
+ * worker.h
+ *	  trucker's processes: entry points, and how they are registered.
+ */
+#ifndef TRUCKER_WORKER_H
+#define TRUCKER_WORKER_H
+
+#include "postmaster/bgworker.h"
+#include "utils/uuid.h"
+
+/* in worker.c */
+extern PGDLLEXPORT void trucker_stream_main(Datum main_arg);
+extern bool trucker_stream_register(int index, uint64 generation, const char *name, BackgroundWorkerHandle **handle);
+
+/* in probe.c */
+extern PGDLLEXPORT void trucker_probe_main(Datum main_arg);
+extern bool trucker_probe_register(Oid database, BackgroundWorkerHandle **handle);
+
+/* in launcher.c */
+extern PGDLLEXPORT void trucker_launcher_main(Datum main_arg);
+extern void trucker_launcher_register(void);
+
+/* in hooks.c */
+extern void trucker_hooks_init(void);
+extern void trucker_at_commit_scan(void);
+extern void trucker_at_commit_signal(const pg_uuid_t *truck_id, bool restart);
+
+#endif							/* TRUCKER_WORKER_H */

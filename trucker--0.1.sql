@@ -1,0 +1,164 @@
+/* trucker--0.1.sql: the tables, functions and views of schema trucker */
+
+\echo Use "CREATE EXTENSION trucker" to load this file. \quit
+
+/*
+ * Tables.  Nobody but a superuser reads or writes them directly: the functions
+ * below do, after checking who asks.
+ */
+
+-- What a truck is.  Dumped and restored; all that is true only of this running
+-- database (slot, position, wished-for state) stands in the tables below.
+CREATE TABLE trucker.truck (
+	id                uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+	name              text NOT NULL UNIQUE,
+	owner             regrole NOT NULL,
+	run_as            regrole NOT NULL,
+	input_tables      regclass[] NOT NULL,
+	input_sql         text,
+	output_sql        text NOT NULL,
+	output_connection text NOT NULL,
+	options           jsonb NOT NULL,
+	search_path       text NOT NULL,
+	created_at        timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE trucker.truck IS
+'definitions of trucks; written by create_truck and drop_truck only';
+
+SELECT pg_catalog.pg_extension_config_dump('trucker.truck', '');
+
+CREATE TABLE trucker.truck_state (
+	truck_id       uuid PRIMARY KEY,
+	enabled        boolean NOT NULL DEFAULT false,
+	needs_backfill boolean NOT NULL DEFAULT true,
+	needs_reset    boolean NOT NULL DEFAULT false,
+	lost           boolean NOT NULL DEFAULT false,
+	slot_name      text,
+	last_error     text,
+	last_error_at  timestamptz
+);
+COMMENT ON TABLE trucker.truck_state IS
+'what each truck is to do and what became of it; not dumped';
+
+-- No index, on purpose: the worker remembers the row's TID.  By key, reading
+-- the row becomes slower with each dead version that an old snapshot keeps.
+CREATE TABLE trucker.position (
+	truck_id  uuid NOT NULL,
+	system_id bigint NOT NULL,
+	timeline  integer NOT NULL,
+	lsn       pg_lsn NOT NULL
+);
+COMMENT ON TABLE trucker.position IS
+'up to where each truck''s destination holds its source; written in the transaction that writes the data; not dumped';
+
+-- The names that input tables had at the truck's position.  The output plugin
+-- filters by the name at the time of the change, so a rename must not be
+-- forgotten before the changes made under the old name have been read.
+CREATE TABLE trucker.input_table (
+	truck_id    uuid NOT NULL,
+	relid       oid NOT NULL,
+	schema_name text NOT NULL,
+	table_name  text NOT NULL
+);
+COMMENT ON TABLE trucker.input_table IS
+'names of the input tables as of each truck''s position; not dumped';
+
+/*
+ * Functions.
+ */
+CREATE FUNCTION trucker.create_truck(
+	name text, input_tables regclass[], output_sql text, input_sql text DEFAULT NULL,
+	output_connection name DEFAULT 'local', options jsonb DEFAULT '{}')
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_create_truck';
+COMMENT ON FUNCTION trucker.create_truck(text, regclass[], text, text, name, jsonb) IS
+'define a truck: the tables that it reads, the SQL that turns their changes (relation r) into what output_sql writes; start() makes it run';
+
+CREATE FUNCTION trucker.drop_truck(name text)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_drop_truck';
+COMMENT ON FUNCTION trucker.drop_truck(text) IS
+'remove a truck, its position and its replication slot; what it has written stays';
+
+CREATE FUNCTION trucker.start(name text DEFAULT NULL)
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_start';
+COMMENT ON FUNCTION trucker.start(text) IS
+'check a truck (NULL: each of the caller''s) and let it run from this transaction''s commit on, also after a restart of the server';
+
+CREATE FUNCTION trucker.stop(name text DEFAULT NULL)
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_stop';
+COMMENT ON FUNCTION trucker.stop(text) IS
+'let a truck (NULL: each of the caller''s) rest from this transaction''s commit on; its position and slot are kept, so the server keeps the WAL that it has yet to read';
+
+CREATE FUNCTION trucker.resync(name text)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_resync';
+COMMENT ON FUNCTION trucker.resync(text) IS
+'forget the position; the truck then runs its option reset_sql and backfills again, in one transaction';
+
+CREATE FUNCTION trucker.wait_for(name text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s')
+RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wait_for';
+COMMENT ON FUNCTION trucker.wait_for(text, pg_lsn, interval) IS
+'wait until everything committed before lsn (NULL: before this call) is at the destination: true, or false after the timeout';
+
+CREATE FUNCTION trucker.workers(
+	OUT truck_id uuid, OUT pid integer, OUT walsender_pid integer, OUT state text, OUT since timestamptz,
+	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT next_retry_at timestamptz, OUT waits_for_worker boolean)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_workers';
+COMMENT ON FUNCTION trucker.workers() IS
+'the stream workers of this database as shared memory knows them; the view trucker.status is made of it';
+
+CREATE FUNCTION trucker.waiting_for(pid integer)
+RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	SELECT string_agg(
+			CASE WHEN blocker <> 0 THEN 'pid ' || blocker
+				 ELSE coalesce((SELECT 'prepared transaction ' || quote_literal(x.gid)
+								FROM pg_locks l
+								JOIN pg_prepared_xacts x ON x.transaction = l.transactionid
+								WHERE l.pid = waiting_for.pid AND NOT l.granted
+								AND l.locktype = 'transactionid' LIMIT 1), 'a prepared transaction')
+			END, ', ')
+	FROM unnest(pg_blocking_pids(waiting_for.pid)) AS b(blocker);
+END;
+COMMENT ON FUNCTION trucker.waiting_for(integer) IS
+'the processes and prepared transactions whose locks the given process waits for; NULL: none';
+
+/*
+ * Views.
+ */
+CREATE VIEW trucker.status WITH (security_barrier) AS
+SELECT t.name AS truck,
+	   CASE WHEN coalesce(s.lost, false) AND w.pid IS NULL THEN 'lost'
+			WHEN NOT coalesce(s.enabled, false) THEN CASE WHEN w.pid IS NULL THEN 'stopped' ELSE 'stopping' END
+			WHEN w.pid IS NULL THEN 'starting'
+			ELSE w.state END AS state,
+	   w.since,
+	   CASE WHEN s.slot_name IS NOT NULL THEN t.name END AS stream,
+	   coalesce(w.applied_lsn, p.lsn) AS position,
+	   greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, p.lsn)), 0)::bigint AS lag_bytes,
+	   CASE WHEN w.applied_lsn >= f.lsn THEN 0
+			ELSE extract(epoch FROM pg_catalog.clock_timestamp() - w.applied_at) END::float8 AS lag_seconds,
+	   CASE WHEN w.waits_for_worker AND w.pid IS NULL THEN 'a background worker (max_worker_processes)'
+			WHEN w.state = 'creating slot' THEN trucker.waiting_for(w.walsender_pid)
+			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
+	   s.last_error, s.last_error_at,
+	   w.next_retry_at
+FROM trucker.truck t
+LEFT JOIN trucker.truck_state s ON s.truck_id = t.id
+LEFT JOIN trucker.position p ON p.truck_id = t.id
+LEFT JOIN trucker.workers() w ON w.truck_id = t.id
+CROSS JOIN (SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END) AS f(lsn)
+WHERE pg_catalog.pg_has_role(t.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW trucker.status IS
+'one row a truck: what it does, how far behind it is, what it waits for, and the last error; others'' trucks are shown to members of pg_read_all_stats';
+
+/*
+ * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
+ * running one is granted by the database's owner, not open to all.
+ */
+REVOKE ALL ON FUNCTION
+	trucker.create_truck(text, regclass[], text, text, name, jsonb),
+	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
+	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval)
+FROM PUBLIC;
+GRANT USAGE ON SCHEMA trucker TO PUBLIC;
+GRANT SELECT ON trucker.status TO PUBLIC;
