@@ -2,6 +2,10 @@
 
 \echo Use "CREATE EXTENSION trucker" to load this file. \quit
 
+-- Made here, not by the control file: an existing schema might be somebody
+-- else's, who could then put objects of his own beside ours.
+CREATE SCHEMA trucker;
+
 /*
  * Tables.  Nobody but a superuser reads or writes them directly: the functions
  * below do, after checking who asks.

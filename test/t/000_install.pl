@@ -15,8 +15,6 @@ my $node = trucker_node('install', extension => 0);
 my $tree = "$FindBin::RealBin/../..";
 
 # Every kind of object an extension can hold that has a catalog of its own, by name.
-# Schema trucker is no member of the extension (the control file names it, so the
-# server makes it first, if it is not there) and stays, as an empty schema.
 my $everything = q{
 	SELECT classid::regclass::text || ' ' || identity
 	FROM (
@@ -32,7 +30,7 @@ my $everything = q{
 		UNION ALL SELECT 'pg_extension'::regclass, oid FROM pg_extension
 		UNION ALL SELECT 'pg_authid'::regclass, oid FROM pg_authid
 		UNION ALL SELECT 'pg_namespace'::regclass, oid FROM pg_namespace
-			WHERE nspname <> 'trucker' AND nspname !~ '^pg_(toast_)?temp_'
+			WHERE nspname !~ '^pg_(toast_)?temp_'
 	) AS o, pg_identify_object(classid, objid, 0)
 	UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots
 	ORDER BY 1};
@@ -45,8 +43,11 @@ $node->safe_psql('postgres', 'CREATE EXTENSION trucker');
 is( $node->safe_psql('postgres',
 		q{SELECT extversion || ' ' || nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'trucker'}
 	),
-	"$version trucker",
-	'the control file\'s version is installed, in schema trucker');
+	"$version pg_catalog",
+	'the control file\'s version is installed');
+is( $node->safe_psql('postgres',
+		q{SELECT deptype FROM pg_depend WHERE classid = 'pg_namespace'::regclass AND objid = 'trucker'::regnamespace AND refclassid = 'pg_extension'::regclass}),
+	'e', 'schema trucker belongs to the extension');
 like(slurp_file("$tree/META.json"), qr/"version": "\Q$version\E\.\d+"/,
 	'META.json tells the same version');
 isnt($node->safe_psql('postgres', $everything),
