@@ -209,12 +209,18 @@ trucker_start(PG_FUNCTION_ARGS)
 	List	   *trucks;
 	ListCell   *lc;
 	int			new_trucks = 0;
+	int			new_slots = 0;
 
 	trucker_check_preloaded();
 	trucks = named_trucks(fcinfo);
 	foreach(lc, trucks)
-		new_trucks += ((TruckerTruck *) lfirst(lc))->enabled ? 0 : 1;
-	trucker_check_server(new_trucks);
+	{
+		TruckerTruck *truck = lfirst(lc);
+
+		new_trucks += truck->enabled ? 0 : 1;
+		new_slots += truck->slot_name ? 0 : 1;
+	}
+	trucker_check_server(new_trucks, new_slots);
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);

@@ -187,11 +187,11 @@ check_own_connection(void)
 }
 
 /*
- * Check the server for that many trucks that do not run yet; raises an error
- * for the first thing that is missing.
+ * Check the server for that many trucks that do not run yet, and that many slots
+ * that do not exist yet; raises an error for the first thing that is missing.
  */
 void
-trucker_check_server(int new_trucks)
+trucker_check_server(int new_trucks, int new_slots)
 {
 	trucker_check_preloaded();
 	check_wal_level();
@@ -200,7 +200,7 @@ trucker_check_server(int new_trucks)
 	check_plugin_allowed(trucker_wal2json.plugin);
 	if (new_trucks == 0)
 		return;
-	check_slots(new_trucks);
+	check_slots(new_slots);
 	check_senders(new_trucks);
 	check_workers();
 	check_own_connection();

@@ -67,21 +67,30 @@ trucker_identity_pop(const TruckerIdentity *saved)
  * Take over the settings that the role would have in a session of its own:
  * ALTER ROLE ... IN DATABASE, ALTER ROLE, ALTER DATABASE, ALTER ROLE ALL.
  * They become the session's defaults, to which trucker_identity_reset()
- * returns.  Needs a transaction.  (postinit.c's process_settings, which does
+ * returns.  Outside any transaction.  (postinit.c's process_settings, which does
  * this for ordinary sessions, is not exported.)
+ *
+ * It is done as the role, because checks of values ask who the session's user
+ * is: ALTER ROLE ... SET role = 'postgres' must fail here as it does at login.
  */
 void
-trucker_identity_init(Oid role)
+trucker_identity_init(Oid role, bool role_is_superuser)
 {
-	Relation	rel = table_open(DbRoleSettingRelationId, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetCatalogSnapshot(DbRoleSettingRelationId));
+	Relation	rel;
+	Snapshot	snapshot;
 
+	SetSessionAuthorization(role, role_is_superuser);
+	StartTransactionCommand();
+	rel = table_open(DbRoleSettingRelationId, AccessShareLock);
+	snapshot = RegisterSnapshot(GetCatalogSnapshot(DbRoleSettingRelationId));
 	ApplySetting(snapshot, MyDatabaseId, role, rel, PGC_S_DATABASE_USER);
 	ApplySetting(snapshot, InvalidOid, role, rel, PGC_S_USER);
 	ApplySetting(snapshot, MyDatabaseId, InvalidOid, rel, PGC_S_DATABASE);
 	ApplySetting(snapshot, InvalidOid, InvalidOid, rel, PGC_S_GLOBAL);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	trucker_identity_reset();
 
 	/* between the role's transactions our own code runs: with a safe path */
 	SetConfigOption("search_path", "pg_catalog, pg_temp",

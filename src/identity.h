@@ -21,7 +21,7 @@ extern void trucker_identity_push(TruckerIdentity *saved, Oid role, int sec_cont
 extern void trucker_identity_pop(const TruckerIdentity *saved);
 
 /* in a worker: whole transactions as the truck's role */
-extern void trucker_identity_init(Oid role);
+extern void trucker_identity_init(Oid role, bool role_is_superuser);
 extern void trucker_identity_begin(Oid role, bool role_is_superuser, const char *search_path);
 extern void trucker_identity_commit(void);
 extern void trucker_identity_reset(void);

@@ -53,6 +53,10 @@
 
 static const TruckerDecoder *const decoder = &trucker_wal2json;
 
+/* the message names the truck already, so its context would say it twice */
+#define LOG_EVENT(...) \
+	ereport(LOG, (errmsg(__VA_ARGS__), errhidecontext(true)))
+
 /* ----
  * Getting ready
  * ----
@@ -134,7 +138,6 @@ load(TruckerStream *stream)
 					 errmsg("the role of truck \"%s\" (OID %u) does not exist any more",
 							stream->truck->name, stream->truck->role),
 					 errhint("Drop the truck, and create it again with another role.")));
-		trucker_identity_init(stream->truck->role);
 		stream->position = trucker_position_load(&stream->truck_id);
 		stream->names = trucker_truck_input_names(&stream->truck_id);
 		stream->pipeline = trucker_pipeline_create(stream->truck, decoder, stream->position);
@@ -142,7 +145,11 @@ load(TruckerStream *stream)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
-	return stream->pipeline != NULL;
+	if (stream->pipeline == NULL)
+		return false;
+	trucker_identity_init(stream->truck->role, stream->pipeline->role_is_superuser);
+	MemoryContextSwitchTo(stream->context);
+	return true;
 }
 
 static void
@@ -195,14 +202,12 @@ start_fresh(TruckerStream *stream)
 	connect_replication(stream);
 	trucker_replication_create_slot(stream->replication, stream->truck->slot_name,
 									decoder, &consistent_point, &snapshot);
-	ereport(LOG,
-			(errmsg("truck \"%s\": replication slot \"%s\" created, backfill begins at %X/%X",
-					stream->truck->name, stream->truck->slot_name, LSN_FORMAT_ARGS(consistent_point))));
+	LOG_EVENT("truck \"%s\": replication slot \"%s\" created, backfill begins at %X/%X",
+			  stream->truck->name, stream->truck->slot_name, LSN_FORMAT_ARGS(consistent_point));
 
 	trucker_worker_set_state(TRUCKER_BACKFILL);
 	trucker_backfill(stream->pipeline, snapshot, consistent_point);
-	ereport(LOG,
-			(errmsg("truck \"%s\": backfill committed", stream->truck->name)));
+	LOG_EVENT("truck \"%s\": backfill committed", stream->truck->name);
 }
 
 /* ----
@@ -277,9 +282,8 @@ start_streaming(TruckerStream *stream)
 							  stream->position->lsn, decoder, &request);
 	if (XLogRecPtrIsInvalid(stream->failed_lsn))
 		trucker_worker_set_state(TRUCKER_STREAMING);
-	ereport(LOG,
-			(errmsg("truck \"%s\": streaming from %X/%X",
-					stream->truck->name, LSN_FORMAT_ARGS(stream->position->lsn))));
+	LOG_EVENT("truck \"%s\": streaming from %X/%X",
+			  stream->truck->name, LSN_FORMAT_ARGS(stream->position->lsn));
 }
 
 /* ----
@@ -295,7 +299,7 @@ applied(TruckerStream *stream, XLogRecPtr lsn)
 	{
 		stream->failed_lsn = InvalidXLogRecPtr;
 		stream->failures = 0;
-		ereport(LOG, (errmsg("truck \"%s\" has recovered", stream->truck->name)));
+		LOG_EVENT("truck \"%s\" has recovered", stream->truck->name);
 		trucker_worker_set_state(TRUCKER_STREAMING);
 	}
 	trucker_worker_set_applied(lsn, stream->sent_at);
@@ -330,6 +334,9 @@ finish_batch(TruckerStream *stream)
 	check_names(stream);
 	trucker_pipeline_commit(stream->pipeline, stream->batch_end);
 	MemoryContextSwitchTo(stream->message_context);
+
+	/* autovacuum must hear of what we do to the destination */
+	pgstat_report_stat(false);
 	applied(stream, stream->batch_end);
 }
 
@@ -438,11 +445,8 @@ rest(TruckerStream *stream)
 	if (stream->pipeline->in_batch && !stream->in_source)
 		finish_batch(stream);
 	confirm(stream, false);
-	if (ConfigReloadPending && !stream->pipeline->in_batch)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+	if (!stream->in_source)
+		pgstat_report_stat(true);
 	(void) trucker_conn_wait(stream->replication->conn,
 							 trucker_position_has_unflushed(stream->position) ? FLUSH_CHECK_MS : -1);
 }
@@ -496,5 +500,10 @@ trucker_stream_follow(TruckerStream *stream)
 		receive(stream);
 		MemoryContextReset(stream->message_context);
 		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending && !stream->pipeline->in_batch)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
 	}
 }

@@ -24,7 +24,7 @@ typedef struct TruckerTemplateVars
 	const char *input_table;	/* quoted, schema-qualified name */
 } TruckerTemplateVars;
 
-/* in template.c */
+/* in template_parse.c */
 
 /*
  * Parse source, which must be NUL-terminated and in the database encoding.
@@ -36,6 +36,8 @@ typedef struct TruckerTemplateVars
  */
 extern TruckerTemplate *trucker_template_parse(const char *source,
 											   const char *source_name);
+
+/* in template.c */
 
 /* Render to a palloc'd string in the current memory context. */
 extern char *trucker_template_render(const TruckerTemplate *tmpl,

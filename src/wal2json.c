@@ -3,9 +3,9 @@
  *	  The decoder for the output plugin wal2json, format version 2: one JSON
  *	  object for each BEGIN, COMMIT, change, truncated table and message.
  *
- * This file writes the options that make the plugin send that format, and
- * turns one message into a TruckerMessage.  It does no I/O, looks at no
- * catalog and keeps no state.  It does not judge a row: whether a column
+ * This file turns one message into a TruckerMessage; the options that make the
+ * plugin send that format are written by wal2json_options.c.  It does no I/O,
+ * looks at no catalog and keeps no state.  It does not judge a row: whether a column
  * exists, a value fits its type, or a table is one of ours is the caller's
  * business.  It does not verify the text's encoding either: the message comes
  * from a walsender of this very database, in the database's encoding, and some
@@ -30,8 +30,6 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
@@ -42,11 +40,9 @@
 
 #include "compat.h"
 #include "decoder.h"
+#include "wal2json.h"
 
 #define PLUGIN_NAME "wal2json"
-
-/* Logical messages with this prefix are ours; the plugin sends no others. */
-#define MESSAGE_PREFIX "trucker"
 
 /*
  * wal2json nests three levels deep; this bounds the recursion over a key that
@@ -139,124 +135,6 @@ typedef struct MessageKeys
 			 errdetail(__VA_ARGS__)))
 
 #define malformed_json() malformed("The message is not valid JSON.")
-
-/*
- * ---------- Options ----------
- */
-
-/*
- * Append a schema's or table's name as add-tables wants it.
- *
- * The plugin splits its list at commas and at whatever isspace() takes for
- * white space, then each entry at its first dot; a part that is a bare "*"
- * matches everything.  A backslash takes the next byte literally, whatever it
- * is, so one before every ASCII character but letters, digits and underscores
- * makes any name exact: "\*" is the name "*", "\\" is a backslash.
- *
- * Bytes above 127 stay as they are, unless isspace() holds for one under this
- * database's LC_CTYPE, which the walsender shares.  Before a character's first
- * byte a backslash helps.  Inside a character it cannot stand: the command
- * would not be valid in its encoding.  Such a name is inexpressible and
- * becomes "*": the caller matches names itself, so too much does no harm, and
- * too little would lose changes.
- */
-static void
-append_escaped_name(StringInfo list, const char *name)
-{
-	int			start = list->len;
-	const char *p = name;
-
-	while (*p != '\0')
-	{
-		unsigned char c = (unsigned char) *p;
-		int			charlen = pg_encoding_mblen_bounded(GetDatabaseEncoding(), p);
-		int			i;
-
-		if (IS_HIGHBIT_SET(c) ? isspace(c) : !(isalnum(c) || c == '_'))
-			appendStringInfoChar(list, '\\');
-
-		for (i = 1; i < charlen; i++)
-		{
-			if (isspace((unsigned char) p[i]))
-			{
-				list->len = start;
-				list->data[start] = '\0';
-				appendStringInfoChar(list, '*');
-				return;
-			}
-		}
-
-		appendBinaryStringInfo(list, p, charlen);
-		p += charlen;
-	}
-}
-
-/*
- * Append one option for START_REPLICATION.  In the replication grammar a
- * quote is doubled and a backslash is a character like any other.
- */
-static void
-append_option(StringInfo buf, const char *name, const char *value)
-{
-	const char *p;
-
-	if (buf->len > 0)
-		appendStringInfoString(buf, ", ");
-	appendStringInfo(buf, "\"%s\" '", name);
-	for (p = value; *p != '\0'; p++)
-	{
-		if (*p == '\'')
-			appendStringInfoChar(buf, '\'');
-		appendStringInfoChar(buf, *p);
-	}
-	appendStringInfoChar(buf, '\'');
-}
-
-/* The decoder's append_options: see decoder.h. */
-static void
-append_options(StringInfo buf, const TruckerDecodeRequest *request)
-{
-	StringInfoData options;
-	StringInfoData list;
-	ListCell   *lc;
-
-	initStringInfo(&list);
-	foreach(lc, request->tables)
-	{
-		const TruckerTableName *name = lfirst(lc);
-
-		if (list.len > 0)
-			appendStringInfoChar(&list, ',');
-		append_escaped_name(&list, name->schema);
-		appendStringInfoChar(&list, '.');
-		append_escaped_name(&list, name->table);
-	}
-
-	/*
-	 * No tables must not come to mean all tables.  wal2json 2.5 takes an empty
-	 * list as "none", but documents only that leaving out the option is "all".
-	 * An entry that no table can match needs no such reading: a lone dot is
-	 * the table with the empty name in the schema with the empty name.
-	 */
-	if (list.len == 0)
-		appendStringInfoChar(&list, '.');
-
-	initStringInfo(&options);
-	append_option(&options, "format-version", "2");
-	append_option(&options, "include-xids", "1");
-	append_option(&options, "include-lsn", "1");
-	/* not for the asking: the plugin repeats it in each and every message */
-	if (request->commit_time)
-		append_option(&options, "include-timestamp", "1");
-	append_option(&options, "include-types", "0");
-	append_option(&options, "include-column-positions", "1");
-	append_option(&options, "add-msg-prefixes", MESSAGE_PREFIX);
-	append_option(&options, "add-tables", list.data);
-
-	appendBinaryStringInfo(buf, options.data, options.len);
-	pfree(options.data);
-	pfree(list.data);
-}
 
 /*
  * ---------- Tokens ----------
@@ -803,6 +681,6 @@ const TruckerDecoder trucker_wal2json = {
 	.plugin = PLUGIN_NAME,
 	.bytea_lacks_prefix = true,
 	.loses_nan = true,
-	.append_options = append_options,
+	.append_options = trucker_wal2json_append_options,
 	.decode = decode
 };
