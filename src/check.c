@@ -186,10 +186,7 @@ check_input(const TruckerTruck *truck, Oid relid)
 	List	   *written = NIL;
 
 	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("an input table of truck \"%s\" (OID %u) does not exist any more", truck->name, relid),
-				 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
+		trucker_raise_dropped(truck->name, relid);
 	check_kind(rel);
 	check_access(truck, rel);
 

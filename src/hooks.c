@@ -12,6 +12,9 @@
  *	 transaction, which may be a long backfill.  So they are ended before the
  *	 command, and started again if it is rolled back.  When it has committed, a
  *	 probe drops the slots.
+ * - A renamed table: the output plugin filters by the name at the time of the
+ *	 change, so a rename makes what follows invisible to a truck that reads the
+ *	 table.  The renaming transaction itself marks such trucks as lost.
  * - In a worker's own batch: no SQL, also none in a function or a trigger, may
  *	 write to the truck's own input tables; that would go round for ever.
  */
@@ -225,6 +228,20 @@ drops_trucker(Node *node)
 }
 
 static void
+look_for_renamed_inputs(void)
+{
+	if (!OidIsValid(get_extension_oid("trucker", true)))
+		return;
+	CommandCounterIncrement();
+	if (trucker_truck_mark_renamed() == 0)
+		return;
+	ereport(WARNING,
+			(errmsg("trucks that read a renamed table cannot go on"),
+			 errhint("SELECT truck, last_error FROM trucker.status WHERE state = 'lost';")));
+	trucker_at_commit_scan();
+}
+
+static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
@@ -237,6 +254,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	else
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
 								query_env, dest, qc);
+	if (IsA(pstmt->utilityStmt, RenameStmt) || IsA(pstmt->utilityStmt, AlterObjectSchemaStmt))
+		look_for_renamed_inputs();
 }
 
 /* ----

@@ -208,11 +208,7 @@ open_input(TruckerPipeline *pipeline, TruckerInput *input)
 {
 	input->rel = try_relation_open(input->relid, AccessShareLock);
 	if (input->rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("an input table of truck \"%s\" (OID %u) has been dropped",
-						pipeline->truck->name, input->relid),
-				 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
+		trucker_raise_dropped(pipeline->truck->name, input->relid);
 	check_rights(pipeline, input->rel);
 	if (input->program == NULL ||
 		!trucker_relation_is_current(input->program->relation, input->rel))

@@ -89,8 +89,10 @@ check_names(TruckerStream *stream)
 		char	   *schema = table ? get_namespace_name(get_rel_namespace(name->relid)) : NULL;
 
 		if (schema == NULL)
-			raise_lost(stream, psprintf("its input table %s has been dropped",
-										quote_qualified_identifier(name->schema, name->table)));
+		{
+			stream->lost = true;
+			trucker_raise_dropped(stream->truck->name, name->relid);
+		}
 		if (strcmp(schema, name->schema) != 0 || strcmp(table, name->table) != 0)
 			raise_lost(stream, psprintf("its input table %s has been renamed to %s",
 										quote_qualified_identifier(name->schema, name->table),
@@ -111,11 +113,7 @@ current_names(const TruckerTruck *truck)
 		name->relid = truck->inputs[i];
 		name->table = get_rel_name(name->relid);
 		if (name->table == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_TABLE),
-					 errmsg("an input table of truck \"%s\" (OID %u) has been dropped",
-							truck->name, name->relid),
-					 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
+			trucker_raise_dropped(truck->name, name->relid);
 		name->schema = get_namespace_name(get_rel_namespace(name->relid));
 		names = lappend(names, name);
 	}
@@ -126,6 +124,13 @@ current_names(const TruckerTruck *truck)
 static bool
 load(TruckerStream *stream)
 {
+	/*
+	 * The position that we are about to read may have been committed, by the
+	 * attempt before this one, without waiting for the disk.  It must be safe
+	 * before anything is confirmed because of it.
+	 */
+	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
+
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
@@ -280,7 +285,8 @@ start_streaming(TruckerStream *stream)
 	(void) trucker_slot_wait_inactive(stream->truck->slot_name, -1);
 	trucker_replication_start(stream->replication, stream->truck->slot_name,
 							  stream->position->lsn, decoder, &request);
-	if (XLogRecPtrIsInvalid(stream->failed_lsn))
+	/* after a failure we are "retrying" until something has gone well */
+	if (stream->failures == 0)
 		trucker_worker_set_state(TRUCKER_STREAMING);
 	LOG_EVENT("truck \"%s\": streaming from %X/%X",
 			  stream->truck->name, LSN_FORMAT_ARGS(stream->position->lsn));
@@ -295,7 +301,7 @@ start_streaming(TruckerStream *stream)
 static void
 applied(TruckerStream *stream, XLogRecPtr lsn)
 {
-	if (!XLogRecPtrIsInvalid(stream->failed_lsn) && lsn > stream->failed_lsn)
+	if (lsn > stream->failed_lsn && stream->failures > 0)
 	{
 		stream->failed_lsn = InvalidXLogRecPtr;
 		stream->failures = 0;

@@ -399,7 +399,7 @@ void
 trucker_template_next_token(TemplateParser *p)
 {
 	const char *start = p->pos;
-	TemplateToken	   *token = &p->token;
+	TemplateToken *token = &p->token;
 	int			close_len;
 
 	while (is_space(*p->pos))

@@ -263,7 +263,7 @@ parse_if(TemplateParser *p)
 	node->kind = NODE_IF;
 	do
 	{
-		TemplateBranch	   *branch = palloc0(sizeof(TemplateBranch));
+		TemplateBranch *branch = palloc0(sizeof(TemplateBranch));
 
 		trucker_template_next_token(p);
 		branch->condition = parse_pipeline(p);

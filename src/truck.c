@@ -490,6 +490,42 @@ trucker_truck_set_error(const pg_uuid_t *id, const char *message, bool lost)
 					id, NULL, SPI_OK_UPDATE);
 }
 
+/*
+ * Trucks that have begun to read a table under a name that it has no more are
+ * lost: what it was called at which point of the WAL cannot be found out later.
+ * Called in the transaction that has renamed something; returns how many trucks
+ * that has cost.
+ */
+int
+trucker_truck_mark_renamed(void)
+{
+	static const char *const sql =
+		"UPDATE trucker.truck_state s SET lost = true, last_error_at = clock_timestamp(), "
+		"last_error = format(E'55000: input table %I.%I has been renamed\\nHINT: SELECT trucker.resync(%L) loads the destination anew.', "
+		"i.schema_name, i.table_name, t.name) "
+		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
+		"WHERE s.truck_id = i.truck_id AND NOT s.lost "
+		"AND EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+		"WHERE c.oid = i.relid AND (n.nspname, c.relname) <> (i.schema_name, i.table_name))";
+	CatalogAccess access;
+	int			touched;
+
+	catalog_begin(&access);
+	touched = (int) catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_UPDATE);
+	catalog_end(&access);
+	return touched;
+}
+
+/* An input table is gone, and that is all that can be said. */
+void
+trucker_raise_dropped(const char *truck_name, Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("an input table of truck \"%s\" (OID %u) has been dropped", truck_name, relid),
+			 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
+}
+
 /* Replace the names of a truck's inputs. */
 void
 trucker_truck_set_input_names(const pg_uuid_t *id, List *names)

@@ -65,6 +65,9 @@ extern void trucker_truck_set_slot(const pg_uuid_t *id, const char *slot_name);
 extern void trucker_truck_set_backfilled(const pg_uuid_t *id);
 extern void trucker_truck_set_error(const pg_uuid_t *id, const char *message, bool lost);
 
+extern int	trucker_truck_mark_renamed(void);
+extern void trucker_raise_dropped(const char *truck_name, Oid relid) pg_attribute_noreturn();
+
 extern List *trucker_truck_input_names(const pg_uuid_t *id);
 extern void trucker_truck_set_input_names(const pg_uuid_t *id, List *names);
 
