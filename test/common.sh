@@ -85,7 +85,11 @@ make_tmp() {
 build_and_install() {
 	local tree=$1 log=$tmp/build.log
 	local -a sudo=()
+	local lock
 
+	# Two makes in one tree would write the same files.
+	exec {lock}<"$tree/Makefile"
+	flock "$lock"
 	say "building"
 	if ! make -C "$tree" -j"$(nproc)" >"$log" 2>&1; then
 		cat "$log"
@@ -102,6 +106,7 @@ build_and_install() {
 		cat "$log"
 		die "the installation failed"
 	fi
+	exec {lock}<&-
 }
 
 # Some minor releases allow only the output plugins that this setting lists; the
