@@ -129,6 +129,7 @@ trucker_relation_build(Relation rel)
 	relation->input = palloc0(Max(natts, 1) * sizeof(FmgrInfo));
 	relation->input_param = palloc0(Max(natts, 1) * sizeof(Oid));
 
+	relation->has_toast = OidIsValid(rel->rd_rel->reltoastrelid);
 	(void) RelationGetIndexList(rel);	/* sets rd_pkindex and rd_replidindex */
 	relation->identity_full = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 	relation->identity_index = relation->identity_full ? rel->rd_pkindex : rel->rd_replidindex;

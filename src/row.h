@@ -27,6 +27,7 @@ typedef struct TruckerRelation
 	Oid			relid;
 	char	   *name;			/* quoted and schema-qualified */
 	TupleDesc	desc;			/* a copy, with constraints */
+	bool		has_toast;		/* does it have a TOAST table? */
 	bool		identity_full;	/* REPLICA IDENTITY FULL */
 	Oid			identity_index; /* of the replica identity, or of the primary key; or invalid */
 	Bitmapset  *identity;		/* attnums whose old values a change carries */

@@ -45,6 +45,8 @@ trucker_slot_trouble(const char *name)
 	slot = SearchNamedReplicationSlot(name, false);
 	if (slot == NULL)
 		trouble = psprintf("its replication slot \"%s\" does not exist any more", name);
+	else if (slot->data.database != MyDatabaseId)
+		trouble = psprintf("its replication slot \"%s\" belongs to the database that this one was copied from", name);
 	else
 	{
 		SpinLockAcquire(&slot->mutex);
@@ -107,12 +109,18 @@ trucker_slot_wait_inactive(const char *name, int timeout_ms)
 	return active_pid(name, &slot) <= 0;
 }
 
-/* Drop a slot, if it exists, waiting until nobody holds it. */
+/*
+ * Drop a slot, if it exists, waiting until nobody holds it.  A slot of another
+ * database is left alone: this database is a copy of that one then, and knows
+ * the slot's name from there.
+ */
 void
 trucker_slot_drop(const char *name)
 {
-	ReplicationSlot *slot;
+	ReplicationSlot *slot = SearchNamedReplicationSlot(name, true);
 
+	if (slot == NULL || slot->data.database != MyDatabaseId)
+		return;
 	(void) trucker_slot_wait_inactive(name, -1);
 	if (active_pid(name, &slot) >= 0)
 		ReplicationSlotDrop(name, false);

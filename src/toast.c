@@ -19,6 +19,7 @@
  */
 #include "trucker.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/nbtree.h"
 #include "access/relscan.h"
@@ -30,6 +31,7 @@
 #include "catalog/pg_am.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
+#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -40,6 +42,15 @@ static bool
 is_toastable(Form_pg_attribute attr)
 {
 	return attr->attlen == -1 && attr->attstorage != TYPSTORAGE_PLAIN;
+}
+
+/* Is the type's longest value too short to be worth moving out of line? */
+static bool
+is_short(Form_pg_attribute attr)
+{
+	int32		size = type_maximum_size(attr->atttypid, attr->atttypmod);
+
+	return size > 0 && size <= TOAST_POINTER_SIZE;
 }
 
 /* The attribute of a column of r, if the row should have it and does not. */
@@ -77,7 +88,7 @@ bool
 trucker_toast_can_occur(const TruckerRelation *relation,
 						const TruckerRowType *type, const char **column)
 {
-	if (relation->identity_full)
+	if (relation->identity_full || !relation->has_toast)
 		return false;
 	for (int i = 0; i < type->desc->natts; i++)
 	{
@@ -86,7 +97,8 @@ trucker_toast_can_occur(const TruckerRelation *relation,
 		if (type->columns[i].source != TRUCKER_FROM_NEW)
 			continue;
 		attr = TupleDescAttr(relation->desc, type->columns[i].number - 1);
-		if (is_toastable(attr) && !bms_is_member(attr->attnum, relation->identity))
+		if (is_toastable(attr) && !bms_is_member(attr->attnum, relation->identity) &&
+			!is_short(attr))
 		{
 			*column = NameStr(attr->attname);
 			return true;
