@@ -42,7 +42,7 @@ CREATE TABLE trucker.truck_state (
 	last_error_at  timestamptz
 );
 COMMENT ON TABLE trucker.truck_state IS
-'what each truck is to do and what became of it; not dumped';
+'what each truck is to do and what became of it; not dumped: a truck without a row was restored from a dump';
 
 -- No index, on purpose: the worker remembers the row's TID.  By key, reading
 -- the row becomes slower with each dead version that an old snapshot keeps.
@@ -131,7 +131,7 @@ COMMENT ON FUNCTION trucker.waiting_for(integer) IS
  */
 CREATE VIEW trucker.status WITH (security_barrier) AS
 SELECT t.name AS truck,
-	   CASE WHEN coalesce(s.lost, false) AND w.pid IS NULL THEN 'lost'
+	   CASE WHEN coalesce(s.lost, true) AND w.pid IS NULL THEN 'lost'
 			WHEN NOT coalesce(s.enabled, false) THEN CASE WHEN w.pid IS NULL THEN 'stopped' ELSE 'stopping' END
 			WHEN w.pid IS NULL THEN 'starting'
 			ELSE w.state END AS state,

@@ -194,7 +194,12 @@ named_trucks(FunctionCallInfo fcinfo)
 static bool
 is_lost(const TruckerTruck *truck, bool one_of_many)
 {
-	if (truck->lost)
+	if (truck->restored)
+		ereport(one_of_many ? WARNING : ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("truck \"%s\" was restored from a dump, and its position was not", truck->name),
+				 errhint("SELECT trucker.resync('%s') makes it run its reset_sql and load the destination anew when it starts.", truck->name)));
+	else if (truck->lost)
 		ereport(one_of_many ? WARNING : ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("truck \"%s\" is lost: it cannot go on from its position", truck->name),
@@ -253,6 +258,10 @@ trucker_resync(PG_FUNCTION_ARGS)
 {
 	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
+	if (truck->backfill && truck->reset_sql == NULL)
+		ereport(NOTICE,
+				(errmsg("truck \"%s\" has no option reset_sql", truck->name),
+				 errdetail("What its destination holds stays, and the backfill is written on top of it.")));
 	trucker_truck_request_resync(&truck->id);
 	trucker_at_commit_signal(&truck->id, true);
 	trucker_at_commit_scan();

@@ -30,7 +30,7 @@
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
 	"t.output_sql, t.output_connection, t.search_path, t.options, " \
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
-	"coalesce(s.needs_reset, false), coalesce(s.lost, false), s.slot_name " \
+	"coalesce(s.needs_reset, false), coalesce(s.lost, true), s.slot_name, s.truck_id IS NULL " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 /* ----
@@ -147,6 +147,7 @@ form_truck(HeapTuple tuple)
 	truck->needs_reset = bool_column(tuple, 13);
 	truck->lost = bool_column(tuple, 14);
 	truck->slot_name = text_column(tuple, 15);
+	truck->restored = bool_column(tuple, 16);
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -390,7 +391,10 @@ trucker_truck_input_names(const pg_uuid_t *id)
  * ----
  */
 
-/* Insert the definition; truck->id is filled in by the table's default. */
+/*
+ * Insert the definition, and a state: a truck without one has been restored from
+ * a dump.  truck->id is filled in by the table's default.
+ */
 void
 trucker_truck_insert(const TruckerTruck *truck)
 {
@@ -415,10 +419,11 @@ trucker_truck_insert(const TruckerTruck *truck)
 	values[8] = CStringGetTextDatum(truck->search_path);
 
 	catalog_begin(&access);
-	if (catalog_execute("INSERT INTO trucker.truck (name, owner, run_as, input_tables, input_sql, "
+	if (catalog_execute("WITH new AS (INSERT INTO trucker.truck (name, owner, run_as, input_tables, input_sql, "
 						"output_sql, output_connection, options, search_path) "
 						"VALUES ($1, $2::regrole, $3::regrole, "
-						"$4::regclass[], $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING",
+						"$4::regclass[], $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING RETURNING id) "
+						"INSERT INTO trucker.truck_state (truck_id) SELECT id FROM new",
 						9, types, values, nulls, SPI_OK_INSERT) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

@@ -36,7 +36,8 @@ typedef struct TruckerTruck
 	bool		enabled;
 	bool		needs_backfill;
 	bool		needs_reset;
-	bool		lost;
+	bool		lost;			/* cannot go on from its position */
+	bool		restored;		/* from a dump, which holds no position: lost, too */
 	char	   *slot_name;		/* recorded before the slot is made; or NULL */
 } TruckerTruck;
 
