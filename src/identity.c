@@ -64,6 +64,34 @@ trucker_identity_pop(const TruckerIdentity *saved)
 }
 
 /*
+ * Settings of the process itself, that neither postgresql.conf nor ALTER
+ * DATABASE nor ALTER ROLE may change.  Once, when the process starts.
+ */
+void
+trucker_identity_protect(void)
+{
+	static const char *const settings[][2] = {
+		/* between the role's transactions our own code runs: with a safe path */
+		{"search_path", "pg_catalog, pg_temp"},
+		/* others' defaults are for their sessions */
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_deferrable", "off"},
+
+		/*
+		 * A commit need not wait for the disk: the position is in the same
+		 * transaction as the data, and the slot is confirmed only up to what
+		 * has been flushed.  It must not wait for a standby: where our own
+		 * walsender counts as one, that would be waiting for ourselves.
+		 */
+		{"synchronous_commit", "off"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_OVERRIDE);
+}
+
+/*
  * Take over the settings that the role would have in a session of its own:
  * ALTER ROLE ... IN DATABASE, ALTER ROLE, ALTER DATABASE, ALTER ROLE ALL.
  * They become the session's defaults, to which trucker_identity_reset()
@@ -91,18 +119,6 @@ trucker_identity_init(Oid role, bool role_is_superuser)
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
 	trucker_identity_reset();
-
-	/* between the role's transactions our own code runs: with a safe path */
-	SetConfigOption("search_path", "pg_catalog, pg_temp",
-					PGC_USERSET, PGC_S_OVERRIDE);
-
-	/*
-	 * A commit need not wait for the disk: the position is in the same
-	 * transaction as the data, and the slot is confirmed only up to what has
-	 * been flushed.  It must not wait for a standby: where our own walsender
-	 * counts as one, that would be waiting for ourselves.
-	 */
-	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 static void
@@ -121,11 +137,6 @@ trucker_identity_begin(Oid role, bool role_is_superuser, const char *search_path
 {
 	SetSessionAuthorization(role, role_is_superuser);
 	StartTransactionCommand();
-
-	/* the role's defaults are for its sessions, not for trucker */
-	XactIsoLevel = XACT_READ_COMMITTED;
-	XactReadOnly = false;
-	XactDeferrable = false;
 
 	set_local("search_path", search_path);
 	/* the text form of an array must not depend on a role's setting */

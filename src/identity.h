@@ -20,6 +20,9 @@ extern void trucker_identity_push(TruckerIdentity *saved, Oid role, int sec_cont
 								  const char *search_path);
 extern void trucker_identity_pop(const TruckerIdentity *saved);
 
+/* in a worker */
+extern void trucker_identity_protect(void);
+
 /* in a worker: whole transactions as the truck's role */
 extern void trucker_identity_init(Oid role, bool role_is_superuser);
 extern void trucker_identity_begin(Oid role, bool role_is_superuser, const char *search_path);

@@ -18,10 +18,10 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "identity.h"
 #include "shmem.h"
 #include "slots.h"
 #include "truck.h"
@@ -123,7 +123,7 @@ trucker_probe_main(Datum main_arg)
 	if (!OidIsValid(DatumGetObjectId(main_arg)))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
-	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_OVERRIDE);
+	trucker_identity_protect();
 
 	context = AllocSetContextCreate(TopMemoryContext, "trucker probe", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);

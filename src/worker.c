@@ -205,6 +205,7 @@ trucker_stream_main(Datum main_arg)
 	if (!trucker_worker_attach(DatumGetInt32(main_arg), generation, &info))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(info.database, InvalidOid, 0);
+	trucker_identity_protect();
 	pgstat_report_appname(psprintf(TRUCKER_APPLICATION_NAME, info.name));
 
 	memset(&stream, 0, sizeof(stream));
