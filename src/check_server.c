@@ -86,17 +86,24 @@ check_plugin_allowed(const char *plugin)
 	const char *allowed = GetConfigOption("output_plugin_libraries", true, false);
 	List	   *names;
 	ListCell   *lc;
+	StringInfoData wanted;
 
 	if (allowed == NULL || !SplitIdentifierString(pstrdup(allowed), ',', &names))
 		return;
+	initStringInfo(&wanted);
 	foreach(lc, names)
+	{
 		if (strcmp(lfirst(lc), plugin) == 0)
 			return;
+		/* a comma in a name: ALTER SYSTEM was given the list as one string */
+		if (strchr(lfirst(lc), ',') == NULL)
+			appendStringInfo(&wanted, "%s, ", quote_identifier(lfirst(lc)));
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("output plugin \"%s\" is not in output_plugin_libraries", plugin),
-			 errhint("ALTER SYSTEM SET output_plugin_libraries = %s%s%s; SELECT pg_reload_conf();",
-					 allowed, allowed[0] ? ", " : "", plugin)));
+			 errhint("ALTER SYSTEM SET output_plugin_libraries = %s%s; SELECT pg_reload_conf();",
+					 wanted.data, plugin)));
 }
 
 /* ... and installed, in one of the directories that the server looks in. */

@@ -121,6 +121,7 @@ static void
 forget_batch(TruckerPipeline *pipeline)
 {
 	pipeline->in_batch = false;
+	pipeline->run_started = 0;
 	pipeline->current = NULL;
 	pipeline->toast_taken = NULL;
 	trucker_open_pipeline = NULL;
@@ -326,6 +327,7 @@ execute_run(TruckerPipeline *pipeline)
 		return;
 	wait_for_sources(pipeline);
 	started = GetCurrentTimestamp();
+	pipeline->run_started = started;
 
 	/*
 	 * statement_timeout is armed by the main loop of a session only.  Its
@@ -339,6 +341,7 @@ execute_run(TruckerPipeline *pipeline)
 	if (trucker_run_timeout > 0)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 
+	pipeline->run_started = 0;
 	log_slow_run(pipeline, input, started);
 	trucker_run_clear(input->run);
 	pipeline->current = NULL;
@@ -507,6 +510,9 @@ trucker_pipeline_error_context(void *arg)
 	TruckerPipeline *pipeline = arg;
 	TruckerInput *input = pipeline->current;
 
+	if (trucker_run_timeout > 0 && pipeline->run_started != 0 &&
+		TimestampDifferenceExceeds(pipeline->run_started, GetCurrentTimestamp(), trucker_run_timeout))
+		errcontext("run that has reached trucker.run_timeout (%d ms)", trucker_run_timeout);
 	if (!pipeline->in_batch)
 		errcontext("truck \"%s\"", pipeline->truck->name);
 	else if (input && input->run && input->run->nrows > 0)

@@ -41,6 +41,7 @@ typedef struct TruckerPipeline
 	bool		in_batch;
 	int64		batch_rows;
 	TimestampTz batch_started;
+	TimestampTz run_started;	/* 0: no SQL is being executed */
 	HTAB	   *toast_taken;	/* of the current source transaction */
 	int			nunseen;		/* source transactions perhaps not yet visible */
 	TransactionId *unseen;
