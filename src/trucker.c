@@ -79,5 +79,8 @@ _PG_init(void)
 		return;
 	trucker_shmem_init();
 	trucker_hooks_init();
-	trucker_launcher_register();
+
+	/* pg_upgrade wants its databases for itself */
+	if (!IsBinaryUpgrade)
+		trucker_launcher_register();
 }
