@@ -38,6 +38,7 @@ CREATE TABLE trucker.truck_state (
 	needs_reset    boolean NOT NULL DEFAULT false,
 	lost           boolean NOT NULL DEFAULT false,
 	slot_name      text,
+	confirmed_lsn  pg_lsn,		-- the slot's, noted when a stopped truck's worker has ended
 	last_error     text,
 	last_error_at  timestamptz
 );

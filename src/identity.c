@@ -139,8 +139,9 @@ trucker_identity_begin(Oid role, bool role_is_superuser, const char *search_path
 	StartTransactionCommand();
 
 	set_local("search_path", search_path);
-	/* the text form of an array must not depend on a role's setting */
+	/* what the text form of a value means must not depend on a role's setting */
 	set_local("array_nulls", "on");
+	set_local("xmloption", "content");
 	SetUserIdAndSecContext(role, SECURITY_LOCAL_USERID_CHANGE);
 }
 

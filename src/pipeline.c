@@ -115,6 +115,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 		ImportSnapshot(snapshot);
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
+	trucker_raise_if_role_is_gone(truck);
 }
 
 static void
@@ -513,12 +514,12 @@ trucker_pipeline_error_context(void *arg)
 	if (trucker_run_timeout > 0 && pipeline->run_started != 0 &&
 		TimestampDifferenceExceeds(pipeline->run_started, GetCurrentTimestamp(), trucker_run_timeout))
 		errcontext("run that has reached trucker.run_timeout (%d ms)", trucker_run_timeout);
-	if (!pipeline->in_batch)
-		errcontext("truck \"%s\"", pipeline->truck->name);
-	else if (input && input->run && input->run->nrows > 0)
+	if (pipeline->in_batch && input && input->run && input->run->nrows > 0)
 		errcontext("truck \"%s\", run of " INT64_FORMAT " rows of table %s, changes committed at %X/%X to %X/%X",
 				   pipeline->truck->name, input->run->nrows, input->program->relation->name,
 				   LSN_FORMAT_ARGS(input->run->first_lsn), LSN_FORMAT_ARGS(input->run->last_lsn));
+	else if (!pipeline->in_batch || !TransactionIdIsValid(pipeline->xid))
+		errcontext("truck \"%s\"", pipeline->truck->name);
 	else
 		errcontext("truck \"%s\", source transaction %u committed at %X/%X",
 				   pipeline->truck->name, pipeline->xid, LSN_FORMAT_ARGS(pipeline->commit_lsn));

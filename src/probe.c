@@ -4,7 +4,7 @@
  *
  * The launcher belongs to no database, so it sends a short-lived worker into
  * each that it must know about.  The probe reports the enabled trucks to shared
- * memory, and drops replication slots that bear our name and that no truck
+ * memory, notes where the slots of stopped trucks stand, and drops replication slots that bear our name and that no truck
  * needs: of dropped trucks, of a dropped extension, of a start that a crash cut
  * short.  It runs at server start and whenever start(), stop() and the like have
  * committed; never periodically.
@@ -64,6 +64,21 @@ contains(List *names, const char *name)
 }
 
 /*
+ * A worker has just ended, and its walsender will in a moment.  The launcher
+ * waits for us, so we do not wait for a worker that it has yet to end; it sends
+ * another probe after that.
+ */
+static void
+wait_for_walsenders(List *slots)
+{
+	ListCell   *lc;
+
+	foreach(lc, slots)
+		if (!trucker_is_walsender(trucker_slot_active_pid(lfirst(lc))))
+			(void) trucker_slot_wait_inactive(lfirst(lc), SLOT_WAIT_MS);
+}
+
+/*
  * Drop our slots that no truck needs.  Only a worker makes slots, and it commits
  * the name first; so a slot whose name is nowhere is nobody's.  The slots are
  * listed before the names are read: one that is made in between is not judged.
@@ -78,12 +93,7 @@ drop_orphans(List *slots, List *needed)
 		if (contains(needed, lfirst(lc)))
 			continue;
 
-		/*
-		 * The launcher waits for us, so we must not wait for a worker that it
-		 * has yet to end; it sends another probe after that.
-		 */
-		if (trucker_is_walsender(trucker_slot_active_pid(lfirst(lc))) ||
-			!trucker_slot_wait_inactive(lfirst(lc), SLOT_WAIT_MS))
+		if (trucker_slot_active_pid(lfirst(lc)) > 0)
 			continue;
 		trucker_slot_drop(lfirst(lc));
 		ereport(LOG,
@@ -128,6 +138,7 @@ trucker_probe_main(Datum main_arg)
 	context = AllocSetContextCreate(TopMemoryContext, "trucker probe", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	slots = trucker_slots_of_database(MyDatabaseId);
+	wait_for_walsenders(slots);
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -136,6 +147,7 @@ trucker_probe_main(Datum main_arg)
 	{
 		trucks = trucker_truck_enabled();
 		needed = trucker_truck_slot_names();
+		trucker_truck_note_confirmed();
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();

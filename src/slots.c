@@ -34,12 +34,16 @@ trucker_slot_new_name(void)
 	return psprintf(TRUCKER_SLOT_PREFIX "%u_" "%016llx", MyDatabaseId, (unsigned long long) token);
 }
 
-/* NULL if the slot can be read on from; else why not. */
+/*
+ * NULL if the slot can be read on from; else why not.  expected is the furthest
+ * that we can have confirmed, or InvalidXLogRecPtr if that is not known.
+ */
 const char *
-trucker_slot_trouble(const char *name)
+trucker_slot_trouble(const char *name, XLogRecPtr expected)
 {
 	ReplicationSlot *slot;
 	const char *trouble = NULL;
+	XLogRecPtr	confirmed = InvalidXLogRecPtr;
 
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
 	slot = SearchNamedReplicationSlot(name, false);
@@ -52,9 +56,13 @@ trucker_slot_trouble(const char *name)
 		SpinLockAcquire(&slot->mutex);
 		if (trucker_slot_is_invalidated(slot))
 			trouble = "invalidated";
+		confirmed = slot->data.confirmed_flush;
 		SpinLockRelease(&slot->mutex);
 		if (trouble)
 			trouble = psprintf("the server has removed WAL that its replication slot \"%s\" needs (max_slot_wal_keep_size)", name);
+		else if (!XLogRecPtrIsInvalid(expected) && confirmed > expected)
+			trouble = psprintf("its replication slot \"%s\" has been advanced to %X/%X while the truck was stopped at %X/%X",
+							   name, LSN_FORMAT_ARGS(confirmed), LSN_FORMAT_ARGS(expected));
 	}
 	LWLockRelease(ReplicationSlotControlLock);
 	return trouble;

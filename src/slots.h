@@ -5,11 +5,12 @@
 #ifndef TRUCKER_SLOTS_H
 #define TRUCKER_SLOTS_H
 
+#include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
 
 /* in slots.c */
 extern char *trucker_slot_new_name(void);
-extern const char *trucker_slot_trouble(const char *name);
+extern const char *trucker_slot_trouble(const char *name, XLogRecPtr expected);
 extern void trucker_slot_drop(const char *name);
 extern int	trucker_slot_active_pid(const char *name);
 extern bool trucker_slot_wait_inactive(const char *name, int timeout_ms);

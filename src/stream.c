@@ -26,7 +26,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -38,7 +37,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "backfill.h"
@@ -137,12 +135,7 @@ load(TruckerStream *stream)
 	stream->truck = trucker_truck_load(&stream->truck_id);
 	if (stream->truck && stream->truck->enabled && !stream->truck->lost)
 	{
-		if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(stream->truck->role)))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("the role of truck \"%s\" (OID %u) does not exist any more",
-							stream->truck->name, stream->truck->role),
-					 errhint("Drop the truck, and create it again with another role.")));
+		trucker_raise_if_role_is_gone(stream->truck);
 		stream->position = trucker_position_load(&stream->truck_id);
 		stream->names = trucker_truck_input_names(&stream->truck_id);
 		stream->pipeline = trucker_pipeline_create(stream->truck, decoder, stream->position);
@@ -224,18 +217,22 @@ static void
 check_position(TruckerStream *stream)
 {
 	const char *trouble = trucker_position_trouble(stream->position);
+	XLogRecPtr	noted = stream->truck->confirmed_lsn;
+	XLogRecPtr	expected = XLogRecPtrIsInvalid(noted) ? InvalidXLogRecPtr : Max(noted, stream->position->lsn);
 
 	if (!stream->position->exists)
 		trouble = "it has no position";
 	else if (stream->truck->slot_name == NULL)
 		trouble = "it has no replication slot";
 	if (trouble == NULL)
-		trouble = trucker_slot_trouble(stream->truck->slot_name);
+		trouble = trucker_slot_trouble(stream->truck->slot_name, expected);
 	if (trouble)
 		raise_lost(stream, trouble);
 
 	StartTransactionCommand();
 	check_names(stream);
+	if (!XLogRecPtrIsInvalid(noted))
+		trucker_truck_forget_confirmed(&stream->truck_id);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
 }

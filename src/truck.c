@@ -21,7 +21,9 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "identity.h"
 #include "truck.h"
@@ -30,7 +32,8 @@
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
 	"t.output_sql, t.output_connection, t.search_path, t.options, " \
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
-	"coalesce(s.needs_reset, false), coalesce(s.lost, true), s.slot_name, s.truck_id IS NULL " \
+	"coalesce(s.needs_reset, false), coalesce(s.lost, true), s.slot_name, s.truck_id IS NULL, " \
+	"coalesce(s.confirmed_lsn, '0/0') " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 /* ----
@@ -148,6 +151,7 @@ form_truck(HeapTuple tuple)
 	truck->lost = bool_column(tuple, 14);
 	truck->slot_name = text_column(tuple, 15);
 	truck->restored = bool_column(tuple, 16);
+	truck->confirmed_lsn = DatumGetLSN(column(tuple, 17, &isnull));
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -461,7 +465,7 @@ trucker_truck_request_resync(const pg_uuid_t *id)
 {
 	write_state("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
 				"SELECT $1, true WHERE $2 IS NULL ON CONFLICT (truck_id) DO UPDATE "
-				"SET needs_backfill = true, needs_reset = true, lost = false",
+				"SET needs_backfill = true, needs_reset = true, lost = false, confirmed_lsn = NULL",
 				id, NULL, SPI_OK_INSERT);
 }
 
@@ -496,6 +500,33 @@ trucker_truck_set_error(const pg_uuid_t *id, const char *message, bool lost)
 }
 
 /*
+ * Note, for trucks that are stopped, up to where their slots are confirmed.  The
+ * slot of a truck that rests must not move; if it does, somebody else has read
+ * from it or advanced it.
+ */
+void
+trucker_truck_note_confirmed(void)
+{
+	CatalogAccess access;
+
+	catalog_begin(&access);
+	catalog_execute("UPDATE trucker.truck_state s SET confirmed_lsn = r.confirmed_flush_lsn "
+					"FROM pg_replication_slots r WHERE r.slot_name = s.slot_name AND NOT r.active "
+					"AND NOT s.enabled AND s.confirmed_lsn IS NULL",
+					0, NULL, NULL, NULL, SPI_OK_UPDATE);
+	catalog_end(&access);
+}
+
+/* The truck's worker is about to move the slot again. */
+void
+trucker_truck_forget_confirmed(const pg_uuid_t *id)
+{
+	write_state("UPDATE trucker.truck_state SET confirmed_lsn = NULL "
+				"WHERE truck_id = $1 AND $2 IS NULL AND confirmed_lsn IS NOT NULL",
+				id, NULL, SPI_OK_UPDATE);
+}
+
+/*
  * Trucks that have begun to read a table under a name that it has no more are
  * lost: what it was called at which point of the WAL cannot be found out later.
  * Called in the transaction that has renamed something; returns how many trucks
@@ -519,6 +550,18 @@ trucker_truck_mark_renamed(void)
 	touched = (int) catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_UPDATE);
 	catalog_end(&access);
 	return touched;
+}
+
+/* A truck never runs with anybody else's rights. */
+void
+trucker_raise_if_role_is_gone(const TruckerTruck *truck)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(truck->role)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the role of truck \"%s\" (OID %u) does not exist any more",
+						truck->name, truck->role),
+				 errhint("Drop the truck with trucker.drop_truck(), and create it again with another role.")));
 }
 
 /* An input table is gone, and that is all that can be said. */

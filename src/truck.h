@@ -5,6 +5,7 @@
 #ifndef TRUCKER_TRUCK_H
 #define TRUCKER_TRUCK_H
 
+#include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
@@ -38,6 +39,7 @@ typedef struct TruckerTruck
 	bool		needs_reset;
 	bool		lost;			/* cannot go on from its position */
 	bool		restored;		/* from a dump, which holds no position: lost, too */
+	XLogRecPtr	confirmed_lsn;	/* of its slot, while the truck is stopped */
 	char	   *slot_name;		/* recorded before the slot is made; or NULL */
 } TruckerTruck;
 
@@ -66,7 +68,10 @@ extern void trucker_truck_set_slot(const pg_uuid_t *id, const char *slot_name);
 extern void trucker_truck_set_backfilled(const pg_uuid_t *id);
 extern void trucker_truck_set_error(const pg_uuid_t *id, const char *message, bool lost);
 
+extern void trucker_truck_note_confirmed(void);
+extern void trucker_truck_forget_confirmed(const pg_uuid_t *id);
 extern int	trucker_truck_mark_renamed(void);
+extern void trucker_raise_if_role_is_gone(const TruckerTruck *truck);
 extern void trucker_raise_dropped(const char *truck_name, Oid relid) pg_attribute_noreturn();
 
 extern List *trucker_truck_input_names(const pg_uuid_t *id);
