@@ -209,6 +209,7 @@ check_input(const TruckerTruck *truck, Oid relid)
 void
 trucker_check_truck(const TruckerTruck *truck)
 {
+	trucker_truck_check_role(truck);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < truck->ninputs; i++)
 		check_input(truck, truck->inputs[i]);

@@ -115,7 +115,8 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 		ImportSnapshot(snapshot);
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
-	trucker_raise_if_role_is_gone(truck);
+	trucker_truck_check_role(truck);
+	pipeline->role_is_superuser = superuser_arg(truck->role);
 }
 
 static void
@@ -124,6 +125,7 @@ forget_batch(TruckerPipeline *pipeline)
 	pipeline->in_batch = false;
 	pipeline->run_started = 0;
 	pipeline->current = NULL;
+	pipeline->changing = NULL;
 	pipeline->toast_taken = NULL;
 	trucker_open_pipeline = NULL;
 	for (int i = 0; i < pipeline->ninputs; i++)
@@ -458,6 +460,7 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 		raise_truncated(input);
 	if (message->kind == TRUCKER_MSG_INSERT || !pipeline->truck->inserts_only)
 	{
+		pipeline->changing = input;
 		trucker_row_from_message(input->row, input->program->relation, message,
 								 pipeline->decoder);
 		input->row->lsn = pipeline->commit_lsn;
@@ -465,6 +468,7 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 		input->row->committed_at = pipeline->committed_at;
 		check_key(input);
 		complete_row(pipeline, input);
+		pipeline->changing = NULL;
 		trucker_pipeline_add(pipeline, input);
 	}
 	MemoryContextSwitchTo(old);
@@ -514,7 +518,11 @@ trucker_pipeline_error_context(void *arg)
 	if (trucker_run_timeout > 0 && pipeline->run_started != 0 &&
 		TimestampDifferenceExceeds(pipeline->run_started, GetCurrentTimestamp(), trucker_run_timeout))
 		errcontext("run that has reached trucker.run_timeout (%d ms)", trucker_run_timeout);
-	if (pipeline->in_batch && input && input->run && input->run->nrows > 0)
+	if (pipeline->in_batch && pipeline->changing)
+		errcontext("truck \"%s\", change of table %s by source transaction %u committed at %X/%X",
+				   pipeline->truck->name, pipeline->changing->program->relation->name,
+				   pipeline->xid, LSN_FORMAT_ARGS(pipeline->commit_lsn));
+	else if (pipeline->in_batch && input && input->run && input->run->nrows > 0)
 		errcontext("truck \"%s\", run of " INT64_FORMAT " rows of table %s, changes committed at %X/%X to %X/%X",
 				   pipeline->truck->name, input->run->nrows, input->program->relation->name,
 				   LSN_FORMAT_ARGS(input->run->first_lsn), LSN_FORMAT_ARGS(input->run->last_lsn));

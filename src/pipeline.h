@@ -36,6 +36,7 @@ typedef struct TruckerPipeline
 	int			ninputs;
 	TruckerInput *inputs;
 	TruckerInput *current;		/* whose run has rows; or NULL */
+	TruckerInput *changing;		/* whose change is being taken over; or NULL */
 
 	/* the open batch */
 	bool		in_batch;

@@ -24,6 +24,7 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -128,6 +129,7 @@ trucker_relation_build(Relation rel)
 	relation->need_old = palloc0(Max(natts, 1) * sizeof(bool));
 	relation->input = palloc0(Max(natts, 1) * sizeof(FmgrInfo));
 	relation->input_param = palloc0(Max(natts, 1) * sizeof(Oid));
+	relation->names_objects = palloc0(Max(natts, 1) * sizeof(bool));
 
 	relation->has_toast = OidIsValid(rel->rd_rel->reltoastrelid);
 	(void) RelationGetIndexList(rel);	/* sets rd_pkindex and rd_replidindex */
@@ -305,6 +307,47 @@ check_lost_value(const TruckerRelation *relation, Form_pg_attribute attr,
 				 errhint("Use wal2json 2.6 or later, or keep such values out of the column; then call trucker.resync().")));
 }
 
+/* Does the type's text form name an object, perhaps without its schema? */
+static bool
+names_objects(Oid type)
+{
+	Oid			base = getBaseType(type);
+	Oid			element = get_element_type(base);
+
+	switch (OidIsValid(element) ? getBaseType(element) : base)
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGCOLLATIONOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Names were written under the walsender's search_path, pg_catalog, and must be
+ * read under the same, whatever the truck's is.
+ */
+static Datum
+convert_name(FmgrInfo *input, const char *text, Oid param, int32 typmod)
+{
+	int			nestlevel = NewGUCNestLevel();
+	Datum		value;
+
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	value = InputFunctionCall(input, unconstify(char *, text), param, typmod);
+	AtEOXact_GUC(true, nestlevel);
+	return value;
+}
+
 static Datum
 convert(TruckerRelation *relation, int attnum, const char *text,
 		const TruckerDecoder *decoder)
@@ -318,9 +361,12 @@ convert(TruckerRelation *relation, int attnum, const char *text,
 
 		getTypeInputInfo(attr->atttypid, &function, &relation->input_param[attnum - 1]);
 		fmgr_info_cxt(function, input, GetMemoryChunkContext(relation));
+		relation->names_objects[attnum - 1] = names_objects(attr->atttypid);
 	}
 	if (decoder->bytea_lacks_prefix && attr->atttypid == BYTEAOID)
 		text = psprintf("\\x%s", text);
+	if (relation->names_objects[attnum - 1])
+		return convert_name(input, text, relation->input_param[attnum - 1], attr->atttypmod);
 	return InputFunctionCall(input, unconstify(char *, text),
 							 relation->input_param[attnum - 1], attr->atttypmod);
 }
@@ -336,7 +382,9 @@ store_value(Datum *values, TruckerPresence *presence, int attnum,
 		presence[attnum - 1] = TRUCKER_IS_NULL;
 		return;
 	}
+	relation->converting = attnum;
 	values[attnum - 1] = convert(relation, attnum, text, decoder);
+	relation->converting = 0;
 	presence[attnum - 1] = TRUCKER_PRESENT;
 }
 
@@ -382,6 +430,17 @@ is_live(const TruckerRelation *relation, int attnum)
 		!TupleDescAttr(relation->desc, attnum - 1)->attisdropped;
 }
 
+static void
+conversion_error_context(void *arg)
+{
+	TruckerRelation *relation = arg;
+
+	if (relation->converting != 0)
+		errcontext("value of column \"%s\" of table %s, as it was when the change was made",
+				   NameStr(TupleDescAttr(relation->desc, relation->converting - 1)->attname),
+				   relation->name);
+}
+
 /*
  * Take over a change.  Only the values that somebody needs are converted, into
  * the current memory context.
@@ -393,6 +452,12 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 {
 	int			message_hint = 0;
 	int			table_hint = 0;
+	ErrorContextCallback callback;
+
+	callback.callback = conversion_error_context;
+	callback.arg = relation;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 
 	trucker_row_clear(row, relation);
 	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
@@ -422,6 +487,7 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 			store_value(row->oldvalues, row->oldpresence, attnum, relation,
 						field->value, decoder);
 	}
+	error_context_stack = callback.previous;
 }
 
 /*

@@ -39,6 +39,8 @@ typedef struct TruckerRelation
 	bool	   *need_old;
 	FmgrInfo   *input;			/* input functions, looked up when first needed */
 	Oid		   *input_param;
+	bool	   *names_objects;	/* is the text an object's name (regclass ...)? */
+	int			converting;		/* attnum at hand, for errors; 0: none */
 } TruckerRelation;
 
 /* The metadata columns of r, in order. */

@@ -135,7 +135,7 @@ load(TruckerStream *stream)
 	stream->truck = trucker_truck_load(&stream->truck_id);
 	if (stream->truck && stream->truck->enabled && !stream->truck->lost)
 	{
-		trucker_raise_if_role_is_gone(stream->truck);
+		trucker_truck_check_role(stream->truck);
 		stream->position = trucker_position_load(&stream->truck_id);
 		stream->names = trucker_truck_input_names(&stream->truck_id);
 		stream->pipeline = trucker_pipeline_create(stream->truck, decoder, stream->position);

@@ -552,16 +552,35 @@ trucker_truck_mark_renamed(void)
 	return touched;
 }
 
-/* A truck never runs with anybody else's rights. */
-void
-trucker_raise_if_role_is_gone(const TruckerTruck *truck)
+static void
+check_role_exists(const TruckerTruck *truck, Oid role, const char *what)
 {
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(truck->role)))
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the role of truck \"%s\" (OID %u) does not exist any more",
-						truck->name, truck->role),
-				 errhint("Drop the truck with trucker.drop_truck(), and create it again with another role.")));
+				 errmsg("the %s of truck \"%s\" (OID %u) does not exist any more",
+						what, truck->name, role),
+				 errhint("Drop the truck with trucker.drop_truck(), and create it again.")));
+}
+
+/*
+ * May the truck's SQL still run as its role?  Raises an error if not: roles are
+ * dropped, and memberships revoked, while a truck runs.
+ */
+void
+trucker_truck_check_role(const TruckerTruck *truck)
+{
+	check_role_exists(truck, truck->owner, "owner");
+	check_role_exists(truck, truck->role, "role");
+	if (!is_member_of_role(truck->owner, truck->role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("owner \"%s\" of truck \"%s\" is not a member of its role \"%s\"",
+						GetUserNameFromId(truck->owner, false), truck->name,
+						GetUserNameFromId(truck->role, false)),
+				 errhint("GRANT %s TO %s;",
+						 quote_identifier(GetUserNameFromId(truck->role, false)),
+						 quote_identifier(GetUserNameFromId(truck->owner, false)))));
 }
 
 /* An input table is gone, and that is all that can be said. */

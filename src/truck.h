@@ -71,7 +71,7 @@ extern void trucker_truck_set_error(const pg_uuid_t *id, const char *message, bo
 extern void trucker_truck_note_confirmed(void);
 extern void trucker_truck_forget_confirmed(const pg_uuid_t *id);
 extern int	trucker_truck_mark_renamed(void);
-extern void trucker_raise_if_role_is_gone(const TruckerTruck *truck);
+extern void trucker_truck_check_role(const TruckerTruck *truck);
 extern void trucker_raise_dropped(const char *truck_name, Oid relid) pg_attribute_noreturn();
 
 extern List *trucker_truck_input_names(const pg_uuid_t *id);
