@@ -7,8 +7,6 @@ CREATE FUNCTION trucker_test_decode(text) RETURNS text
 	AS 'trucker', 'trucker_test_decode' LANGUAGE C STRICT;
 CREATE FUNCTION trucker_test_wal2json_options(text[]) RETURNS text
 	AS 'trucker', 'trucker_test_wal2json_options' LANGUAGE C STRICT;
-CREATE FUNCTION trucker_test_wal2json_options(text[], commit_time boolean) RETURNS text
-	AS 'trucker', 'trucker_test_wal2json_options' LANGUAGE C STRICT;
 \pset format unaligned
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
@@ -289,7 +287,6 @@ END $$;
 -- quoted for the replication grammar: quotes doubled, backslashes not.
 --
 SELECT trucker_test_wal2json_options('{public,t}');
-SELECT trucker_test_wal2json_options('{public,t}', commit_time => true);
 SELECT n, substring(trucker_test_wal2json_options(ARRAY['public', n]) FROM '"add-tables" .*') AS add_tables
 FROM unnest(ARRAY['Mixed Case', 'a.b', 'a,b', 'it''s', 'say "x"', '*', '*.*', '\', '\\', E'new\nline', E'tab\t', ' ', 'naïve', '日本', 'plain_1']) n;
 SELECT substring(trucker_test_wal2json_options('{a,b,"*","*",x.y,"z,"}') FROM '"add-tables" .*') AS add_tables;
@@ -297,4 +294,4 @@ SELECT substring(trucker_test_wal2json_options('{a,b,"*","*",x.y,"z,"}') FROM '"
 SELECT substring(trucker_test_wal2json_options('{}') FROM '"add-tables" .*') AS add_tables;
 
 DROP FUNCTION outcome(text), refusal(text), trucker_test_decode(text),
-	trucker_test_wal2json_options(text[]), trucker_test_wal2json_options(text[], boolean);
+	trucker_test_wal2json_options(text[]);

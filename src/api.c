@@ -198,12 +198,14 @@ is_lost(const TruckerTruck *truck, bool one_of_many)
 		ereport(one_of_many ? WARNING : ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("truck \"%s\" was restored from a dump, and its position was not", truck->name),
-				 errhint("SELECT trucker.resync('%s') makes it run its reset_sql and load the destination anew when it starts.", truck->name)));
+				 errhint("SELECT trucker.resync(%s) makes it run its reset_sql and load the destination anew when it starts.",
+						 quote_literal_cstr(truck->name))));
 	else if (truck->lost)
 		ereport(one_of_many ? WARNING : ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("truck \"%s\" is lost: it cannot go on from its position", truck->name),
-				 errhint("SELECT trucker.resync('%s') loads the destination anew.", truck->name)));
+				 errhint("SELECT trucker.resync(%s) loads the destination anew.",
+						 quote_literal_cstr(truck->name))));
 	return truck->lost;
 }
 
@@ -298,7 +300,7 @@ check_can_progress(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("truck \"%s\" is stopped", name),
-				 errhint("SELECT trucker.start('%s');", name)));
+				 errhint("SELECT trucker.start(%s);", quote_literal_cstr(name))));
 }
 
 static bool
@@ -335,6 +337,10 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 	TimestampTz deadline;
 
 	trucker_check_preloaded();
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("trucks do not run on a standby server")));
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "executor/tuptable.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -27,6 +28,7 @@ static void
 run_reset_sql(const TruckerPipeline *pipeline)
 {
 	List	   *statements = trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true);
+	int			nestlevel = NewGUCNestLevel();
 	ListCell   *lc;
 
 	foreach(lc, statements)
@@ -36,6 +38,7 @@ run_reset_sql(const TruckerPipeline *pipeline)
 
 		trucker_script_execute(script, NULL, NULL, NULL);
 	}
+	AtEOXact_GUC(false, nestlevel);
 }
 
 /* A row of the table as if it had been inserted just now. */

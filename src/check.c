@@ -71,44 +71,6 @@ check_kind(Relation rel)
 		refuse_table(rel, "it belongs to trucker", NULL);
 }
 
-static void
-check_identity(const TruckerTruck *truck, const TruckerRelation *relation)
-{
-	if (truck->inserts_only || relation->identity != NULL || relation->identity_full)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("table %s has no replica identity", relation->name),
-			 errdetail("Its updates and deletes would not reach the truck."),
-			 errhint("Add a primary key, or ALTER TABLE %s REPLICA IDENTITY FULL; or create the truck with the option \"inserts_only\": true.",
-					 relation->name)));
-}
-
-static void
-check_old_columns(const TruckerTruck *truck, const TruckerProgram *program)
-{
-	const TruckerRelation *relation = program->relation;
-
-	if (truck->inserts_only || relation->identity_full)
-		return;
-	for (int i = 0; i < program->type->desc->natts; i++)
-	{
-		TruckerColumn *column = &program->type->columns[i];
-
-		if (column->source != TRUCKER_FROM_OLD ||
-			bms_is_member(column->number, relation->identity))
-			continue;
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the SQL of truck \"%s\" reads \"old__%s\", which table %s does not log",
-						truck->name,
-						NameStr(TupleDescAttr(relation->desc, column->number - 1)->attname),
-						relation->name),
-				 errdetail("Only the columns of the replica identity have old values in the WAL."),
-				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL;", relation->name)));
-	}
-}
-
 /* What may stop this truck one day. */
 static void
 warn(const TruckerTruck *truck, const TruckerProgram *program)
@@ -194,8 +156,7 @@ check_input(const TruckerTruck *truck, Oid relid)
 						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
 						  truck->search_path);
 	program = trucker_program_create(truck, &trucker_output_local, rel);
-	check_identity(truck, program->relation);
-	check_old_columns(truck, program);
+	trucker_program_check_identity(program);
 	trucker_program_check(program, &written);
 	trucker_identity_pop(&saved);
 

@@ -62,7 +62,6 @@ typedef struct TruckerMessage
 typedef struct TruckerDecodeRequest
 {
 	List	   *tables;			/* of TruckerTableName *, historic names included */
-	bool		commit_time;	/* is meta__committed_at read? */
 } TruckerDecodeRequest;
 
 typedef struct TruckerTableName

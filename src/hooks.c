@@ -12,9 +12,11 @@
  *	 transaction, which may be a long backfill.  So they are ended before the
  *	 command, and started again if it is rolled back.  When it has committed, a
  *	 probe drops the slots.
- * - A renamed table: the output plugin filters by the name at the time of the
- *	 change, so a rename makes what follows invisible to a truck that reads the
- *	 table.  The renaming transaction itself marks such trucks as lost.
+ * - An input table that is renamed, made unlogged, or robbed of its replica
+ *	 identity: the output plugin filters by the name at the time of the change,
+ *	 and leaves out what has no identity, so what follows would be invisible to
+ *	 the trucks that read the table.  The transaction that does it marks them as
+ *	 lost.
  * - In a worker's own batch: no SQL, also none in a function or a trigger, may
  *	 write to the truck's own input tables; that would go round for ever.
  */
@@ -184,7 +186,10 @@ quiesce(Oid database)
 
 	trucker_wait_progress_prepare();
 	while (trucker_database_workers(database) > 0 && GetCurrentTimestamp() < deadline)
-		(void) trucker_wait_progress(1000);
+	{
+		if (!trucker_wait_progress(TRUCKER_END_PATIENCE_MS))
+			trucker_set_database_closing(database, true);
+	}
 	trucker_wait_progress_end();
 
 	/* their walsenders follow; others' uses of the slots are not our business */
@@ -227,16 +232,34 @@ drops_trucker(Node *node)
 	return false;
 }
 
-static void
-look_for_renamed_inputs(void)
+/* Could this statement make changes of a table invisible? */
+static bool
+alters_tables(Node *node)
 {
-	if (!OidIsValid(get_extension_oid("trucker", true)))
+	switch (nodeTag(node))
+	{
+		case T_RenameStmt:
+		case T_AlterObjectSchemaStmt:
+		case T_AlterTableStmt:
+			return true;
+		case T_DropStmt:
+			return ((DropStmt *) node)->removeType == OBJECT_INDEX;
+		default:
+			return false;
+	}
+}
+
+static void
+look_for_unreadable_inputs(void)
+{
+	/* an extension's script may be altering our own tables just now */
+	if (creating_extension || !OidIsValid(get_extension_oid("trucker", true)))
 		return;
 	CommandCounterIncrement();
-	if (trucker_truck_mark_renamed() == 0)
+	if (trucker_truck_mark_unreadable() == 0)
 		return;
 	ereport(WARNING,
-			(errmsg("trucks that read a renamed table cannot go on"),
+			(errmsg("trucks that read this table cannot go on"),
 			 errhint("SELECT truck, last_error FROM trucker.status WHERE state = 'lost';")));
 	trucker_at_commit_scan();
 }
@@ -254,8 +277,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	else
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
 								query_env, dest, qc);
-	if (IsA(pstmt->utilityStmt, RenameStmt) || IsA(pstmt->utilityStmt, AlterObjectSchemaStmt))
-		look_for_renamed_inputs();
+	if (alters_tables(pstmt->utilityStmt))
+		look_for_unreadable_inputs();
 }
 
 /* ----

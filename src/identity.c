@@ -77,6 +77,10 @@ trucker_identity_protect(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_deferrable", "off"},
+		/* an error shall end an attempt, not the process */
+		{"exit_on_error", "off"},
+		/* templates compare .input_table */
+		{"quote_all_identifiers", "off"},
 
 		/*
 		 * A commit need not wait for the disk: the position is in the same
@@ -98,8 +102,9 @@ trucker_identity_protect(void)
  * returns.  Outside any transaction.  (postinit.c's process_settings, which does
  * this for ordinary sessions, is not exported.)
  *
- * It is done as the role, because checks of values ask who the session's user
- * is: ALTER ROLE ... SET role = 'postgres' must fail here as it does at login.
+ * It is done as the role and in a restricted context: anybody may say ALTER ROLE
+ * ... SET session_authorization = 'postgres' of himself, and the checks of such
+ * values would ask whether *we* may.  Here they are refused, with a warning.
  */
 void
 trucker_identity_init(Oid role, bool role_is_superuser)
@@ -109,6 +114,7 @@ trucker_identity_init(Oid role, bool role_is_superuser)
 
 	SetSessionAuthorization(role, role_is_superuser);
 	StartTransactionCommand();
+	SetUserIdAndSecContext(role, SECURITY_LOCAL_USERID_CHANGE);
 	rel = table_open(DbRoleSettingRelationId, AccessShareLock);
 	snapshot = RegisterSnapshot(GetCatalogSnapshot(DbRoleSettingRelationId));
 	ApplySetting(snapshot, MyDatabaseId, role, rel, PGC_S_DATABASE_USER);

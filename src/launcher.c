@@ -228,8 +228,11 @@ tend_workers(void)
 			continue;
 		if (info.pid != 0)
 		{
-			if (!info.wanted)
+			if (!info.wanted || info.restart)
+			{
 				trucker_worker_terminate(i, info.generation);
+				this_wait = TRUCKER_END_PATIENCE_MS;
+			}
 		}
 		else if (is_pending(i))
 			continue;			/* we are told when it starts and when it ends */

@@ -163,11 +163,12 @@ finish_connecting(TruckerConn *conn, TimestampTz deadline)
 
 /*
  * Connect.  keywords and values are libpq's, NULL-terminated.  Raises class 08
- * errors; hint, if not NULL, says what the user may do about them.
+ * errors; hint, if not NULL, says what the user may do about them.  With secret,
+ * what libpq says (it names host, port and user) is for the server's log only.
  */
 TruckerConn *
 trucker_conn_open(const char *const *keywords, const char *const *values,
-				  int timeout_ms, const char *hint)
+				  int timeout_ms, const char *hint, bool secret)
 {
 	TruckerConn *conn = palloc0(sizeof(TruckerConn));
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
@@ -195,6 +196,7 @@ trucker_conn_open(const char *const *keywords, const char *const *values,
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				 errmsg("could not connect to server"),
+				 secret ? errdetail_log("%s", pchomp(PQerrorMessage(conn->pg))) :
 				 errdetail_internal("%s", pchomp(PQerrorMessage(conn->pg))),
 				 hint ? errhint("%s", hint) : 0));
 

@@ -20,7 +20,7 @@ typedef struct TruckerConn
 
 /* in pgconn.c */
 extern TruckerConn *trucker_conn_open(const char *const *keywords, const char *const *values,
-									  int timeout_ms, const char *hint);
+									  int timeout_ms, const char *hint, bool secret);
 extern void trucker_conn_close(TruckerConn *conn);
 extern PGresult *trucker_conn_exec(TruckerConn *conn, const char *command, ExecStatusType expected);
 extern bool trucker_conn_wait(TruckerConn *conn, long timeout_ms);

@@ -36,6 +36,7 @@
 #include "storage/procarray.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -197,6 +198,7 @@ compile(TruckerPipeline *pipeline, TruckerInput *input)
 
 	old = MemoryContextSwitchTo(pipeline->context);
 	input->program = trucker_program_create(pipeline->truck, pipeline->output, input->rel);
+	trucker_program_check_identity(input->program);
 	input->context = AllocSetContextCreate(pipeline->context, "trucker input table",
 										   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(input->context);
@@ -325,6 +327,7 @@ execute_run(TruckerPipeline *pipeline)
 	TruckerInput *input = pipeline->current;
 	TimestampTz started;
 	MemoryContext old;
+	int			nestlevel;
 
 	if (input == NULL)
 		return;
@@ -338,9 +341,13 @@ execute_run(TruckerPipeline *pipeline)
 	 */
 	if (trucker_run_timeout > 0)
 		enable_timeout_after(STATEMENT_TIMEOUT, trucker_run_timeout);
+
+	/* what the SQL SETs ends with the run, and does not reach what follows */
+	nestlevel = NewGUCNestLevel();
 	old = MemoryContextSwitchTo(input->run->context);
 	run_sql(input);
 	MemoryContextSwitchTo(old);
+	AtEOXact_GUC(false, nestlevel);
 	if (trucker_run_timeout > 0)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 

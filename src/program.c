@@ -219,6 +219,55 @@ trucker_program_plans(TruckerProgram *program, TruckerOperation operation,
 	return *plans;
 }
 
+static void
+check_identity(const TruckerTruck *truck, const TruckerRelation *relation)
+{
+	if (truck->inserts_only || relation->identity != NULL || relation->identity_full)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table %s has no replica identity", relation->name),
+			 errdetail("Its updates and deletes would not reach the truck."),
+			 errhint("Add a primary key, or ALTER TABLE %s REPLICA IDENTITY FULL; or create the truck with the option \"inserts_only\": true.",
+					 relation->name)));
+}
+
+static void
+check_old_columns(const TruckerTruck *truck, const TruckerProgram *program)
+{
+	const TruckerRelation *relation = program->relation;
+
+	if (truck->inserts_only || relation->identity_full)
+		return;
+	for (int i = 0; i < program->type->desc->natts; i++)
+	{
+		TruckerColumn *column = &program->type->columns[i];
+
+		if (column->source != TRUCKER_FROM_OLD ||
+			bms_is_member(column->number, relation->identity))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the SQL of truck \"%s\" reads \"old__%s\", which table %s does not log",
+						truck->name,
+						NameStr(TupleDescAttr(relation->desc, column->number - 1)->attname),
+						relation->name),
+				 errdetail("Only the columns of the replica identity have old values in the WAL."),
+				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL;", relation->name)));
+	}
+}
+
+/*
+ * Does the table log what the truck needs?  Raises an error that names the ALTER
+ * TABLE to run.
+ */
+void
+trucker_program_check_identity(const TruckerProgram *program)
+{
+	check_identity(program->truck, program->relation);
+	check_old_columns(program->truck, program);
+}
+
 /*
  * Plan everything once, check the current user's rights on all that the plans
  * touch, and add the tables (Oid) that they write to *written.
@@ -264,10 +313,4 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 	}
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
-}
-
-bool
-trucker_program_reads_commit_time(const TruckerProgram *program)
-{
-	return trucker_row_type_reads(program->type, TRUCKER_FROM_META, TRUCKER_META_COMMITTED_AT);
 }

@@ -40,8 +40,8 @@ typedef struct TruckerProgram
 extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, const TruckerOutputRoutine *output, Relation rel);
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
+extern void trucker_program_check_identity(const TruckerProgram *program);
 extern void trucker_program_check(TruckerProgram *program, List **written);
 extern void trucker_program_check_syntax(const TruckerTruck *truck);
-extern bool trucker_program_reads_commit_time(const TruckerProgram *program);
 
 #endif							/* TRUCKER_PROGRAM_H */

@@ -108,8 +108,6 @@ build_parameters(Parameters *params, const char *database,
 {
 	char	   *host = first_socket_directory();
 	char	   *user = GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false);
-	const char *used_user = user;
-	const char *used_host = host;
 	StringInfoData options;
 
 	set_parameter(params, "host", host ? host : "localhost");
@@ -123,10 +121,6 @@ build_parameters(Parameters *params, const char *database,
 	{
 		if (strcmp(params->keywords[i], "options") == 0)
 			appendStringInfo(&options, "%s ", params->values[i]);
-		else if (strcmp(params->keywords[i], "user") == 0)
-			used_user = params->values[i];
-		else if (strcmp(params->keywords[i], "host") == 0)
-			used_host = params->values[i];
 	}
 	appendStringInfo(&options, WALSENDER_OPTIONS " -c lc_monetary=%s",
 					 GetConfigOption("lc_monetary", false, false));
@@ -137,13 +131,15 @@ build_parameters(Parameters *params, const char *database,
 	set_parameter(params, "client_encoding", GetDatabaseEncodingName());
 	set_parameter(params, "application_name", application_name);
 
+	if (trucker_replication_conninfo && trucker_replication_conninfo[0])
+		return "Check trucker.replication_conninfo and pg_hba.conf.  A logical replication connection is matched by its database's name.";
 	return psprintf("trucker reads this server's WAL over a replication connection to itself.  "
 					"If pg_hba.conf refuses it, add a line such as: %s %s %s%s  peer  "
 					"(a logical replication connection is matched by its database's name; peer wants an OS user of the role's name, or a map).  "
 					"Another login can be set in trucker.replication_conninfo.",
-					is_absolute_path(used_host ? used_host : "localhost") ? "local " : "host ",
-					quote_identifier(database), quote_identifier(used_user),
-					is_absolute_path(used_host ? used_host : "localhost") ? "" : "  127.0.0.1/32");
+					host ? "local " : "host ",
+					quote_identifier(database), quote_identifier(user),
+					host ? "" : "  127.0.0.1/32");
 }
 
 /*
@@ -160,7 +156,8 @@ trucker_replication_open(const char *database, const char *application_name)
 	memset(&params, 0, sizeof(params));
 	hint = build_parameters(&params, database, application_name);
 	rep->conn = trucker_conn_open(params.keywords, params.values,
-								  CONNECT_TIMEOUT_MS, hint);
+								  CONNECT_TIMEOUT_MS, hint,
+								  trucker_replication_conninfo && trucker_replication_conninfo[0]);
 	return rep;
 }
 

@@ -470,9 +470,13 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 
 		if (attnum == 0)
 			attnum = attnum_by_name(relation->desc, field->name, &table_hint);
-		if (is_live(relation, attnum) && relation->need_new[attnum - 1])
+		if (!is_live(relation, attnum))
+			continue;
+		if (relation->need_new[attnum - 1])
 			store_value(row->newvalues, row->newpresence, attnum, relation,
 						field->value, decoder);
+		else
+			row->newpresence[attnum - 1] = TRUCKER_UNREAD;
 	}
 	for (int i = 0; i < message->nold; i++)
 	{
@@ -509,6 +513,26 @@ missing_value(const TruckerRelation *relation, Form_pg_attribute attr,
 	return getmissingattr(relation->desc, attr->attnum, isnull);
 }
 
+/*
+ * The replica identity says that old values of this column are logged, but the
+ * change has none.  Where it has the new one the column existed, so the identity
+ * was another then.
+ */
+static Datum
+missing_old_value(const TruckerRow *row, const TruckerRelation *relation,
+				  Form_pg_attribute attr, bool *isnull)
+{
+	if (row->operation == TRUCKER_DELETE ||
+		row->newpresence[attr->attnum - 1] != TRUCKER_ABSENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a change of table %s carries no old value for column \"%s\"",
+						relation->name, NameStr(attr->attname)),
+				 errdetail("The table's replica identity, or its columns, were others when the change was made."),
+				 errhint("Call trucker.resync() to load the table anew.")));
+	return missing_value(relation, attr, isnull);
+}
+
 static Datum
 project_table_column(const TruckerRow *row, const TruckerRelation *relation,
 					 bool old, int attnum, bool *isnull)
@@ -524,7 +548,9 @@ project_table_column(const TruckerRow *row, const TruckerRelation *relation,
 		return (Datum) 0;		/* such a change has no such side */
 	if (old && !bms_is_member(attnum, relation->identity))
 		return (Datum) 0;		/* beyond the replica identity */
-	return missing_value(relation, TupleDescAttr(relation->desc, attnum - 1), isnull);
+	return old ?
+		missing_old_value(row, relation, TupleDescAttr(relation->desc, attnum - 1), isnull) :
+		missing_value(relation, TupleDescAttr(relation->desc, attnum - 1), isnull);
 }
 
 static Datum

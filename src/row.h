@@ -82,7 +82,8 @@ typedef enum TruckerPresence
 {
 	TRUCKER_ABSENT,
 	TRUCKER_IS_NULL,
-	TRUCKER_PRESENT
+	TRUCKER_PRESENT,
+	TRUCKER_UNREAD				/* it is there, and nobody wants to know */
 } TruckerPresence;
 
 /* One change.  Arrays by attnum - 1. */

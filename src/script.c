@@ -36,13 +36,22 @@
  * ----
  */
 
+/* SELECT INTO: in a set operation, INTO stands in the leftmost SELECT. */
+static bool
+is_select_into(const SelectStmt *select)
+{
+	while (select->op != SETOP_NONE)
+		select = select->larg;
+	return select->intoClause != NULL;
+}
+
 static bool
 is_allowed(Node *stmt, bool allow_truncate)
 {
 	switch (nodeTag(stmt))
 	{
 		case T_SelectStmt:
-			return ((SelectStmt *) stmt)->intoClause == NULL;
+			return !is_select_into((SelectStmt *) stmt);
 		case T_InsertStmt:
 		case T_UpdateStmt:
 		case T_DeleteStmt:

@@ -39,6 +39,7 @@ typedef struct WorkerEntry
 	bool		in_use;
 	bool		poked;
 	Latch	   *latch;			/* of the running worker, or NULL */
+	TimestampTz ending_since;	/* it has been told to end; 0: it has not */
 	TruckerWorkerInfo info;
 } WorkerEntry;
 
@@ -385,16 +386,35 @@ trucker_worker_forget(int index, uint64 generation)
 	ConditionVariableBroadcast(&shared->progress);
 }
 
-/* End the worker of an entry, if there is one. */
+/*
+ * Tell a worker, if there is one, to end; and when it has not done so after a
+ * while, make it.  Under the lock, so that the pid is the worker's.
+ */
+static void
+end_worker_locked(WorkerEntry *entry)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (entry->info.pid == 0)
+		return;
+	if (entry->ending_since == 0)
+	{
+		entry->ending_since = now;
+		kill(entry->info.pid, SIGINT);
+	}
+	else if (TimestampDifferenceExceeds(entry->ending_since, now, TRUCKER_END_PATIENCE_MS))
+		kill(entry->info.pid, SIGTERM);
+}
+
+/* End the worker of an entry, if there is one.  To be called until it is gone. */
 void
 trucker_worker_terminate(int index, uint64 generation)
 {
 	WorkerEntry *entry = &shared->workers[index];
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	if (entry->in_use && entry->info.generation == generation &&
-		entry->info.pid != 0)
-		kill(entry->info.pid, SIGTERM);
+	if (entry->in_use && entry->info.generation == generation)
+		end_worker_locked(entry);
 	LWLockRelease(shared_lock);
 }
 
@@ -456,9 +476,7 @@ trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, bool restart)
 		{
 			entry->info.restart = true;
 			entry->info.applied_lsn = InvalidXLogRecPtr;
-			/* under the lock, so that the pid is still the worker's */
-			if (entry->info.pid != 0)
-				kill(entry->info.pid, SIGTERM);
+			end_worker_locked(entry);
 		}
 		else if (entry->latch)
 		{
@@ -503,23 +521,30 @@ trucker_set_database_closing(Oid database, bool closing)
 		{
 			WorkerEntry *entry = &shared->workers[i];
 
-			if (entry->in_use && entry->info.database == database &&
-				entry->info.pid != 0)
-				kill(entry->info.pid, SIGTERM);
+			if (entry->in_use && entry->info.database == database)
+				end_worker_locked(entry);
 		}
 	}
 	wake_launcher_locked();
 	LWLockRelease(shared_lock);
 }
 
+static bool
+is_closing_locked(Oid database)
+{
+	for (int i = 0; i < shared->nclosing; i++)
+		if (shared->closing[i] == database)
+			return true;
+	return false;
+}
+
 bool
 trucker_database_closing(Oid database)
 {
-	bool		closing = false;
+	bool		closing;
 
 	LWLockAcquire(shared_lock, LW_SHARED);
-	for (int i = 0; i < shared->nclosing; i++)
-		closing |= shared->closing[i] == database;
+	closing = is_closing_locked(database);
 	LWLockRelease(shared_lock);
 	return closing;
 }
@@ -576,13 +601,13 @@ trucker_worker_attach(int index, uint64 generation, TruckerWorkerInfo *info)
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	mine = entry->in_use && entry->info.generation == generation &&
-		entry->info.wanted && entry->info.pid == 0;
-	for (int i = 0; mine && i < shared->nclosing; i++)
-		mine = shared->closing[i] != entry->info.database;
+		entry->info.wanted && entry->info.pid == 0 &&
+		!is_closing_locked(entry->info.database);
 	if (mine)
 	{
 		entry->latch = MyLatch;
 		entry->poked = false;
+		entry->ending_since = 0;
 		entry->info.pid = MyProcPid;
 		entry->info.restart = false;
 		entry->info.state = TRUCKER_STARTING;
@@ -655,6 +680,19 @@ trucker_worker_set_applied(XLogRecPtr lsn, TimestampTz at)
 	LWLockRelease(shared_lock);
 	if (progress)
 		ConditionVariableBroadcast(&shared->progress);
+}
+
+/* Has the worker been told to end? */
+bool
+trucker_worker_must_end(void)
+{
+	bool		must_end;
+
+	LWLockAcquire(shared_lock, LW_SHARED);
+	must_end = !my_entry->info.wanted || my_entry->info.restart ||
+		is_closing_locked(my_entry->info.database);
+	LWLockRelease(shared_lock);
+	return must_end;
 }
 
 /* Has somebody asked the worker to try again now?  Asking forgets it. */

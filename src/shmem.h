@@ -9,6 +9,9 @@
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
+/* how long a worker may take to end in order */
+#define TRUCKER_END_PATIENCE_MS 3000
+
 /* What a stream worker is doing; the names are what trucker.status shows. */
 typedef enum TruckerState
 {
@@ -86,5 +89,6 @@ extern void trucker_worker_set_walsender(int pid);
 extern void trucker_worker_set_retry(TimestampTz next_retry_at);
 extern void trucker_worker_set_applied(XLogRecPtr lsn, TimestampTz at);
 extern bool trucker_worker_poked(void);
+extern bool trucker_worker_must_end(void);
 
 #endif							/* TRUCKER_SHMEM_H */

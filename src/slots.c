@@ -18,6 +18,9 @@
 
 #include "slots.h"
 
+/* a 64-bit token in hexadecimal */
+#define TOKEN_DIGITS 16
+
 /*
  * A name that no slot has had: the token is random, so that a slot that somebody
  * makes under an old name is never taken for ours.
@@ -134,6 +137,20 @@ trucker_slot_drop(const char *name)
 		ReplicationSlotDrop(name, false);
 }
 
+/* Is this a name that trucker_slot_new_name() gives? */
+static bool
+is_our_name(const char *name, Oid database)
+{
+	char	   *prefix = psprintf(TRUCKER_SLOT_PREFIX "%u_", database);
+	size_t		len = strlen(prefix);
+	bool		ours = strncmp(name, prefix, len) == 0 &&
+		strlen(name) == len + TOKEN_DIGITS &&
+		strspn(name + len, "0123456789abcdef") == TOKEN_DIGITS;
+
+	pfree(prefix);
+	return ours;
+}
+
 /* The names (char *) of all slots of a database that are named as ours. */
 List *
 trucker_slots_of_database(Oid database)
@@ -146,7 +163,7 @@ trucker_slots_of_database(Oid database)
 		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
 
 		if (slot->in_use && slot->data.database == database &&
-			strncmp(NameStr(slot->data.name), TRUCKER_SLOT_PREFIX, strlen(TRUCKER_SLOT_PREFIX)) == 0)
+			is_our_name(NameStr(slot->data.name), database))
 			names = lappend(names, pstrdup(NameStr(slot->data.name)));
 	}
 	LWLockRelease(ReplicationSlotControlLock);

@@ -68,7 +68,8 @@ raise_lost(TruckerStream *stream, const char *why)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("truck \"%s\" cannot go on: %s", stream->truck->name, why),
 			 errdetail("Changes would be skipped or applied twice if it did."),
-			 errhint("SELECT trucker.resync('%s') loads the destination anew.", stream->truck->name)));
+			 errhint("SELECT trucker.resync(%s) loads the destination anew.",
+					 quote_literal_cstr(stream->truck->name))));
 }
 
 /*
@@ -150,6 +151,42 @@ load(TruckerStream *stream)
 	return true;
 }
 
+/*
+ * Check the rights and compile the SQL now: errors show before the first change
+ * comes, and before a slot is made in vain.
+ */
+static void
+compile(TruckerStream *stream)
+{
+	TruckerPipeline *pipeline = stream->pipeline;
+
+	trucker_pipeline_begin_batch(pipeline, NULL);
+	pipeline->commit_lsn = stream->position->lsn;
+	pipeline->xid = InvalidTransactionId;
+	trucker_pipeline_compile(pipeline);
+	trucker_pipeline_end_empty(pipeline);
+	MemoryContextSwitchTo(stream->context);
+}
+
+/* The input tables' names as the decoder wants them. */
+static List *
+table_names(const TruckerStream *stream)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, stream->names)
+	{
+		TruckerInputName *input = lfirst(lc);
+		TruckerTableName *name = palloc(sizeof(TruckerTableName));
+
+		name->schema = input->schema;
+		name->table = input->table;
+		names = lappend(names, name);
+	}
+	return names;
+}
+
 static void
 connect_replication(TruckerStream *stream)
 {
@@ -193,6 +230,7 @@ start_fresh(TruckerStream *stream)
 	XLogRecPtr	consistent_point;
 	char	   *snapshot;
 
+	compile(stream);
 	trucker_worker_set_state(TRUCKER_CREATING_SLOT);
 	if (stream->truck->slot_name)
 		trucker_slot_drop(stream->truck->slot_name);
@@ -237,48 +275,17 @@ check_position(TruckerStream *stream)
 	MemoryContextSwitchTo(stream->context);
 }
 
-/*
- * Compile the SQL now, which tells what to ask of the plugin; an error in it
- * shows before the first change comes.
- */
-static void
-compile(TruckerStream *stream, TruckerDecodeRequest *request)
-{
-	TruckerPipeline *pipeline = stream->pipeline;
-	ListCell   *lc;
-
-	memset(request, 0, sizeof(*request));
-	trucker_pipeline_begin_batch(pipeline, NULL);
-	pipeline->commit_lsn = stream->position->lsn;
-	pipeline->xid = InvalidTransactionId;
-	trucker_pipeline_compile(pipeline);
-	for (int i = 0; i < pipeline->ninputs; i++)
-		request->commit_time |= trucker_program_reads_commit_time(pipeline->inputs[i].program);
-	trucker_pipeline_end_empty(pipeline);
-
-	MemoryContextSwitchTo(stream->context);
-	foreach(lc, stream->names)
-	{
-		TruckerInputName *input = lfirst(lc);
-		TruckerTableName *name = palloc(sizeof(TruckerTableName));
-
-		name->schema = input->schema;
-		name->table = input->table;
-		request->tables = lappend(request->tables, name);
-	}
-}
-
 static void
 start_streaming(TruckerStream *stream)
 {
-	TruckerDecodeRequest request;
+	TruckerDecodeRequest request = {table_names(stream)};
 
 	if (stream->replication == NULL)
 	{
 		check_position(stream);
+		compile(stream);
 		connect_replication(stream);
 	}
-	compile(stream, &request);
 	(void) trucker_slot_wait_inactive(stream->truck->slot_name, -1);
 	trucker_replication_start(stream->replication, stream->truck->slot_name,
 							  stream->position->lsn, decoder, &request);
@@ -294,9 +301,12 @@ start_streaming(TruckerStream *stream)
  * ----
  */
 
-/* All that committed before lsn is at the destination. */
+/*
+ * All that committed before lsn is at the destination.  at is when the source
+ * was there: the time of a commit, or when the walsender said that it had no more.
+ */
 static void
-applied(TruckerStream *stream, XLogRecPtr lsn)
+applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
 {
 	if (lsn > stream->failed_lsn && stream->failures > 0)
 	{
@@ -305,7 +315,7 @@ applied(TruckerStream *stream, XLogRecPtr lsn)
 		LOG_EVENT("truck \"%s\" has recovered", stream->truck->name);
 		trucker_worker_set_state(TRUCKER_STREAMING);
 	}
-	trucker_worker_set_applied(lsn, stream->sent_at);
+	trucker_worker_set_applied(lsn, at);
 }
 
 static void
@@ -328,7 +338,7 @@ idle_at(TruckerStream *stream, XLogRecPtr lsn)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->message_context);
 	trucker_position_idle(stream->position, lsn);
-	applied(stream, lsn);
+	applied(stream, lsn, stream->sent_at);
 }
 
 static void
@@ -340,7 +350,7 @@ finish_batch(TruckerStream *stream)
 
 	/* autovacuum must hear of what we do to the destination */
 	pgstat_report_stat(false);
-	applied(stream, stream->batch_end);
+	applied(stream, stream->batch_end, stream->begin.committed_at);
 }
 
 static bool
@@ -367,7 +377,7 @@ end_source(TruckerStream *stream, const TruckerMessage *message)
 	else
 	{
 		trucker_position_idle(stream->position, message->end_lsn);
-		applied(stream, message->end_lsn);
+		applied(stream, message->end_lsn, message->committed_at);
 	}
 	if (TimestampDifferenceExceeds(stream->confirmed_at, stream->sent_at, CONFIRM_INTERVAL_MS))
 		confirm(stream, false);

@@ -142,14 +142,14 @@ trucker_test_decode(PG_FUNCTION_ARGS)
 }
 
 /*
- * trucker_test_wal2json_options(tables text[] [, commit_time boolean]) returns text
+ * trucker_test_wal2json_options(tables text[]) returns text
  *
  * The options for the tables {schema, table, schema, table, ...}.
  */
 Datum
 trucker_test_wal2json_options(PG_FUNCTION_ARGS)
 {
-	TruckerDecodeRequest request = {NIL, false};
+	TruckerDecodeRequest request = {NIL};
 	StringInfoData buf;
 	Datum	   *names;
 	bool	   *nulls;
@@ -157,8 +157,6 @@ trucker_test_wal2json_options(PG_FUNCTION_ARGS)
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
 					  &names, &nulls, &n);
-	if (PG_NARGS() > 1)
-		request.commit_time = PG_GETARG_BOOL(1);
 
 	for (int i = 0; i < n; i += 2)
 	{

@@ -243,7 +243,7 @@ trucker_toast_check_taken(const TruckerRow *row, const TruckerRelation *relation
 	if (hash_search(taken, &key, HASH_FIND, NULL) == NULL)
 		return;
 	for (int i = 0; i < relation->desc->natts && !changes; i++)
-		changes = row->newpresence[i] != TRUCKER_ABSENT &&
+		changes = (row->newpresence[i] == TRUCKER_PRESENT || row->newpresence[i] == TRUCKER_IS_NULL) &&
 			is_toastable(TupleDescAttr(relation->desc, i)) &&
 			!bms_is_member(i + 1, relation->identity);
 	if (changes)

@@ -527,22 +527,29 @@ trucker_truck_forget_confirmed(const pg_uuid_t *id)
 }
 
 /*
- * Trucks that have begun to read a table under a name that it has no more are
- * lost: what it was called at which point of the WAL cannot be found out later.
- * Called in the transaction that has renamed something; returns how many trucks
- * that has cost.
+ * Trucks that have begun to read a table are lost when it is renamed (what it was
+ * called at which point of the WAL cannot be found out later), or when its
+ * changes are no longer in the WAL.  Called in the transaction that has altered
+ * something; returns how many trucks that has cost.
  */
 int
-trucker_truck_mark_renamed(void)
+trucker_truck_mark_unreadable(void)
 {
 	static const char *const sql =
 		"UPDATE trucker.truck_state s SET lost = true, last_error_at = clock_timestamp(), "
-		"last_error = format(E'55000: input table %I.%I has been renamed\\nHINT: SELECT trucker.resync(%L) loads the destination anew.', "
-		"i.schema_name, i.table_name, t.name) "
+		"last_error = format(E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.', "
+		"i.schema_name, i.table_name, why.reason, t.name) "
 		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
-		"WHERE s.truck_id = i.truck_id AND NOT s.lost "
-		"AND EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-		"WHERE c.oid = i.relid AND (n.nspname, c.relname) <> (i.schema_name, i.table_name))";
+		"JOIN pg_class c ON c.oid = i.relid JOIN pg_namespace n ON n.oid = c.relnamespace "
+		"CROSS JOIN LATERAL (SELECT CASE "
+		"WHEN (n.nspname, c.relname) <> (i.schema_name, i.table_name) "
+		"THEN format('has been renamed to %I.%I', n.nspname, c.relname) "
+		"WHEN c.relpersistence <> 'p' THEN 'has been made unlogged' "
+		"WHEN t.options @> '{\"inserts_only\": true}' OR c.relreplident = 'f' THEN NULL "
+		"WHEN NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate "
+		"AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END) "
+		"THEN 'has lost its replica identity' END) AS why(reason) "
+		"WHERE s.truck_id = i.truck_id AND NOT s.lost AND why.reason IS NOT NULL";
 	CatalogAccess access;
 	int			touched;
 

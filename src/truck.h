@@ -70,7 +70,7 @@ extern void trucker_truck_set_error(const pg_uuid_t *id, const char *message, bo
 
 extern void trucker_truck_note_confirmed(void);
 extern void trucker_truck_forget_confirmed(const pg_uuid_t *id);
-extern int	trucker_truck_mark_renamed(void);
+extern int	trucker_truck_mark_unreadable(void);
 extern void trucker_truck_check_role(const TruckerTruck *truck);
 extern void trucker_raise_dropped(const char *truck_name, Oid relid) pg_attribute_noreturn();
 

@@ -120,9 +120,7 @@ trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 	append_option(&options, "format-version", "2");
 	append_option(&options, "include-xids", "1");
 	append_option(&options, "include-lsn", "1");
-	/* not for the asking: the plugin repeats it in each and every message */
-	if (request->commit_time)
-		append_option(&options, "include-timestamp", "1");
+	append_option(&options, "include-timestamp", "1");
 	append_option(&options, "include-types", "0");
 	append_option(&options, "include-column-positions", "1");
 	append_option(&options, "add-msg-prefixes", MESSAGE_PREFIX);

@@ -10,11 +10,17 @@
  * somebody calls trucker.start() again.
  *
  * The only PG_TRY of the road is here, at the top.
+ *
+ * A worker that shall end (stop, resync, a drop) is told so in shared memory, and
+ * interrupted with SIGINT, as a query would be cancelled: it leaves in order, and
+ * nothing alarming is logged.  SIGTERM, which kills it as it kills any backend, is
+ * for whoever sends one, and for a worker whose SQL holds on in spite of SIGINT.
  */
 #include "trucker.h"
 
 #include "access/xact.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -34,6 +40,9 @@
 #include "shmem.h"
 #include "stream.h"
 #include "worker.h"
+
+/* what trucker.status keeps of each part of an error, in bytes */
+#define MAX_ERROR_TEXT 2000
 
 /* Register a worker for an entry of shared memory; false: no worker is free. */
 bool
@@ -56,6 +65,21 @@ trucker_stream_register(int index, uint64 generation, const char *name,
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
 
+/* A message may be of any size; what is kept of it may not. */
+static void
+append_clipped(StringInfo text, const char *prefix, const char *message)
+{
+	int			len;
+
+	if (message == NULL)
+		return;
+	len = pg_mbcliplen(message, strlen(message), MAX_ERROR_TEXT);
+	appendStringInfoString(text, prefix);
+	appendBinaryStringInfo(text, message, len);
+	if (message[len] != '\0')
+		appendStringInfoString(text, "...");
+}
+
 /* Remember the error where trucker.status shows it. */
 static void
 record_error(const TruckerStream *stream, const ErrorData *edata)
@@ -65,33 +89,35 @@ record_error(const TruckerStream *stream, const ErrorData *edata)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	initStringInfo(&text);
-	appendStringInfo(&text, "%s: %s", unpack_sql_state(edata->sqlerrcode), edata->message);
-	if (edata->detail)
-		appendStringInfo(&text, "\nDETAIL: %s", edata->detail);
-	if (edata->hint)
-		appendStringInfo(&text, "\nHINT: %s", edata->hint);
-	if (edata->context)
-		appendStringInfo(&text, "\nCONTEXT: %s", edata->context);
+	appendStringInfo(&text, "%s: ", unpack_sql_state(edata->sqlerrcode));
+	append_clipped(&text, "", edata->message);
+	append_clipped(&text, "\nDETAIL: ", edata->detail);
+	append_clipped(&text, "\nHINT: ", edata->hint);
+	append_clipped(&text, "\nCONTEXT: ", edata->context);
 	trucker_truck_set_error(&stream->truck_id, text.data, stream->lost);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
 
 /*
- * The attempt has failed: clean up, and tell.  Called with the error still in
- * place, in no particular memory context.
+ * The attempt has failed: clean up, and tell - unless the error is only how we
+ * were told to end.  Called with the error still in place, in no particular
+ * memory context.
  */
 static void
 handle_error(TruckerStream *stream)
 {
 	ErrorData  *edata;
+	bool		ended;
 
 	HOLD_INTERRUPTS();
 	disable_all_timeouts(false);
 	QueryCancelPending = false;
 	MemoryContextSwitchTo(TopMemoryContext);
 	edata = CopyErrorData();
-	EmitErrorReport();
+	ended = trucker_worker_must_end();
+	if (!ended)
+		EmitErrorReport();
 	FlushErrorState();
 
 	LWLockReleaseAll();
@@ -111,7 +137,8 @@ handle_error(TruckerStream *stream)
 	RESUME_INTERRUPTS();
 
 	MemoryContextSwitchTo(stream->context);
-	record_error(stream, edata);
+	if (!ended)
+		record_error(stream, edata);
 	FreeErrorData(edata);
 }
 
@@ -146,7 +173,7 @@ pause_before_retry(TruckerStream *stream)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
-		if (left <= 0 || trucker_worker_poked())
+		if (left <= 0 || trucker_worker_poked() || trucker_worker_must_end())
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 left, PG_WAIT_EXTENSION);
@@ -168,7 +195,7 @@ static bool
 attempt(TruckerStream *stream)
 {
 	ErrorContextCallback callback;
-	bool		wanted = true;
+	volatile bool wanted = true;
 
 	callback.callback = error_context;
 	callback.arg = stream;
@@ -212,11 +239,11 @@ trucker_stream_main(Datum main_arg)
 	stream.truck_id = info.truck_id;
 	stream.context = AllocSetContextCreate(TopMemoryContext, "trucker stream",
 										   ALLOCSET_DEFAULT_SIZES);
-	while (attempt(&stream))
+	while (!stream.lost && !trucker_worker_must_end() && attempt(&stream))
 	{
-		if (stream.lost)
-			break;
-		pause_before_retry(&stream);
+		if (!stream.lost && !trucker_worker_must_end())
+			pause_before_retry(&stream);
 	}
+	ereport(LOG, (errmsg("worker of truck \"%s\" ends", info.name)));
 	proc_exit(0);
 }

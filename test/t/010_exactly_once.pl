@@ -1,0 +1,223 @@
+# Exactly once: whatever is killed, and whenever, the destination holds each source
+# transaction's effect once.  The position commits with the data, and the slot lets
+# go only of what would survive a crash; a mistake in either shows here as a row
+# that is missing, or there twice, or a total that is off.
+#
+# TRUCKER_SEED=n repeats the choice of disasters (not the load's timing).
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use List::Util qw(shuffle);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use TruckerChaos;
+use TruckerTest;
+
+seed();
+
+my $node = trucker_node('exactly_once', conf => "autovacuum_naptime = '1s'\nwal_writer_delay = '1s'\n");
+my $load;
+
+sub load_runs
+{
+	$load //= chaos_load($node);
+	return;
+}
+
+sub load_stops
+{
+	return unless $load;
+	$load->stop or diag 'the load ended: ' . $load->errors;
+	undef $load;
+	return;
+}
+
+# As disaster(); a crash ends the load.
+sub strike
+{
+	my ($kind, $truck) = @_;
+
+	disaster($node, $kind, $truck);
+	return unless is_crash($kind);
+	$load->stop;
+	undef $load;
+	return;
+}
+
+chaos_setup($node);
+
+# The tests below see what they are to see.
+$node->safe_psql('postgres', q{
+	INSERT INTO flat SELECT i.id, grp, val, note, name FROM item AS i JOIN grp ON grp.id = grp;
+	INSERT INTO grp_total SELECT grp, sum(val), count(*) FROM item GROUP BY grp});
+foreach my $change (
+	'UPDATE grp_total SET val = val + 1 WHERE grp = 1',
+	'UPDATE flat SET name = name || 1 WHERE id = 1')
+{
+	my $differ = $node->safe_psql('postgres', qq{
+		BEGIN; $change;
+		SELECT EXISTS (SELECT grp, sum(val), count(*) FROM item GROUP BY grp EXCEPT ALL SELECT grp, val, n FROM grp_total)
+			OR EXISTS (SELECT i.id, name FROM item AS i JOIN grp ON grp.id = grp EXCEPT ALL SELECT id, name FROM flat);
+		ROLLBACK});
+	is($differ, 't', "the comparison would notice: $change");
+}
+$node->safe_psql('postgres', 'DELETE FROM flat; DELETE FROM grp_total');
+
+# ----
+# While changes stream
+# ----
+
+load_runs();
+$node->safe_psql('postgres', 'SELECT trucker.start()');
+load_stops();
+chaos_same($node, 'start under load');
+
+# Ten rounds; kills have the larger share.  Every other round strikes twice, the
+# second time wherever the trucks are with getting up again.
+my @kinds = shuffle(@disasters, grep { /kill -9/ } @disasters);
+my $round = 0;
+foreach my $kind (@kinds[ 0 .. 9 ])
+{
+	my $name = 'round ' . ++$round . ", $kind";
+
+	load_runs();
+	wal_passes($node, 1000 + int(rand(400_000)));
+	strike($kind, $chaos_trucks[ rand @chaos_trucks ]);
+	if ($round % 2 == 0)
+	{
+		my $second = $disasters[ rand @disasters ];
+
+		load_runs();
+		wal_passes($node, int(rand(50_000)));
+		strike($second, $chaos_trucks[ rand @chaos_trucks ]);
+		$name .= ", then $second";
+	}
+	load_stops();
+	last unless chaos_same($node, $name);
+}
+is($round, 10, 'all rounds were played');
+
+is($node->safe_psql('postgres', 'SELECT count(*) FROM ledger WHERE client = -1'),
+	'0', 'the source has nothing that was rolled back');
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id < 0'),
+	'>', 0, 'keys were changed');
+
+# ----
+# While the slot is made, and while existing rows are loaded
+# ----
+
+# Slots are made only when all running transactions have ended; a lock on the
+# destination holds the backfill.
+create_total($node, 'late', 'late_total');
+$node->safe_psql('postgres', q{SELECT trucker.start('late')});
+foreach my $kind (shuffle(@disasters))
+{
+	load_runs();
+	my $lock = $node->background_psql('postgres', on_error_stop => 0);
+	my $writer = $node->background_psql('postgres', on_error_stop => 0);
+
+	$lock->query_safe('BEGIN; LOCK TABLE late_total IN SHARE MODE');
+	$writer->query_safe('BEGIN; CREATE TABLE IF NOT EXISTS scratch (); SELECT pg_current_xact_id()');
+	my $writer_pid = $writer->query_safe('SELECT pg_backend_pid()');
+	my $lock_pid = $lock->query_safe('SELECT pg_backend_pid()');
+
+	$node->safe_psql('postgres', q{SELECT trucker.resync('late')});
+	ok( $node->poll_query_until('postgres',
+			qq{SELECT state = 'creating slot' AND waiting_for ~ '\\m$writer_pid\\M' FROM trucker.status WHERE truck = 'late'}),
+		'the truck says which transaction it waits for');
+	strike($kind, 'late');
+	if (is_crash($kind))
+	{
+		# the sessions are gone, and so is what held the truck; psql has not noticed
+		$_->{run}->kill_kill foreach $lock, $writer;
+		ok(caught_up($node, 'late'), "$kind while the slot is made: the truck gets there");
+		load_runs();
+		$lock = $node->background_psql('postgres', on_error_stop => 0);
+		$lock->query_safe('BEGIN; LOCK TABLE late_total IN SHARE MODE');
+		$lock_pid = $lock->query_safe('SELECT pg_backend_pid()');
+		$node->safe_psql('postgres', q{SELECT trucker.resync('late')});
+	}
+	else
+	{
+		ok(wait_state($node, 'late', 'creating slot'), "$kind while the slot is made: it is made anew");
+		$writer->query_safe('ROLLBACK');
+		$writer->quit;
+	}
+	ok( $node->poll_query_until('postgres',
+			qq{SELECT state = 'backfill' AND waiting_for ~ '\\m$lock_pid\\M' FROM trucker.status WHERE truck = 'late'}),
+		'the backfill waits for a lock, and says whose');
+	strike($kind, 'late');
+	if (is_crash($kind))
+	{
+		$lock->{run}->kill_kill;
+	}
+	else
+	{
+		$lock->query_safe('COMMIT');
+		$lock->quit;
+	}
+	load_stops();
+	ok(caught_up($node, 'late'), "$kind during the backfill: the truck gets there");
+	same_total($node, 'late_total', "$kind during slot creation and backfill: rows were loaded once, changes followed");
+	is( $node->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'),
+		@chaos_trucks + 1, "$kind during slot creation and backfill: no slot is left over");
+}
+chaos_same_but_late('the others, after all that');
+$node->safe_psql('postgres', q{SELECT trucker.drop_truck('late')});
+ok( $node->poll_query_until('postgres', 'SELECT count(*) = ' . @chaos_trucks . ' FROM pg_replication_slots'),
+	'a dropped truck leaves no slot');
+chaos_same($node, 'without it');
+
+# The others' tables; late has a slot, too.
+sub chaos_same_but_late
+{
+	my ($what) = @_;
+
+	ok(caught_up($node, $_), "$what: $_ catches up") foreach @chaos_trucks;
+	same_total($node, 'grp_total', "$what: nothing was added twice or not at all");
+	return;
+}
+
+# ----
+# What is visible need not be safe
+# ----
+
+# The worker's commits are flushed later.  A new worker that reads a position which
+# is not on disk yet must not tell the slot that it may let go: should the server
+# crash now, the position would be the older one again, and the slot not.  To hold
+# the flush, the WAL writer is stopped; in the end it is what is killed.
+$node->safe_psql('postgres', q{SELECT trucker.stop('flat'); SELECT trucker.stop('total'); SELECT trucker.stop('log')});
+wait_state($node, $_, 'stopped') foreach @chaos_trucks;
+$node->safe_psql('postgres', q{ALTER SYSTEM SET autovacuum = off});
+$node->reload;
+$node->safe_psql('postgres', q{INSERT INTO ledger (client, amount) VALUES (9, 9)});
+my $lsn = $node->lsn('insert');
+$node->safe_psql('postgres', 'CHECKPOINT');
+my $wal_writer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'});
+
+$node->safe_psql('postgres', q{SELECT trucker.start('log')});
+kill 'STOP', $wal_writer or die "could not stop the WAL writer: $!";
+ok( $node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM ledger_log WHERE client = 9}),
+	'a change is visible at the destination before its commit is on disk');
+my $worker = worker_pid($node, 'log');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+ok( $node->poll_query_until('postgres', qq{
+		SELECT count(*) = 1 FROM pg_replication_slots AS s
+		JOIN trucker.truck_state AS t USING (slot_name) JOIN trucker.truck AS u ON u.id = t.truck_id
+		WHERE u.name = 'log' AND s.confirmed_flush_lsn >= '$lsn' AND s.active_pid IS NOT NULL}),
+	'the next worker confirms it');
+my $checkpointer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
+kill 'KILL', $wal_writer or die "could not kill the WAL writer: $!";
+ok( $node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $checkpointer"),
+	'the server crashes and comes back');
+$node->safe_psql('postgres', 'SELECT trucker.start()');
+chaos_same($node, 'a crash before the flush');
+
+$node->stop;
+
+done_testing();
