@@ -112,7 +112,7 @@ COMMENT ON FUNCTION trucker.wait_for(text, pg_lsn, interval) IS
 
 CREATE FUNCTION trucker.workers(
 	OUT truck_id uuid, OUT pid integer, OUT walsender_pid integer, OUT state text, OUT since timestamptz,
-	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT next_retry_at timestamptz, OUT waits_for_worker boolean)
+	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT next_retry_at timestamptz)
 RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_workers';
 COMMENT ON FUNCTION trucker.workers() IS
 'the stream workers of this database as shared memory knows them; the view trucker.status is made of it';
@@ -141,6 +141,7 @@ CREATE VIEW trucker.status WITH (security_barrier) AS
 SELECT t.name AS truck,
 	   CASE WHEN coalesce(s.lost, true) AND w.pid IS NULL THEN 'lost'
 			WHEN NOT coalesce(s.enabled, false) THEN CASE WHEN w.pid IS NULL THEN 'stopped' ELSE 'stopping' END
+			WHEN w.pid IS NULL AND pg_catalog.pg_is_in_recovery() THEN 'stopped'
 			WHEN w.pid IS NULL THEN 'starting'
 			ELSE w.state END AS state,
 	   w.since,
@@ -149,7 +150,7 @@ SELECT t.name AS truck,
 	   greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, p.lsn)), 0)::bigint AS lag_bytes,
 	   CASE WHEN w.applied_lsn >= f.lsn THEN 0
 			ELSE extract(epoch FROM pg_catalog.clock_timestamp() - w.applied_at) END::float8 AS lag_seconds,
-	   CASE WHEN w.waits_for_worker AND w.pid IS NULL THEN 'a background worker (max_worker_processes)'
+	   CASE WHEN s.enabled AND NOT s.lost AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery() THEN 'a background worker (max_worker_processes)'
 			WHEN w.state = 'creating slot' THEN trucker.waiting_for(w.walsender_pid)
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
 	   s.last_error, s.last_error_at,

@@ -166,6 +166,7 @@ trucker_drop_truck(PG_FUNCTION_ARGS)
 	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	trucker_truck_delete(&truck->id);
+	trucker_at_commit_signal(&truck->id, TRUCKER_END);
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }
@@ -236,7 +237,7 @@ trucker_start(PG_FUNCTION_ARGS)
 			continue;
 		trucker_check_truck(truck);
 		trucker_truck_set_enabled(&truck->id, true);
-		trucker_at_commit_signal(&truck->id, false);
+		trucker_at_commit_signal(&truck->id, TRUCKER_POKE);
 	}
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
@@ -249,7 +250,12 @@ trucker_stop(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	foreach(lc, named_trucks(fcinfo))
-		trucker_truck_set_enabled(&((TruckerTruck *) lfirst(lc))->id, false);
+	{
+		TruckerTruck *truck = lfirst(lc);
+
+		trucker_truck_set_enabled(&truck->id, false);
+		trucker_at_commit_signal(&truck->id, TRUCKER_END);
+	}
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }
@@ -265,7 +271,7 @@ trucker_resync(PG_FUNCTION_ARGS)
 				(errmsg("truck \"%s\" has no option reset_sql", truck->name),
 				 errdetail("What its destination holds stays, and the backfill is written on top of it.")));
 	trucker_truck_request_resync(&truck->id);
-	trucker_at_commit_signal(&truck->id, true);
+	trucker_at_commit_signal(&truck->id, TRUCKER_RESTART);
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }
@@ -363,8 +369,8 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 static void
 put_worker(ReturnSetInfo *rsinfo, TruckerWorkerInfo *info)
 {
-	Datum		values[9];
-	bool		nulls[9] = {false};
+	Datum		values[8];
+	bool		nulls[8] = {false};
 
 	values[0] = UUIDPGetDatum(&info->truck_id);
 	values[1] = Int32GetDatum(info->pid);
@@ -379,7 +385,6 @@ put_worker(ReturnSetInfo *rsinfo, TruckerWorkerInfo *info)
 	nulls[6] = info->applied_at == 0;
 	values[7] = TimestampTzGetDatum(info->next_retry_at);
 	nulls[7] = info->next_retry_at == 0;
-	values[8] = BoolGetDatum(info->waits_for_worker);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

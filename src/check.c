@@ -112,13 +112,18 @@ warn(const TruckerTruck *truck, const TruckerProgram *program)
 static void
 check_written(const TruckerTruck *truck, List *written)
 {
-	for (int i = 0; i < truck->ninputs; i++)
-		if (list_member_oid(written, truck->inputs[i]))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("truck \"%s\" writes its own input table %s",
-							truck->name, get_rel_name(truck->inputs[i])),
-					 errdetail("Its own changes would reach it again, without end.")));
+	ListCell   *lc;
+
+	foreach(lc, written)
+	{
+		for (int i = 0; i < truck->ninputs; i++)
+			if (trucker_writes_to(lfirst_oid(lc), truck->inputs[i]))
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+						 errmsg("truck \"%s\" writes its own input table %s",
+								truck->name, get_rel_name(truck->inputs[i])),
+						 errdetail("Its own changes would reach it again, without end.")));
+	}
 }
 
 static void

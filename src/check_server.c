@@ -13,14 +13,17 @@
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "replication/slot.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "storage/latch.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "utils/varlena.h"
 
 #include "check.h"
@@ -29,6 +32,9 @@
 #include "shmem.h"
 #include "slots.h"
 #include "worker.h"
+
+/* how long a background worker may take to become free */
+#define FREE_WORKER_TIMEOUT_MS 1000
 
 /* Raise an error unless trucker was loaded when the server started. */
 void
@@ -88,8 +94,10 @@ check_plugin_allowed(const char *plugin)
 	ListCell   *lc;
 	StringInfoData wanted;
 
-	if (allowed == NULL || !SplitIdentifierString(pstrdup(allowed), ',', &names))
+	if (allowed == NULL)
 		return;
+	if (!SplitGUCList(pstrdup(allowed), ',', &names))
+		names = NIL;			/* the empty list is shown as one empty name */
 	initStringInfo(&wanted);
 	foreach(lc, names)
 	{
@@ -137,8 +145,9 @@ check_slots(int wanted)
 	if (trucker_slots_free() < wanted)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("%d replication slots are needed, and %d are free",
-						wanted, trucker_slots_free()),
+				 errmsg_plural("%d replication slot is needed, and %d are free",
+							   "%d replication slots are needed, and %d are free",
+							   wanted, wanted, trucker_slots_free()),
 				 errhint("Raise max_replication_slots (now %d) and restart the server, or drop slots that nobody needs.",
 						 max_replication_slots)));
 }
@@ -159,22 +168,35 @@ check_senders(int wanted)
 	if (nfree < wanted)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("%d WAL senders are needed, and %d are free", wanted, nfree),
+				 errmsg_plural("%d WAL sender is needed, and %d are free",
+							   "%d WAL senders are needed, and %d are free",
+							   wanted, wanted, nfree),
 				 errhint("Raise max_wal_senders (now %d), and restart the server.", max_wal_senders)));
 }
 
-/* The server does not tell how many workers are free; so take one, and see. */
+/*
+ * The server does not tell how many workers are free; so take one, and see.  The
+ * launcher's probe may hold the last one for a moment.
+ */
 static void
 check_workers(void)
 {
 	BackgroundWorkerHandle *handle;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FREE_WORKER_TIMEOUT_MS);
 
-	if (!trucker_probe_register(InvalidOid, &handle))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no background worker is free"),
-				 errhint("Raise max_worker_processes (now %d), and restart the server.",
-						 max_worker_processes)));
+	while (!trucker_probe_register(InvalidOid, &handle))
+	{
+		if (GetCurrentTimestamp() > deadline)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("no background worker is free"),
+					 errhint("Raise max_worker_processes (now %d), and restart the server.",
+							 max_worker_processes)));
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 FREE_WORKER_TIMEOUT_MS / 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 	(void) WaitForBackgroundWorkerShutdown(handle);
 	pfree(handle);
 }

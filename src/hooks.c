@@ -23,6 +23,7 @@
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
@@ -48,7 +49,7 @@
 typedef struct PendingSignal
 {
 	pg_uuid_t	truck_id;
-	bool		restart;
+	TruckerSignal signal;
 } PendingSignal;
 
 /* What this transaction does to the launcher and the workers when it ends. */
@@ -72,16 +73,16 @@ trucker_at_commit_scan(void)
 	scan_at_commit = true;
 }
 
-/* Wake (or restart) a truck's worker once the transaction has committed. */
+/* Tell a truck's worker something once the transaction has committed. */
 void
-trucker_at_commit_signal(const pg_uuid_t *truck_id, bool restart)
+trucker_at_commit_signal(const pg_uuid_t *truck_id, TruckerSignal signal)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	PendingSignal *signal = palloc(sizeof(PendingSignal));
+	PendingSignal *pending = palloc(sizeof(PendingSignal));
 
-	signal->truck_id = *truck_id;
-	signal->restart = restart;
-	signals_at_commit = lappend(signals_at_commit, signal);
+	pending->truck_id = *truck_id;
+	pending->signal = signal;
+	signals_at_commit = lappend(signals_at_commit, pending);
 	MemoryContextSwitchTo(old);
 }
 
@@ -116,9 +117,9 @@ end_transaction(bool committed)
 	{
 		foreach(lc, signals_at_commit)
 		{
-			PendingSignal *signal = lfirst(lc);
+			PendingSignal *pending = lfirst(lc);
 
-			trucker_signal_worker(MyDatabaseId, &signal->truck_id, signal->restart);
+			trucker_signal_worker(MyDatabaseId, &pending->truck_id, pending->signal);
 		}
 		if (scan_at_commit)
 			trucker_request_scan(MyDatabaseId);
@@ -264,6 +265,46 @@ look_for_unreadable_inputs(void)
 	trucker_at_commit_scan();
 }
 
+/* ----
+ * A truck's own SQL, and the hooks themselves
+ * ----
+ */
+
+static void
+refuse_own_input(Oid relid)
+{
+	if (trucker_pipeline_is_input(trucker_open_pipeline, relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("truck \"%s\" would write its own input table through %s",
+						trucker_open_pipeline->truck->name, get_rel_name(relid)),
+				 errdetail("Its own changes would reach it again, without end.")));
+}
+
+/* TRUNCATE and COPY FROM do not come by ExecutorStart. */
+static void
+refuse_utility_on_own_input(Node *node)
+{
+	List	   *written = NIL;
+	ListCell   *lc;
+
+	if (IsA(node, TruncateStmt))
+		written = ((TruncateStmt *) node)->relations;
+	else if (IsA(node, CopyStmt) && ((CopyStmt *) node)->is_from)
+		written = list_make1(((CopyStmt *) node)->relation);
+	foreach(lc, written)
+		refuse_own_input(RangeVarGetRelid(lfirst_node(RangeVar, lc), NoLock, true));
+}
+
+static void
+refuse_own_inputs(const PlannedStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->resultRelations)
+		refuse_own_input(rt_fetch(lfirst_int(lc), stmt->rtable)->relid);
+}
+
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
@@ -271,6 +312,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 {
 	if (drops_trucker(pstmt->utilityStmt))
 		quiesce(MyDatabaseId);
+	if (trucker_open_pipeline != NULL)
+		refuse_utility_on_own_input(pstmt->utilityStmt);
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
 								  query_env, dest, qc);
@@ -279,29 +322,6 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 								query_env, dest, qc);
 	if (alters_tables(pstmt->utilityStmt))
 		look_for_unreadable_inputs();
-}
-
-/* ----
- * A truck's own SQL
- * ----
- */
-
-static void
-refuse_own_inputs(const PlannedStmt *stmt)
-{
-	ListCell   *lc;
-
-	foreach(lc, stmt->resultRelations)
-	{
-		Oid			relid = rt_fetch(lfirst_int(lc), stmt->rtable)->relid;
-
-		if (trucker_pipeline_is_input(trucker_open_pipeline, relid))
-			ereport(ERROR,
-					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-					 errmsg("truck \"%s\" would write its own input table %s",
-							trucker_open_pipeline->truck->name, get_rel_name(relid)),
-					 errdetail("Its own changes would reach it again, without end.")));
-	}
 }
 
 static void

@@ -6,7 +6,8 @@
  * latch is set: by a request to look into a database (at server start: into
  * all), by a worker that has ended, or by a worker slot's change in shared
  * memory.  Then it
- *	- sends a probe into each database asked for, one at a time;
+ *	- sends a probe into each database asked for, one at a time, and again if it
+ *	  fails;
  *	- ends the workers of trucks that shall not run any more;
  *	- starts those of trucks that shall, one process each.
  * A worker that ends by itself is started again: at once the first time, then
@@ -40,7 +41,15 @@
 
 #define LAUNCHER_RESTART_S 1
 #define NO_WORKER_RETRY_MS 2000
+#define PROBE_RETRY_MS 2000
 #define MAX_RELAUNCH_DELAY_MS 30000
+
+/* Databases (Oid) that a probe is to be sent into, and the one that is under way. */
+static List *to_probe = NIL;
+static BackgroundWorkerHandle *probe_handle = NULL;
+static Oid	probed = InvalidOid;
+static TimestampTz next_probe_at = 0;
+static bool probe_is_stuck = false;
 
 /* Handles of the workers that this launcher has registered, by index. */
 static BackgroundWorkerHandle **handles;
@@ -98,46 +107,91 @@ list_databases(MemoryContext context)
 	return databases;
 }
 
-/* Send a probe and wait for its end; false: no worker is free. */
-static bool
-probe(Oid database)
-{
-	BackgroundWorkerHandle *handle;
-
-	if (trucker_database_closing(database))
-		return true;
-	if (!trucker_probe_register(database, &handle))
-		return false;
-	if (WaitForBackgroundWorkerShutdown(handle) == BGWH_POSTMASTER_DIED)
-		proc_exit(1);
-	pfree(handle);
-	return true;
-}
-
-/*
- * Serve all requests.  False: no worker was free for a probe; the requests are
- * kept.
- */
-static bool
-serve_requests(MemoryContext context)
+/* Take over all requests. */
+static void
+take_requests(MemoryContext scratch)
 {
 	Oid			database;
 
 	while (trucker_take_scan_request(&database))
 	{
 		List	   *databases = OidIsValid(database) ? list_make1_oid(database) :
-			list_databases(context);
-		ListCell   *lc;
+			list_databases(scratch);
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-		foreach(lc, databases)
-		{
-			if (probe(lfirst_oid(lc)))
-				continue;
-			trucker_request_scan(database);
+		to_probe = list_concat_unique_oid(to_probe, databases);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/*
+ * Has the probe that was sent last ended?  One that failed is sent again, after
+ * a pause, unless its database is gone.
+ */
+static bool
+probe_has_ended(MemoryContext scratch)
+{
+	pid_t		pid;
+
+	if (probe_handle == NULL)
+		return true;
+	switch (GetBackgroundWorkerPid(probe_handle, &pid))
+	{
+		case BGWH_NOT_YET_STARTED:
+		case BGWH_STARTED:
 			return false;
-		}
+		default:
+			break;
+	}
+	pfree(probe_handle);
+	probe_handle = NULL;
+	if (!trucker_probe_has_succeeded() &&
+		list_member_oid(list_databases(scratch), probed))
+	{
+		trucker_request_scan(probed);
+		next_probe_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PROBE_RETRY_MS);
 	}
 	return true;
+}
+
+/*
+ * Send the next probe, if there is one to send: one at a time, without waiting
+ * for it, so that one that hangs on a lock holds up only other probes.  Returns
+ * the milliseconds to wait before calling again, or -1 for no limit.
+ */
+static long
+send_probe(MemoryContext scratch)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!probe_has_ended(scratch))
+		return -1;
+	take_requests(scratch);
+	if (to_probe == NIL)
+		return -1;
+	if (next_probe_at > now)
+		return TimestampDifferenceMilliseconds(now, next_probe_at) + 1;
+
+	probed = linitial_oid(to_probe);
+	if (!trucker_database_closing(probed))
+	{
+		trucker_probe_begins();
+		if (!trucker_probe_register(probed, &probe_handle))
+		{
+			probe_handle = NULL;
+			if (!probe_is_stuck)
+				ereport(LOG,
+						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						 errmsg("could not look into database %u: no background worker is free", probed),
+						 errhint("Raise max_worker_processes.")));
+			probe_is_stuck = true;
+			next_probe_at = TimestampTzPlusMilliseconds(now, PROBE_RETRY_MS);
+			return PROBE_RETRY_MS;
+		}
+	}
+	probe_is_stuck = false;
+	to_probe = list_delete_first(to_probe);
+	return to_probe == NIL ? -1 : 0;
 }
 
 /* ----
@@ -192,7 +246,8 @@ start_worker(const TruckerWorkerInfo *info)
 	if (delay > 0 && info->launch_after == 0 && !info->restart)
 	{
 		trucker_worker_set_launch(info->index, info->generation,
-								  TimestampTzPlusMilliseconds(now, delay), false);
+								  TimestampTzPlusMilliseconds(now, delay),
+								  info->waits_for_worker);
 		return delay;
 	}
 	if (info->launch_after > now)
@@ -206,7 +261,8 @@ start_worker(const TruckerWorkerInfo *info)
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("could not start the worker of truck \"%s\": no background worker is free", info->name),
 					 errhint("Raise max_worker_processes.")));
-		trucker_worker_set_launch(info->index, info->generation, 0, true);
+		trucker_worker_set_launch(info->index, info->generation,
+								  TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS), true);
 		return NO_WORKER_RETRY_MS;
 	}
 	trucker_worker_launched(info->index, info->generation);
@@ -271,7 +327,7 @@ trucker_launcher_main(Datum main_arg)
 	for (;;)
 	{
 		long		wait;
-		bool		served;
+		long		probe_wait;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -281,12 +337,12 @@ trucker_launcher_main(Datum main_arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		MemoryContextSwitchTo(context);
-		served = serve_requests(context);
+		probe_wait = send_probe(context);
 		MemoryContextSwitchTo(TopMemoryContext);
 		wait = tend_workers();
 		MemoryContextReset(context);
-		if (!served && (wait < 0 || wait > NO_WORKER_RETRY_MS))
-			wait = NO_WORKER_RETRY_MS;
+		if (probe_wait >= 0 && (wait < 0 || wait > probe_wait))
+			wait = probe_wait;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
 						 wait, PG_WAIT_EXTENSION);

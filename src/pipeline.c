@@ -80,11 +80,12 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
 	return pipeline;
 }
 
+/* Would writing to this table write to one of the inputs? */
 bool
 trucker_pipeline_is_input(const TruckerPipeline *pipeline, Oid relid)
 {
 	for (int i = 0; i < pipeline->ninputs; i++)
-		if (pipeline->inputs[i].relid == relid)
+		if (trucker_writes_to(relid, pipeline->inputs[i].relid))
 			return true;
 	return false;
 }

@@ -74,8 +74,12 @@ wait_for_walsenders(List *slots)
 	ListCell   *lc;
 
 	foreach(lc, slots)
-		if (!trucker_is_walsender(trucker_slot_active_pid(lfirst(lc))))
+	{
+		int			pid = trucker_slot_active_pid(lfirst(lc));
+
+		if (pid > 0 && !trucker_is_walsender(pid))
 			(void) trucker_slot_wait_inactive(lfirst(lc), SLOT_WAIT_MS);
+	}
 }
 
 /*
@@ -94,7 +98,12 @@ drop_orphans(List *slots, List *needed)
 			continue;
 
 		if (trucker_slot_active_pid(lfirst(lc)) > 0)
+		{
+			/* if its worker is alive, its end will send the next probe */
+			if (!trucker_is_walsender(trucker_slot_active_pid(lfirst(lc))))
+				trucker_request_scan(MyDatabaseId);
 			continue;
+		}
 		trucker_slot_drop(lfirst(lc));
 		ereport(LOG,
 				(errmsg("dropped replication slot \"%s\", which no truck needs", (char *) lfirst(lc))));
@@ -155,5 +164,6 @@ trucker_probe_main(Datum main_arg)
 
 	report_wanted(trucks);
 	drop_orphans(slots, needed);
+	trucker_probe_succeeded();
 	proc_exit(0);
 }

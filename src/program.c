@@ -19,6 +19,8 @@
  */
 #include "trucker.h"
 
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -219,6 +221,20 @@ trucker_program_plans(TruckerProgram *program, TruckerOperation operation,
 	return *plans;
 }
 
+/*
+ * Can writing to target write to input?  If it is the same table, or if input is
+ * a partition of it, however deep.
+ */
+bool
+trucker_writes_to(Oid target, Oid input)
+{
+	if (target == input)
+		return true;
+	return get_rel_relkind(target) == RELKIND_PARTITIONED_TABLE &&
+		get_rel_relispartition(input) &&
+		list_member_oid(get_partition_ancestors(input), target);
+}
+
 static void
 check_identity(const TruckerTruck *truck, const TruckerRelation *relation)
 {
@@ -297,6 +313,8 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 {
 	TruckerRelation relation;
 	TruckerProgram program;
+	int			input_count = 0;
+	int			output_count = 0;
 
 	memset(&relation, 0, sizeof(relation));
 	relation.name = "public.input_table";
@@ -308,9 +326,14 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 
 	for (int operation = 0; operation < TRUCKER_OPERATIONS; operation++)
 	{
-		(void) input_statements(&program, operation);
-		(void) output_statements(&program, operation);
+		input_count += list_length(input_statements(&program, operation));
+		output_count += list_length(output_statements(&program, operation));
 	}
+	if ((truck->input_sql && input_count == 0) || output_count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is empty", output_count == 0 ? "output_sql" : "input_sql"),
+				 errdetail("It holds no statement, for any operation.")));
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
 }

@@ -134,12 +134,12 @@ build_parameters(Parameters *params, const char *database,
 	if (trucker_replication_conninfo && trucker_replication_conninfo[0])
 		return "Check trucker.replication_conninfo and pg_hba.conf.  A logical replication connection is matched by its database's name.";
 	return psprintf("trucker reads this server's WAL over a replication connection to itself.  "
-					"If pg_hba.conf refuses it, add a line such as: %s %s %s%s  peer  "
-					"(a logical replication connection is matched by its database's name; peer wants an OS user of the role's name, or a map).  "
+					"If pg_hba.conf refuses it, put this line before the others there, and reload:\n"
+					"%s \"%s\" \"%s\" %speer\n"
+					"A logical replication connection is matched by its database's name; peer wants an OS user of the role's name, or a map.  "
 					"Another login can be set in trucker.replication_conninfo.",
-					host ? "local " : "host ",
-					quote_identifier(database), quote_identifier(user),
-					host ? "" : "  127.0.0.1/32");
+					host ? "local" : "host", database, user,
+					host ? "" : "127.0.0.1/32 ");
 }
 
 /*

@@ -46,6 +46,7 @@ typedef struct WorkerEntry
 typedef struct SharedState
 {
 	Latch	   *launcher;		/* NULL while no launcher runs */
+	bool		probe_succeeded;	/* the one that was sent last */
 	bool		scan_all;
 	int			npending;
 	Oid			pending[MAX_PENDING_SCANS];
@@ -227,6 +228,38 @@ trucker_launcher_attach(void)
  * The launcher's and the probes' view of the workers
  * ----
  */
+
+static void
+set_probe_succeeded(bool succeeded)
+{
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	shared->probe_succeeded = succeeded;
+	LWLockRelease(shared_lock);
+}
+
+/* Only one probe runs at a time, so one mark will do. */
+void
+trucker_probe_begins(void)
+{
+	set_probe_succeeded(false);
+}
+
+void
+trucker_probe_succeeded(void)
+{
+	set_probe_succeeded(true);
+}
+
+bool
+trucker_probe_has_succeeded(void)
+{
+	bool		succeeded;
+
+	LWLockAcquire(shared_lock, LW_SHARED);
+	succeeded = shared->probe_succeeded;
+	LWLockRelease(shared_lock);
+	return succeeded;
+}
 
 static WorkerEntry *
 find_entry(Oid database, const pg_uuid_t *truck_id)
@@ -455,11 +488,11 @@ trucker_database_workers(Oid database)
  */
 
 /*
- * Wake a truck's worker.  With restart, end it: the launcher starts it again
- * at once, and until it has done so nobody is told of its former progress.
+ * Tell a truck's worker something.  After TRUCKER_RESTART nobody is told of its
+ * former progress, until it has started again.
  */
 void
-trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, bool restart)
+trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, TruckerSignal signal)
 {
 	WorkerEntry *entry;
 
@@ -468,11 +501,16 @@ trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, bool restart)
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	entry = find_entry(database, truck_id);
-	if (entry)
+	if (entry && signal == TRUCKER_END)
+	{
+		entry->info.wanted = false;
+		end_worker_locked(entry);
+	}
+	else if (entry)
 	{
 		entry->info.launch_after = 0;
 		entry->info.quick_exits = 0;
-		if (restart)
+		if (signal == TRUCKER_RESTART)
 		{
 			entry->info.restart = true;
 			entry->info.applied_lsn = InvalidXLogRecPtr;
@@ -693,6 +731,21 @@ trucker_worker_must_end(void)
 		is_closing_locked(my_entry->info.database);
 	LWLockRelease(shared_lock);
 	return must_end;
+}
+
+/*
+ * The worker ends by itself: its truck shall not run.  Somebody may have changed
+ * that in this very moment, so the catalog is looked at once more.
+ */
+void
+trucker_worker_give_up(void)
+{
+	Oid			database = my_entry->info.database;
+
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	my_entry->info.wanted = false;
+	LWLockRelease(shared_lock);
+	trucker_request_scan(database);
 }
 
 /* Has somebody asked the worker to try again now?  Asking forgets it. */

@@ -56,6 +56,14 @@ extern void trucker_shmem_init(void);
 extern bool trucker_shmem_available(void);
 extern const char *trucker_state_name(TruckerState state);
 
+/* what a worker is told */
+typedef enum TruckerSignal
+{
+	TRUCKER_POKE,				/* try again now */
+	TRUCKER_RESTART,			/* end, and be started again at once */
+	TRUCKER_END					/* end: the truck shall not run */
+} TruckerSignal;
+
 /* requests to the launcher: look into a database (InvalidOid: into all) */
 extern void trucker_request_scan(Oid database);
 extern bool trucker_take_scan_request(Oid *database);
@@ -63,6 +71,9 @@ extern void trucker_launcher_attach(void);
 extern void trucker_wake_launcher(void);
 
 /* the launcher's and the probes' view */
+extern void trucker_probe_begins(void);
+extern void trucker_probe_succeeded(void);
+extern bool trucker_probe_has_succeeded(void);
 extern void trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n);
 extern int	trucker_worker_count(void);
 extern bool trucker_get_worker(int index, TruckerWorkerInfo *info);
@@ -75,7 +86,7 @@ extern bool trucker_is_walsender(int pid);
 extern int	trucker_database_workers(Oid database);
 
 /* any backend */
-extern void trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, bool restart);
+extern void trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, TruckerSignal signal);
 extern void trucker_set_database_closing(Oid database, bool closing);
 extern bool trucker_database_closing(Oid database);
 extern void trucker_wait_progress_prepare(void);
@@ -90,5 +101,6 @@ extern void trucker_worker_set_retry(TimestampTz next_retry_at);
 extern void trucker_worker_set_applied(XLogRecPtr lsn, TimestampTz at);
 extern bool trucker_worker_poked(void);
 extern bool trucker_worker_must_end(void);
+extern void trucker_worker_give_up(void);
 
 #endif							/* TRUCKER_SHMEM_H */

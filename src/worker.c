@@ -239,11 +239,15 @@ trucker_stream_main(Datum main_arg)
 	stream.truck_id = info.truck_id;
 	stream.context = AllocSetContextCreate(TopMemoryContext, "trucker stream",
 										   ALLOCSET_DEFAULT_SIZES);
-	while (!stream.lost && !trucker_worker_must_end() && attempt(&stream))
+	while (!stream.lost && !trucker_worker_must_end())
 	{
-		if (!stream.lost && !trucker_worker_must_end())
+		if (!attempt(&stream))
+			stream.lost = true;
+		else if (!stream.lost && !trucker_worker_must_end())
 			pause_before_retry(&stream);
 	}
+	if (stream.lost)
+		trucker_worker_give_up();
 	ereport(LOG, (errmsg("worker of truck \"%s\" ends", info.name)));
 	proc_exit(0);
 }

@@ -8,6 +8,8 @@
 #include "postmaster/bgworker.h"
 #include "utils/uuid.h"
 
+#include "shmem.h"
+
 /* in worker.c */
 extern PGDLLEXPORT void trucker_stream_main(Datum main_arg);
 extern bool trucker_stream_register(int index, uint64 generation, const char *name, BackgroundWorkerHandle **handle);
@@ -23,6 +25,6 @@ extern void trucker_launcher_register(void);
 /* in hooks.c */
 extern void trucker_hooks_init(void);
 extern void trucker_at_commit_scan(void);
-extern void trucker_at_commit_signal(const pg_uuid_t *truck_id, bool restart);
+extern void trucker_at_commit_signal(const pg_uuid_t *truck_id, TruckerSignal signal);
 
 #endif							/* TRUCKER_WORKER_H */
