@@ -93,6 +93,25 @@ need_column(TruckerRelation *relation, const TruckerColumn *column)
 		relation->need_new[column->number - 1] = true;
 }
 
+/* Two columns of one name, both read: r.* of a table with a column "old__x". */
+static void
+refuse_clashes(const TruckerProgram *program)
+{
+	TupleDesc	desc = program->type->desc;
+
+	for (int i = 0; i < desc->natts; i++)
+		for (int j = 0; j < i; j++)
+			if (strcmp(NameStr(TupleDescAttr(desc, i)->attname),
+					   NameStr(TupleDescAttr(desc, j)->attname)) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("the SQL of the truck reads two columns of \"r\" that are called \"%s\"",
+								NameStr(TupleDescAttr(desc, i)->attname)),
+						 errdetail("One is a column of table %s, the other one is made by trucker.",
+								   program->relation->name),
+						 errhint("Rename the table's column, or read neither.")));
+}
+
 /*
  * Which columns of r does the SQL read, for any operation?  Where there is an
  * input.sql, only that reads the changes.
@@ -118,6 +137,7 @@ narrow(TruckerProgram *program)
 	program->type = trucker_row_type_narrow(program->full, read);
 	MemoryContextDelete(scratch);
 
+	refuse_clashes(program);
 	for (int i = 0; i < program->type->desc->natts; i++)
 	{
 		TruckerColumn *column = &program->type->columns[i];

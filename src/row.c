@@ -22,6 +22,7 @@
 #include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -29,6 +30,7 @@
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/relcache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
@@ -111,6 +113,22 @@ choose_keys(TruckerRelation *relation, Relation rel)
 		relation->keys[relation->nkeys++] = (AttrNumber) attnum;
 }
 
+/* When was each column last altered? */
+static void
+note_alterations(TruckerRelation *relation)
+{
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relation->relid),
+											Int16GetDatum(i + 1));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		relation->altered_by[i] = HeapTupleHeaderGetXmin(tuple->t_data);
+		ReleaseSysCache(tuple);
+	}
+}
+
 /*
  * Describe an open table, in the current memory context.  Nothing is needed of
  * it yet but its keys.
@@ -129,6 +147,7 @@ trucker_relation_build(Relation rel)
 	relation->need_old = palloc0(Max(natts, 1) * sizeof(bool));
 	relation->input = palloc0(Max(natts, 1) * sizeof(FmgrInfo));
 	relation->input_param = palloc0(Max(natts, 1) * sizeof(Oid));
+	relation->altered_by = palloc0(Max(natts, 1) * sizeof(TransactionId));
 	relation->names_objects = palloc0(Max(natts, 1) * sizeof(bool));
 
 	relation->has_toast = OidIsValid(rel->rd_rel->reltoastrelid);
@@ -141,6 +160,7 @@ trucker_relation_build(Relation rel)
 	else
 		relation->identity = attnums_of(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY));
 
+	note_alterations(relation);
 	choose_keys(relation, rel);
 	for (int i = 0; i < relation->nkeys; i++)
 	{
@@ -430,6 +450,26 @@ is_live(const TruckerRelation *relation, int attnum)
 		!TupleDescAttr(relation->desc, attnum - 1)->attisdropped;
 }
 
+/*
+ * A deleted row's values come by name only.  Where the column of that name was
+ * altered after the delete, another one may have borne the name then.
+ */
+static void
+check_name_is_old(const TruckerRelation *relation, int attnum, TransactionId xid)
+{
+	TransactionId altered_by = relation->altered_by[attnum - 1];
+
+	if (TransactionIdIsNormal(altered_by) && TransactionIdIsNormal(xid) &&
+		TransactionIdFollows(altered_by, xid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("column \"%s\" of table %s was altered after a delete that the truck has yet to apply",
+						NameStr(TupleDescAttr(relation->desc, attnum - 1)->attname),
+						relation->name),
+				 errdetail("The delete names its values by column, and another column may have had that name."),
+				 errhint("Call trucker.resync() to load the table anew.")));
+}
+
 static void
 conversion_error_context(void *arg)
 {
@@ -460,6 +500,7 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 	error_context_stack = &callback;
 
 	trucker_row_clear(row, relation);
+	row->old_in_doubt = false;
 	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
 		message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_UPDATE : TRUCKER_DELETE;
 
@@ -486,7 +527,13 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 		if (attnum == 0)
 			attnum = attnum_in_message(message, field->name, &message_hint);
 		if (attnum == 0)
+		{
 			attnum = attnum_by_name(relation->desc, field->name, &table_hint);
+			if (attnum == 0)
+				row->old_in_doubt = true;
+			else if (relation->need_old[attnum - 1])
+				check_name_is_old(relation, attnum, message->xid);
+		}
 		if (is_live(relation, attnum) && relation->need_old[attnum - 1])
 			store_value(row->oldvalues, row->oldpresence, attnum, relation,
 						field->value, decoder);
@@ -503,7 +550,8 @@ static Datum
 missing_value(const TruckerRelation *relation, Form_pg_attribute attr,
 			  bool *isnull)
 {
-	if (attr->atthasdef && !attr->atthasmissing)
+	if (!attr->atthasmissing &&
+		(attr->atthasdef || attr->attnotnull || attr->attidentity != '\0'))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a change of table %s carries no value for column \"%s\"",
@@ -522,7 +570,7 @@ static Datum
 missing_old_value(const TruckerRow *row, const TruckerRelation *relation,
 				  Form_pg_attribute attr, bool *isnull)
 {
-	if (row->operation == TRUCKER_DELETE ||
+	if (row->operation == TRUCKER_DELETE ? row->old_in_doubt || !relation->identity_full :
 		row->newpresence[attr->attnum - 1] != TRUCKER_ABSENT)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

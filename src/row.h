@@ -39,6 +39,7 @@ typedef struct TruckerRelation
 	bool	   *need_old;
 	FmgrInfo   *input;			/* input functions, looked up when first needed */
 	Oid		   *input_param;
+	TransactionId *altered_by;	/* xmin of the pg_attribute row */
 	bool	   *names_objects;	/* is the text an object's name (regclass ...)? */
 	int			converting;		/* attnum at hand, for errors; 0: none */
 } TruckerRelation;
@@ -94,6 +95,7 @@ typedef struct TruckerRow
 	TruckerPresence *newpresence;
 	Datum	   *oldvalues;
 	TruckerPresence *oldpresence;
+	bool		old_in_doubt;	/* the old row holds columns that are not known any more */
 	XLogRecPtr	lsn;
 	TransactionId xid;
 	TimestampTz committed_at;

@@ -290,6 +290,30 @@ read_var(const Var *var, ReadContext *context)
 	}
 }
 
+/*
+ * FROM r AS x(a, b): the list of names counts r's columns from the first on, so
+ * these must stay what they are.  A join's list counts through both its sides.
+ */
+static void
+read_aliased(List *rtable, ReadContext *context)
+{
+	ListCell   *lc;
+
+	foreach(lc, rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+		int			names = rte->alias ? list_length(rte->alias->colnames) : 0;
+
+		if (names == 0)
+			continue;
+		if (rte->rtekind == RTE_JOIN)
+			names = context->ncolumns;
+		else if (rte->rtekind != RTE_NAMEDTUPLESTORE)
+			continue;
+		context->columns = bms_add_range(context->columns, 1, Min(names, context->ncolumns));
+	}
+}
+
 static bool
 read_walker(Node *node, ReadContext *context)
 {
@@ -306,6 +330,7 @@ read_walker(Node *node, ReadContext *context)
 		bool		result;
 
 		context->rtables = lcons(query->rtable, context->rtables);
+		read_aliased(query->rtable, context);
 		result = query_tree_walker(query, read_walker, context, QTW_IGNORE_JOINALIASES);
 		context->rtables = list_delete_first(context->rtables);
 		return result;

@@ -14,7 +14,6 @@
 
 #define TRUCKER_SCHEMA "trucker"
 #define TRUCKER_ROW_RELATION "r"
-#define TRUCKER_MESSAGE_PREFIX "trucker"
 
 /*
  * Replication slots are named trucker_<database oid>_<random token>.  The

@@ -16,8 +16,23 @@
 #include "decoder.h"
 #include "wal2json.h"
 
-/* Logical messages with this prefix are ours; the plugin sends no others. */
-#define MESSAGE_PREFIX "trucker"
+/*
+ * A prefix that no logical message has.  Any user may write such messages, of any
+ * size, and one whose text exceeds 1 GB once it is JSON would stop the stream for
+ * good.  The plugin has no option for "none"; asked for some prefix it writes no
+ * others, and nobody can guess a new one.
+ */
+static char *
+unknown_prefix(void)
+{
+	uint64		token;
+
+	if (!pg_strong_random(&token, sizeof(token)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	return psprintf("%016llx", (unsigned long long) token);
+}
 
 /*
  * Append a schema's or table's name as add-tables wants it.
@@ -123,7 +138,7 @@ trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 	append_option(&options, "include-timestamp", "1");
 	append_option(&options, "include-types", "0");
 	append_option(&options, "include-column-positions", "1");
-	append_option(&options, "add-msg-prefixes", MESSAGE_PREFIX);
+	append_option(&options, "add-msg-prefixes", unknown_prefix());
 	append_option(&options, "add-tables", list.data);
 
 	appendBinaryStringInfo(buf, options.data, options.len);
