@@ -11,6 +11,9 @@
  * its generation counter tells a late reader, or a worker that was registered
  * for the entry's former truck, that the entry is no longer the one it meant.
  *
+ * This file is for the launcher, the probes and any backend; what a worker says
+ * of itself is in shmem_worker.c.
+ *
  * Whoever waits for progress (trucker.wait_for) sleeps on one condition
  * variable that every worker broadcasts.  That costs a worker nothing while
  * nobody waits.
@@ -29,37 +32,10 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
-#include "shmem.h"
+#include "shmem_internal.h"
 
-#define MAX_PENDING_SCANS 64
-#define MAX_CLOSING_DATABASES 64
-
-typedef struct WorkerEntry
-{
-	bool		in_use;
-	bool		poked;
-	Latch	   *latch;			/* of the running worker, or NULL */
-	TimestampTz ending_since;	/* it has been told to end; 0: it has not */
-	TruckerWorkerInfo info;
-} WorkerEntry;
-
-typedef struct SharedState
-{
-	Latch	   *launcher;		/* NULL while no launcher runs */
-	bool		probe_succeeded;	/* the one that was sent last */
-	bool		scan_all;
-	int			npending;
-	Oid			pending[MAX_PENDING_SCANS];
-	int			nclosing;
-	Oid			closing[MAX_CLOSING_DATABASES];
-	ConditionVariable progress;
-	int			nworkers;
-	WorkerEntry workers[FLEXIBLE_ARRAY_MEMBER];
-} SharedState;
-
-static SharedState *shared = NULL;
-static LWLock *shared_lock = NULL;
-static WorkerEntry *my_entry = NULL;
+TruckerSharedState *trucker_shared = NULL;
+LWLock	   *trucker_shared_lock = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -67,8 +43,8 @@ static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static Size
 shared_size(void)
 {
-	return add_size(offsetof(SharedState, workers),
-					mul_size(max_worker_processes, sizeof(WorkerEntry)));
+	return add_size(offsetof(TruckerSharedState, workers),
+					mul_size(max_worker_processes, sizeof(TruckerWorkerEntry)));
 }
 
 static void
@@ -89,13 +65,13 @@ shmem_startup(void)
 		prev_shmem_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("trucker", shared_size(), &found);
-	shared_lock = &(GetNamedLWLockTranche("trucker"))->lock;
+	trucker_shared = ShmemInitStruct("trucker", shared_size(), &found);
+	trucker_shared_lock = &(GetNamedLWLockTranche("trucker"))->lock;
 	if (!found)
 	{
-		memset(shared, 0, shared_size());
-		ConditionVariableInit(&shared->progress);
-		shared->nworkers = max_worker_processes;
+		memset(trucker_shared, 0, shared_size());
+		ConditionVariableInit(&trucker_shared->progress);
+		trucker_shared->nworkers = max_worker_processes;
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -114,7 +90,7 @@ trucker_shmem_init(void)
 bool
 trucker_shmem_available(void)
 {
-	return shared != NULL;
+	return trucker_shared != NULL;
 }
 
 const char *
@@ -141,19 +117,20 @@ trucker_state_name(TruckerState state)
  * ----
  */
 
-static void
-wake_launcher_locked(void)
+/* The caller holds the lock. */
+void
+trucker_wake_launcher_locked(void)
 {
-	if (shared->launcher)
-		SetLatch(shared->launcher);
+	if (trucker_shared->launcher)
+		SetLatch(trucker_shared->launcher);
 }
 
 void
 trucker_wake_launcher(void)
 {
-	LWLockAcquire(shared_lock, LW_SHARED);
-	wake_launcher_locked();
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	trucker_wake_launcher_locked();
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* Ask the launcher to look into a database, or with InvalidOid into all. */
@@ -162,19 +139,19 @@ trucker_request_scan(Oid database)
 {
 	bool		known = false;
 
-	if (shared == NULL)
+	if (trucker_shared == NULL)
 		return;
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < shared->npending; i++)
-		known |= shared->pending[i] == database;
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < trucker_shared->npending; i++)
+		known |= trucker_shared->pending[i] == database;
 	if (!OidIsValid(database) ||
-		(!known && shared->npending == MAX_PENDING_SCANS))
-		shared->scan_all = true;
+		(!known && trucker_shared->npending == MAX_PENDING_SCANS))
+		trucker_shared->scan_all = true;
 	else if (!known)
-		shared->pending[shared->npending++] = database;
-	wake_launcher_locked();
-	LWLockRelease(shared_lock);
+		trucker_shared->pending[trucker_shared->npending++] = database;
+	trucker_wake_launcher_locked();
+	LWLockRelease(trucker_shared_lock);
 }
 
 /*
@@ -186,32 +163,32 @@ trucker_take_scan_request(Oid *database)
 {
 	bool		found = true;
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	if (shared->scan_all)
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	if (trucker_shared->scan_all)
 	{
 		*database = InvalidOid;
-		shared->scan_all = false;
-		shared->npending = 0;
+		trucker_shared->scan_all = false;
+		trucker_shared->npending = 0;
 	}
-	else if (shared->npending > 0)
+	else if (trucker_shared->npending > 0)
 	{
-		*database = shared->pending[0];
-		shared->npending--;
-		memmove(shared->pending, shared->pending + 1,
-				shared->npending * sizeof(Oid));
+		*database = trucker_shared->pending[0];
+		trucker_shared->npending--;
+		memmove(trucker_shared->pending, trucker_shared->pending + 1,
+				trucker_shared->npending * sizeof(Oid));
 	}
 	else
 		found = false;
-	LWLockRelease(shared_lock);
+	LWLockRelease(trucker_shared_lock);
 	return found;
 }
 
 static void
 launcher_detach(int code, Datum arg)
 {
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	shared->launcher = NULL;
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	trucker_shared->launcher = NULL;
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* The launcher says hello; it is forgotten when its process ends. */
@@ -219,9 +196,9 @@ void
 trucker_launcher_attach(void)
 {
 	before_shmem_exit(launcher_detach, (Datum) 0);
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	shared->launcher = MyLatch;
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	trucker_shared->launcher = MyLatch;
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* ----
@@ -232,9 +209,9 @@ trucker_launcher_attach(void)
 static void
 set_probe_succeeded(bool succeeded)
 {
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	shared->probe_succeeded = succeeded;
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	trucker_shared->probe_succeeded = succeeded;
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* Only one probe runs at a time, so one mark will do. */
@@ -255,18 +232,18 @@ trucker_probe_has_succeeded(void)
 {
 	bool		succeeded;
 
-	LWLockAcquire(shared_lock, LW_SHARED);
-	succeeded = shared->probe_succeeded;
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	succeeded = trucker_shared->probe_succeeded;
+	LWLockRelease(trucker_shared_lock);
 	return succeeded;
 }
 
-static WorkerEntry *
+static TruckerWorkerEntry *
 find_entry(Oid database, const pg_uuid_t *truck_id)
 {
-	for (int i = 0; i < shared->nworkers; i++)
+	for (int i = 0; i < trucker_shared->nworkers; i++)
 	{
-		WorkerEntry *entry = &shared->workers[i];
+		TruckerWorkerEntry *entry = &trucker_shared->workers[i];
 
 		if (entry->in_use && entry->info.database == database &&
 			memcmp(&entry->info.truck_id, truck_id, sizeof(pg_uuid_t)) == 0)
@@ -275,12 +252,12 @@ find_entry(Oid database, const pg_uuid_t *truck_id)
 	return NULL;
 }
 
-static WorkerEntry *
+static TruckerWorkerEntry *
 allocate_entry(Oid database, const TruckerWanted *wanted)
 {
-	for (int i = 0; i < shared->nworkers; i++)
+	for (int i = 0; i < trucker_shared->nworkers; i++)
 	{
-		WorkerEntry *entry = &shared->workers[i];
+		TruckerWorkerEntry *entry = &trucker_shared->workers[i];
 		uint64		generation = entry->info.generation + 1;
 
 		if (entry->in_use)
@@ -307,17 +284,17 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 {
 	int			unplaced = 0;
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < shared->nworkers; i++)
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < trucker_shared->nworkers; i++)
 	{
-		WorkerEntry *entry = &shared->workers[i];
+		TruckerWorkerEntry *entry = &trucker_shared->workers[i];
 
 		if (entry->in_use && entry->info.database == database)
 			entry->info.wanted = false;
 	}
 	for (int i = 0; i < n; i++)
 	{
-		WorkerEntry *entry = find_entry(database, &wanted[i].truck_id);
+		TruckerWorkerEntry *entry = find_entry(database, &wanted[i].truck_id);
 
 		if (entry == NULL)
 			entry = allocate_entry(database, &wanted[i]);
@@ -326,9 +303,9 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 		else
 			entry->info.wanted = true;
 	}
-	wake_launcher_locked();
-	LWLockRelease(shared_lock);
-	ConditionVariableBroadcast(&shared->progress);
+	trucker_wake_launcher_locked();
+	LWLockRelease(trucker_shared_lock);
+	ConditionVariableBroadcast(&trucker_shared->progress);
 
 	if (unplaced > 0)
 		ereport(LOG,
@@ -341,7 +318,7 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 int
 trucker_worker_count(void)
 {
-	return shared->nworkers;
+	return trucker_shared->nworkers;
 }
 
 /* Copy an entry; false: it is free. */
@@ -350,10 +327,10 @@ trucker_get_worker(int index, TruckerWorkerInfo *info)
 {
 	bool		in_use;
 
-	LWLockAcquire(shared_lock, LW_SHARED);
-	in_use = shared->workers[index].in_use;
-	*info = shared->workers[index].info;
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	in_use = trucker_shared->workers[index].in_use;
+	*info = trucker_shared->workers[index].info;
+	LWLockRelease(trucker_shared_lock);
 	return in_use;
 }
 
@@ -362,13 +339,13 @@ bool
 trucker_find_worker(Oid database, const pg_uuid_t *truck_id,
 					TruckerWorkerInfo *info)
 {
-	WorkerEntry *entry;
+	TruckerWorkerEntry *entry;
 
-	LWLockAcquire(shared_lock, LW_SHARED);
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
 	entry = find_entry(database, truck_id);
 	if (entry)
 		*info = entry->info;
-	LWLockRelease(shared_lock);
+	LWLockRelease(trucker_shared_lock);
 	return entry != NULL;
 }
 
@@ -377,24 +354,24 @@ void
 trucker_worker_set_launch(int index, uint64 generation,
 						  TimestampTz launch_after, bool waits_for_worker)
 {
-	WorkerEntry *entry = &shared->workers[index];
+	TruckerWorkerEntry *entry = &trucker_shared->workers[index];
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (entry->in_use && entry->info.generation == generation)
 	{
 		entry->info.launch_after = launch_after;
 		entry->info.waits_for_worker = waits_for_worker;
 	}
-	LWLockRelease(shared_lock);
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* The launcher has registered a worker for this entry. */
 void
 trucker_worker_launched(int index, uint64 generation)
 {
-	WorkerEntry *entry = &shared->workers[index];
+	TruckerWorkerEntry *entry = &trucker_shared->workers[index];
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (entry->in_use && entry->info.generation == generation)
 	{
 		entry->info.waits_for_worker = false;
@@ -402,21 +379,21 @@ trucker_worker_launched(int index, uint64 generation)
 		entry->info.launch_after = 0;
 		entry->info.quick_exits++;	/* until it has shown that it works */
 	}
-	LWLockRelease(shared_lock);
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* Free an entry whose truck shall not run and whose worker is gone. */
 void
 trucker_worker_forget(int index, uint64 generation)
 {
-	WorkerEntry *entry = &shared->workers[index];
+	TruckerWorkerEntry *entry = &trucker_shared->workers[index];
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (entry->in_use && entry->info.generation == generation &&
 		!entry->info.wanted && entry->info.pid == 0)
 		entry->in_use = false;
-	LWLockRelease(shared_lock);
-	ConditionVariableBroadcast(&shared->progress);
+	LWLockRelease(trucker_shared_lock);
+	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
 /*
@@ -424,7 +401,7 @@ trucker_worker_forget(int index, uint64 generation)
  * while, make it.  Under the lock, so that the pid is the worker's.
  */
 static void
-end_worker_locked(WorkerEntry *entry)
+end_worker_locked(TruckerWorkerEntry *entry)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -443,12 +420,12 @@ end_worker_locked(WorkerEntry *entry)
 void
 trucker_worker_terminate(int index, uint64 generation)
 {
-	WorkerEntry *entry = &shared->workers[index];
+	TruckerWorkerEntry *entry = &trucker_shared->workers[index];
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (entry->in_use && entry->info.generation == generation)
 		end_worker_locked(entry);
-	LWLockRelease(shared_lock);
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* Does this walsender serve a worker that is alive? */
@@ -457,10 +434,10 @@ trucker_is_walsender(int pid)
 {
 	bool		found = false;
 
-	LWLockAcquire(shared_lock, LW_SHARED);
-	for (int i = 0; i < shared->nworkers; i++)
-		found |= shared->workers[i].in_use && shared->workers[i].info.walsender_pid == pid;
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	for (int i = 0; i < trucker_shared->nworkers; i++)
+		found |= trucker_shared->workers[i].in_use && trucker_shared->workers[i].info.walsender_pid == pid;
+	LWLockRelease(trucker_shared_lock);
 	return found;
 }
 
@@ -470,15 +447,15 @@ trucker_database_workers(Oid database)
 {
 	int			n = 0;
 
-	LWLockAcquire(shared_lock, LW_SHARED);
-	for (int i = 0; i < shared->nworkers; i++)
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	for (int i = 0; i < trucker_shared->nworkers; i++)
 	{
-		TruckerWorkerInfo *info = &shared->workers[i].info;
+		TruckerWorkerInfo *info = &trucker_shared->workers[i].info;
 
-		if (shared->workers[i].in_use && info->database == database && info->pid != 0)
+		if (trucker_shared->workers[i].in_use && info->database == database && info->pid != 0)
 			n++;
 	}
-	LWLockRelease(shared_lock);
+	LWLockRelease(trucker_shared_lock);
 	return n;
 }
 
@@ -494,12 +471,12 @@ trucker_database_workers(Oid database)
 void
 trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, TruckerSignal signal)
 {
-	WorkerEntry *entry;
+	TruckerWorkerEntry *entry;
 
-	if (shared == NULL)
+	if (trucker_shared == NULL)
 		return;
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	entry = find_entry(database, truck_id);
 	if (entry && signal == TRUCKER_END)
 	{
@@ -522,8 +499,8 @@ trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, TruckerSignal sig
 			SetLatch(entry->latch);
 		}
 	}
-	wake_launcher_locked();
-	LWLockRelease(shared_lock);
+	trucker_wake_launcher_locked();
+	LWLockRelease(trucker_shared_lock);
 }
 
 /*
@@ -535,43 +512,44 @@ trucker_set_database_closing(Oid database, bool closing)
 {
 	int			place = -1;
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < shared->nclosing; i++)
-		if (shared->closing[i] == database)
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < trucker_shared->nclosing; i++)
+		if (trucker_shared->closing[i] == database)
 			place = i;
 	if (closing && place < 0)
 	{
-		if (shared->nclosing == MAX_CLOSING_DATABASES)
+		if (trucker_shared->nclosing == MAX_CLOSING_DATABASES)
 		{
-			LWLockRelease(shared_lock);
+			LWLockRelease(trucker_shared_lock);
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("too many databases are being dropped at the same time")));
 		}
-		shared->closing[shared->nclosing++] = database;
+		trucker_shared->closing[trucker_shared->nclosing++] = database;
 	}
 	else if (!closing && place >= 0)
-		shared->closing[place] = shared->closing[--shared->nclosing];
+		trucker_shared->closing[place] = trucker_shared->closing[--trucker_shared->nclosing];
 
 	if (closing)
 	{
-		for (int i = 0; i < shared->nworkers; i++)
+		for (int i = 0; i < trucker_shared->nworkers; i++)
 		{
-			WorkerEntry *entry = &shared->workers[i];
+			TruckerWorkerEntry *entry = &trucker_shared->workers[i];
 
 			if (entry->in_use && entry->info.database == database)
 				end_worker_locked(entry);
 		}
 	}
-	wake_launcher_locked();
-	LWLockRelease(shared_lock);
+	trucker_wake_launcher_locked();
+	LWLockRelease(trucker_shared_lock);
 }
 
-static bool
-is_closing_locked(Oid database)
+/* The caller holds the lock. */
+bool
+trucker_is_closing_locked(Oid database)
 {
-	for (int i = 0; i < shared->nclosing; i++)
-		if (shared->closing[i] == database)
+	for (int i = 0; i < trucker_shared->nclosing; i++)
+		if (trucker_shared->closing[i] == database)
 			return true;
 	return false;
 }
@@ -581,9 +559,9 @@ trucker_database_closing(Oid database)
 {
 	bool		closing;
 
-	LWLockAcquire(shared_lock, LW_SHARED);
-	closing = is_closing_locked(database);
-	LWLockRelease(shared_lock);
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	closing = trucker_is_closing_locked(database);
+	LWLockRelease(trucker_shared_lock);
 	return closing;
 }
 
@@ -591,14 +569,14 @@ trucker_database_closing(Oid database)
 void
 trucker_wait_progress_prepare(void)
 {
-	ConditionVariablePrepareToSleep(&shared->progress);
+	ConditionVariablePrepareToSleep(&trucker_shared->progress);
 }
 
 /* Wait until some worker's state changes; false: the time is up. */
 bool
 trucker_wait_progress(long timeout_ms)
 {
-	return !ConditionVariableTimedSleep(&shared->progress, timeout_ms,
+	return !ConditionVariableTimedSleep(&trucker_shared->progress, timeout_ms,
 										PG_WAIT_EXTENSION);
 }
 
@@ -606,157 +584,4 @@ void
 trucker_wait_progress_end(void)
 {
 	ConditionVariableCancelSleep();
-}
-
-/* ----
- * For the worker itself
- * ----
- */
-
-static void
-worker_detach(int code, Datum arg)
-{
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	my_entry->info.pid = 0;
-	my_entry->info.walsender_pid = 0;
-	my_entry->info.next_retry_at = 0;
-	my_entry->latch = NULL;
-	wake_launcher_locked();
-	LWLockRelease(shared_lock);
-	my_entry = NULL;
-	ConditionVariableBroadcast(&shared->progress);
-}
-
-/*
- * A worker takes its entry.  False: the entry has been given to another truck,
- * has a worker already, or is not wanted any more; the process shall end.
- */
-bool
-trucker_worker_attach(int index, uint64 generation, TruckerWorkerInfo *info)
-{
-	WorkerEntry *entry = &shared->workers[index];
-	bool		mine;
-
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	mine = entry->in_use && entry->info.generation == generation &&
-		entry->info.wanted && entry->info.pid == 0 &&
-		!is_closing_locked(entry->info.database);
-	if (mine)
-	{
-		entry->latch = MyLatch;
-		entry->poked = false;
-		entry->ending_since = 0;
-		entry->info.pid = MyProcPid;
-		entry->info.restart = false;
-		entry->info.state = TRUCKER_STARTING;
-		entry->info.since = GetCurrentTimestamp();
-		entry->info.next_retry_at = 0;
-		entry->info.applied_lsn = InvalidXLogRecPtr;
-		entry->info.applied_at = 0;
-		*info = entry->info;
-		my_entry = entry;
-	}
-	LWLockRelease(shared_lock);
-
-	if (mine)
-		before_shmem_exit(worker_detach, (Datum) 0);
-	return mine;
-}
-
-void
-trucker_worker_set_state(TruckerState state)
-{
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	if (my_entry->info.state != state)
-	{
-		my_entry->info.state = state;
-		my_entry->info.since = GetCurrentTimestamp();
-	}
-	if (state != TRUCKER_RETRYING)
-		my_entry->info.next_retry_at = 0;
-	if (state == TRUCKER_STREAMING)
-		my_entry->info.quick_exits = 0;
-	LWLockRelease(shared_lock);
-	ConditionVariableBroadcast(&shared->progress);
-}
-
-void
-trucker_worker_set_walsender(int pid)
-{
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	my_entry->info.walsender_pid = pid;
-	LWLockRelease(shared_lock);
-}
-
-void
-trucker_worker_set_retry(TimestampTz next_retry_at)
-{
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	my_entry->info.next_retry_at = next_retry_at;
-	LWLockRelease(shared_lock);
-	trucker_worker_set_state(TRUCKER_RETRYING);
-}
-
-/*
- * Everything that committed before lsn is at the destination.  Not published
- * once a restart was asked for: whoever asked must not be shown what held
- * before.
- */
-void
-trucker_worker_set_applied(XLogRecPtr lsn, TimestampTz at)
-{
-	bool		progress = false;
-
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	if (!my_entry->info.restart)
-	{
-		progress = my_entry->info.applied_lsn < lsn;
-		if (progress)
-			my_entry->info.applied_lsn = lsn;
-		my_entry->info.applied_at = at;
-	}
-	LWLockRelease(shared_lock);
-	if (progress)
-		ConditionVariableBroadcast(&shared->progress);
-}
-
-/* Has the worker been told to end? */
-bool
-trucker_worker_must_end(void)
-{
-	bool		must_end;
-
-	LWLockAcquire(shared_lock, LW_SHARED);
-	must_end = !my_entry->info.wanted || my_entry->info.restart ||
-		is_closing_locked(my_entry->info.database);
-	LWLockRelease(shared_lock);
-	return must_end;
-}
-
-/*
- * The worker ends by itself: its truck shall not run.  Somebody may have changed
- * that in this very moment, so the catalog is looked at once more.
- */
-void
-trucker_worker_give_up(void)
-{
-	Oid			database = my_entry->info.database;
-
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	my_entry->info.wanted = false;
-	LWLockRelease(shared_lock);
-	trucker_request_scan(database);
-}
-
-/* Has somebody asked the worker to try again now?  Asking forgets it. */
-bool
-trucker_worker_poked(void)
-{
-	bool		poked;
-
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	poked = my_entry->poked;
-	my_entry->poked = false;
-	LWLockRelease(shared_lock);
-	return poked;
 }

@@ -93,7 +93,7 @@ extern void trucker_wait_progress_prepare(void);
 extern bool trucker_wait_progress(long timeout_ms);
 extern void trucker_wait_progress_end(void);
 
-/* the worker itself */
+/* the worker itself; in shmem_worker.c */
 extern bool trucker_worker_attach(int index, uint64 generation, TruckerWorkerInfo *info);
 extern void trucker_worker_set_state(TruckerState state);
 extern void trucker_worker_set_walsender(int pid);

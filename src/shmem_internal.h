@@ -1,0 +1,47 @@
+/*
+ * shmem_internal.h
+ *	  How trucker's shared memory is laid out; for shmem.c and shmem_worker.c.
+ */
+#ifndef TRUCKER_SHMEM_INTERNAL_H
+#define TRUCKER_SHMEM_INTERNAL_H
+
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+
+#include "shmem.h"
+
+#define MAX_PENDING_SCANS 64
+#define MAX_CLOSING_DATABASES 64
+
+typedef struct TruckerWorkerEntry
+{
+	bool		in_use;
+	bool		poked;
+	Latch	   *latch;			/* of the running worker, or NULL */
+	TimestampTz ending_since;	/* it has been told to end; 0: it has not */
+	TruckerWorkerInfo info;
+} TruckerWorkerEntry;
+
+typedef struct TruckerSharedState
+{
+	Latch	   *launcher;		/* NULL while no launcher runs */
+	bool		probe_succeeded;	/* the one that was sent last */
+	bool		scan_all;
+	int			npending;
+	Oid			pending[MAX_PENDING_SCANS];
+	int			nclosing;
+	Oid			closing[MAX_CLOSING_DATABASES];
+	ConditionVariable progress;
+	int			nworkers;
+	TruckerWorkerEntry workers[FLEXIBLE_ARRAY_MEMBER];
+} TruckerSharedState;
+
+/* in shmem.c; all but the pointers themselves is protected by the lock */
+extern TruckerSharedState *trucker_shared;
+extern LWLock *trucker_shared_lock;
+
+extern void trucker_wake_launcher_locked(void);
+extern bool trucker_is_closing_locked(Oid database);
+
+#endif							/* TRUCKER_SHMEM_INTERNAL_H */
