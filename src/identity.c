@@ -189,7 +189,9 @@ trucker_identity_reset(void)
 	if (temp_namespace_exists())
 	{
 		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
 		ResetTempTableNamespace();
+		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
 }

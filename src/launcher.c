@@ -175,8 +175,14 @@ send_probe(MemoryContext scratch)
 	probed = linitial_oid(to_probe);
 	if (!trucker_database_closing(probed))
 	{
+		bool		registered;
+
+		/* the handle must outlive the scratch context */
+		MemoryContextSwitchTo(TopMemoryContext);
 		trucker_probe_begins();
-		if (!trucker_probe_register(probed, &probe_handle))
+		registered = trucker_probe_register(probed, &probe_handle);
+		MemoryContextSwitchTo(scratch);
+		if (!registered)
 		{
 			probe_handle = NULL;
 			if (!probe_is_stuck)

@@ -429,12 +429,15 @@ complete_row(TruckerPipeline *pipeline, TruckerInput *input)
 					   pipeline->truck->toast_current, pipeline->toast_taken);
 }
 
-/* The key is what runs are told apart by: without it there is no safe way on. */
+/*
+ * The key is what runs are told apart by: without it there is no safe way on.  A
+ * key that is stored out of line and was not changed comes in the old row only.
+ */
 static void
 check_key(const TruckerInput *input)
 {
 	const TruckerRelation *relation = input->program->relation;
-	const TruckerRow *row = input->row;
+	TruckerRow *row = input->row;
 
 	if (relation->identity_full)
 		return;
@@ -442,6 +445,11 @@ check_key(const TruckerInput *input)
 	{
 		int			at = relation->keys[i] - 1;
 
+		if (row->operation == TRUCKER_UPDATE && row->newpresence[at] == TRUCKER_ABSENT)
+		{
+			row->newpresence[at] = row->oldpresence[at];
+			row->newvalues[at] = row->oldvalues[at];
+		}
 		if ((row->operation != TRUCKER_DELETE && row->newpresence[at] == TRUCKER_ABSENT) ||
 			(row->operation != TRUCKER_INSERT && row->oldpresence[at] == TRUCKER_ABSENT))
 			ereport(ERROR,

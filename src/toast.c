@@ -11,11 +11,12 @@
  * else the truck stops.
  *
  * "The version that this change made" needs more than xmin: the same source
- * transaction may have changed the row again.  Then a later change of that
- * transaction shows it, by carrying the column or deleting the row.  So the keys
- * of rows whose values were taken by rule 2 are remembered until the source
- * transaction ends, and trucker_toast_check_taken() raises an error when a later
- * change proves one of them wrong - always before anything is committed.
+ * transaction may have changed the row again, or put another row in its place.
+ * Then a later change of that transaction shows it: it carries the column, deletes
+ * the row, or moves a row away from the key or to it.  So the keys of rows whose
+ * values were taken by rule 2 are remembered until the source transaction ends,
+ * and trucker_toast_check_taken() raises an error when a later change proves one
+ * of them wrong - always before anything is committed.
  */
 #include "trucker.h"
 
@@ -28,12 +29,15 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "toast.h"
@@ -163,6 +167,47 @@ fetch_row(TupleTableSlot *slot, Relation rel, Oid index_id, const TruckerRow *ro
 	return found;
 }
 
+/*
+ * Is subxid a subtransaction of xid, both of them ended?
+ *
+ * pg_subtrans knows, but vouches only for transactions that may still run
+ * (hence the assertion there on TransactionXmin).  What it says of older ones is
+ * right as long as it is there: a parent is always older than its child, and we
+ * ask for one certain parent.  If it is there no more, reading it is an error,
+ * which here means no more than "not known": hence the subtransaction around it.
+ */
+static bool
+is_part_of(TransactionId subxid, TransactionId xid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	TransactionId saved_xmin = TransactionXmin;
+	volatile bool found = false;
+
+	if (!TransactionIdFollows(subxid, xid))
+		return false;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		TransactionXmin = xid;
+		found = TransactionIdEquals(SubTransGetTopmostTransaction(subxid), xid);
+		TransactionXmin = saved_xmin;
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		TransactionXmin = saved_xmin;
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return found;
+}
+
 /* Was this row version made by the transaction or by one of its parts? */
 static bool
 made_by(TupleTableSlot *slot, TransactionId xid)
@@ -172,9 +217,7 @@ made_by(TupleTableSlot *slot, TransactionId xid)
 
 	if (TransactionIdEquals(xmin, xid))
 		return true;
-	if (!TransactionIdIsNormal(xmin) || TransactionIdPrecedes(xmin, TransactionXmin))
-		return false;			/* pg_subtrans may not reach back that far */
-	return TransactionIdEquals(SubTransGetTopmostTransaction(xmin), xid);
+	return TransactionIdIsNormal(xmin) && is_part_of(xmin, xid);
 }
 
 /* ----
@@ -182,7 +225,13 @@ made_by(TupleTableSlot *slot, TransactionId xid)
  * ----
  */
 
-/* A set of 64-bit hashes, in the current memory context. */
+typedef struct TakenEntry
+{
+	uint64		key;			/* hash of the table and the row's key */
+	Bitmapset  *columns;		/* whose values were taken */
+} TakenEntry;
+
+/* Keys and columns, by a 64-bit hash of the key, in the current memory context. */
 HTAB *
 trucker_toast_create_taken(void)
 {
@@ -190,7 +239,7 @@ trucker_toast_create_taken(void)
 
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(uint64);
-	ctl.entrysize = sizeof(uint64);
+	ctl.entrysize = sizeof(TakenEntry);
 	ctl.hcxt = CurrentMemoryContext;
 	return hash_create("trucker taken TOAST values", 64, &ctl,
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
@@ -226,27 +275,52 @@ hash_key(const TruckerRelation *relation, const Datum *values,
 	return hash;
 }
 
+static TakenEntry *
+find_taken(HTAB *taken, uint64 key)
+{
+	return hash_search(taken, &key, HASH_FIND, NULL);
+}
+
+static bool
+carries_one_of(const TruckerRow *row, const Bitmapset *columns)
+{
+	int			attnum = -1;
+
+	while ((attnum = bms_next_member(columns, attnum)) >= 0)
+		if (row->newpresence[attnum - 1] != TRUCKER_ABSENT)
+			return true;
+	return false;
+}
+
 /*
- * A change of a row that an earlier change of the same source transaction took
- * a value from the table for: does it show that the value was not yet there?
+ * A change after another one of the same source transaction, for which a value
+ * was taken from the table: does it show that the value was not yet there?
  */
 void
 trucker_toast_check_taken(const TruckerRow *row, const TruckerRelation *relation,
 						  HTAB *taken)
 {
-	uint64		key;
-	bool		changes = row->operation == TRUCKER_DELETE;
+	uint64		old_key = 0;
+	uint64		new_key = 0;
+	TakenEntry *entry = NULL;
+	bool		doubtful;
 
-	if (row->operation == TRUCKER_INSERT || hash_get_num_entries(taken) == 0)
+	if (hash_get_num_entries(taken) == 0)
 		return;
-	key = hash_key(relation, row->oldvalues, row->oldpresence);
-	if (hash_search(taken, &key, HASH_FIND, NULL) == NULL)
-		return;
-	for (int i = 0; i < relation->desc->natts && !changes; i++)
-		changes = (row->newpresence[i] == TRUCKER_PRESENT || row->newpresence[i] == TRUCKER_IS_NULL) &&
-			is_toastable(TupleDescAttr(relation->desc, i)) &&
-			!bms_is_member(i + 1, relation->identity);
-	if (changes)
+	if (row->operation != TRUCKER_INSERT)
+		old_key = hash_key(relation, row->oldvalues, row->oldpresence);
+	if (row->operation != TRUCKER_DELETE)
+		new_key = hash_key(relation, row->newvalues, row->newpresence);
+
+	if (row->operation == TRUCKER_UPDATE && old_key == new_key)
+	{
+		entry = find_taken(taken, old_key);
+		doubtful = entry != NULL && carries_one_of(row, entry->columns);
+	}
+	else
+		doubtful = (row->operation != TRUCKER_INSERT && find_taken(taken, old_key)) ||
+			(row->operation != TRUCKER_DELETE && find_taken(taken, new_key));
+	if (doubtful)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("an update of table %s does not carry a large value that it left unchanged",
@@ -254,6 +328,19 @@ trucker_toast_check_taken(const TruckerRow *row, const TruckerRelation *relation
 				 errdetail("The same transaction has changed the row again, so the value can no longer be read from the table."),
 				 errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL and then trucker.resync(), or create the truck with the option \"toast\": \"current\".",
 						 relation->name)));
+}
+
+static void
+note_taken(HTAB *taken, const TruckerRow *row, const TruckerRelation *relation,
+		   Bitmapset *columns)
+{
+	uint64		key = hash_key(relation, row->newvalues, row->newpresence);
+	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(taken));
+	bool		found;
+	TakenEntry *entry = hash_search(taken, &key, HASH_ENTER, &found);
+
+	entry->columns = bms_union(found ? entry->columns : NULL, columns);
+	MemoryContextSwitchTo(old);
 }
 
 /* ----
@@ -283,6 +370,7 @@ trucker_toast_fill(TruckerRow *row, Relation rel, const TruckerRelation *relatio
 				   const TruckerRowType *type, bool accept_current, HTAB *taken)
 {
 	TupleTableSlot *slot = NULL;
+	Bitmapset  *columns = NULL;
 	bool		found = false;
 
 	for (int i = 0; i < type->desc->natts; i++)
@@ -307,6 +395,7 @@ trucker_toast_fill(TruckerRow *row, Relation rel, const TruckerRelation *relatio
 			if (!accept_current && !(found && made_by(slot, row->xid)))
 				raise_unavailable(relation, attr);
 		}
+		columns = bms_add_member(columns, attr->attnum);
 		value = found ? slot_getattr(slot, attr->attnum, &isnull) : (Datum) 0;
 		if (!found || isnull)
 			row->newpresence[at] = TRUCKER_IS_NULL;
@@ -320,10 +409,6 @@ trucker_toast_fill(TruckerRow *row, Relation rel, const TruckerRelation *relatio
 	{
 		ExecDropSingleTupleTableSlot(slot);
 		if (!accept_current)
-		{
-			uint64		key = hash_key(relation, row->newvalues, row->newpresence);
-
-			(void) hash_search(taken, &key, HASH_ENTER, NULL);
-		}
+			note_taken(taken, row, relation, columns);
 	}
 }
