@@ -101,6 +101,24 @@ first_socket_directory(void)
 	return linitial(directories);
 }
 
+/* A name for pg_hba.conf: always quoted, as some words mean something there. */
+static char *
+hba_name(const char *name)
+{
+	StringInfoData quoted;
+
+	initStringInfo(&quoted);
+	appendStringInfoChar(&quoted, '"');
+	for (; *name; name++)
+	{
+		if (*name == '"')
+			appendStringInfoChar(&quoted, '"');
+		appendStringInfoChar(&quoted, *name);
+	}
+	appendStringInfoChar(&quoted, '"');
+	return quoted.data;
+}
+
 /* Everything that the connection needs, and the hint if it fails. */
 static char *
 build_parameters(Parameters *params, const char *database,
@@ -135,11 +153,11 @@ build_parameters(Parameters *params, const char *database,
 		return "Check trucker.replication_conninfo and pg_hba.conf.  A logical replication connection is matched by its database's name.";
 	return psprintf("trucker reads this server's WAL over a replication connection to itself.  "
 					"If pg_hba.conf refuses it, put this line before the others there, and reload:\n"
-					"%s \"%s\" \"%s\" %speer\n"
+					"%s %s %s %s\n"
 					"A logical replication connection is matched by its database's name; peer wants an OS user of the role's name, or a map.  "
 					"Another login can be set in trucker.replication_conninfo.",
-					host ? "local" : "host", database, user,
-					host ? "" : "127.0.0.1/32 ");
+					host ? "local" : "host", hba_name(database), hba_name(user),
+					host ? "peer" : "127.0.0.1/32 scram-sha-256");
 }
 
 /*
