@@ -147,7 +147,8 @@ SELECT t.name AS truck,
 	   w.since,
 	   CASE WHEN s.slot_name IS NOT NULL THEN t.name END AS stream,
 	   coalesce(w.applied_lsn, p.lsn) AS position,
-	   greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, p.lsn)), 0)::bigint AS lag_bytes,
+	   CASE WHEN coalesce(w.applied_lsn, p.lsn) IS NOT NULL
+			THEN greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, p.lsn)), 0)::bigint END AS lag_bytes,
 	   CASE WHEN w.applied_lsn >= f.lsn THEN 0
 			ELSE extract(epoch FROM pg_catalog.clock_timestamp() - w.applied_at) END::float8 AS lag_seconds,
 	   CASE WHEN s.enabled AND NOT s.lost AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery() THEN 'a background worker (max_worker_processes)'

@@ -21,6 +21,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -97,6 +98,10 @@ set_inputs(TruckerTruck *truck, ArrayType *array)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("input_tables must not contain nulls")));
 		truck->inputs[i] = DatumGetObjectId(values[i]);
+		if (get_rel_name(truck->inputs[i]) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation with OID %u does not exist", truck->inputs[i])));
 		for (int j = 0; j < i; j++)
 			if (truck->inputs[i] == truck->inputs[j])
 				ereport(ERROR,

@@ -152,8 +152,10 @@ note_keys(TruckerRun *run, const TruckerRow *row)
 {
 	bool		fresh = true;
 
+	/* nothing tells rows apart: only inserts can stand side by side */
 	if (run->relation->nkeys == 0)
-		return true;			/* only inserts, and nothing tells them apart */
+		return run->nrows == 0 ||
+			(row->operation == TRUCKER_INSERT && run->operation == TRUCKER_INSERT);
 	if (!run->hashable)
 		return run->nrows == 0;
 	if (row->operation != TRUCKER_DELETE)

@@ -149,9 +149,9 @@ sub same
 WITH a AS MATERIALIZED ($query_a
 ), b AS MATERIALIZED ($query_b
 ), d AS (
-	SELECT 'only in first' AS side, row_to_json(x)::text AS content FROM (TABLE a EXCEPT ALL TABLE b) AS x
+	SELECT 'only in first' AS side, row_to_json(same_row)::text AS content FROM (TABLE a EXCEPT ALL TABLE b) AS same_row
 	UNION ALL
-	SELECT 'only in second', row_to_json(x)::text FROM (TABLE b EXCEPT ALL TABLE a) AS x
+	SELECT 'only in second', row_to_json(same_row)::text FROM (TABLE b EXCEPT ALL TABLE a) AS same_row
 )
 SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), (SELECT count(*) FROM d), ''
 UNION ALL
