@@ -77,10 +77,10 @@ _PG_init(void)
 	/* loaded by a session only: the functions will say what is missing */
 	if (!process_shared_preload_libraries_in_progress)
 		return;
+	/* pg_upgrade makes the extension bit by bit, and wants its databases for itself */
+	if (IsBinaryUpgrade)
+		return;
 	trucker_shmem_init();
 	trucker_hooks_init();
-
-	/* pg_upgrade wants its databases for itself */
-	if (!IsBinaryUpgrade)
-		trucker_launcher_register();
+	trucker_launcher_register();
 }

@@ -115,12 +115,12 @@ handle_error(TruckerStream *stream)
 	QueryCancelPending = false;
 	MemoryContextSwitchTo(TopMemoryContext);
 	edata = CopyErrorData();
+	LWLockReleaseAll();
 	ended = trucker_worker_must_end();
 	if (!ended)
 		EmitErrorReport();
 	FlushErrorState();
 
-	LWLockReleaseAll();
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
 	if (stream->pipeline)
