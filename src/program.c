@@ -131,7 +131,7 @@ narrow(TruckerProgram *program)
 		TruckerScript *script = input != NIL ? prepare_input(input, &rows) :
 			trucker_script_prepare(output_statements(program, operation), &rows);
 
-		read = bms_add_members(read, trucker_script_columns_read(script, rows.desc->natts));
+		read = bms_add_members(read, trucker_script_columns_read(script, rows.desc));
 	}
 	MemoryContextSwitchTo(old);
 	program->type = trucker_row_type_narrow(program->full, read);

@@ -252,7 +252,7 @@ trucker_script_execute(const TruckerScript *script, const TruckerRows *rows,
 typedef struct ReadContext
 {
 	List	   *rtables;		/* range tables, innermost query's first */
-	int			ncolumns;
+	TupleDesc	desc;			/* of r */
 	Bitmapset  *columns;
 } ReadContext;
 
@@ -270,7 +270,7 @@ read_var(const Var *var, ReadContext *context)
 		if (var->varattno > 0)
 			context->columns = bms_add_member(context->columns, var->varattno);
 		else
-			context->columns = bms_add_range(context->columns, 1, context->ncolumns);
+			context->columns = bms_add_range(context->columns, 1, context->desc->natts);
 	}
 	else if (rte->rtekind == RTE_JOIN)
 	{
@@ -291,6 +291,27 @@ read_var(const Var *var, ReadContext *context)
 }
 
 /*
+ * How many of r's columns stand in a list of other names?  (The range table entry
+ * of such a relation does not say that it has an alias.)
+ */
+static int
+count_aliases(const RangeTblEntry *rte, TupleDesc desc)
+{
+	ListCell   *lc;
+	int			number = 0;
+	int			aliases = 0;
+
+	foreach(lc, rte->eref->colnames)
+	{
+		if (number < desc->natts &&
+			strcmp(strVal(lfirst(lc)), NameStr(TupleDescAttr(desc, number)->attname)) != 0)
+			aliases = number + 1;
+		number++;
+	}
+	return aliases;
+}
+
+/*
  * FROM r AS x(a, b): the list of names counts r's columns from the first on, so
  * these must stay what they are.  A join's list counts through both its sides.
  */
@@ -302,15 +323,15 @@ read_aliased(List *rtable, ReadContext *context)
 	foreach(lc, rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
-		int			names = rte->alias ? list_length(rte->alias->colnames) : 0;
+		int			aliases = 0;
 
-		if (names == 0)
-			continue;
-		if (rte->rtekind == RTE_JOIN)
-			names = context->ncolumns;
-		else if (rte->rtekind != RTE_NAMEDTUPLESTORE)
-			continue;
-		context->columns = bms_add_range(context->columns, 1, Min(names, context->ncolumns));
+		if (rte->rtekind == RTE_JOIN && rte->alias && rte->alias->colnames != NIL)
+			aliases = context->desc->natts;
+		else if (rte->rtekind == RTE_NAMEDTUPLESTORE &&
+				 strcmp(rte->enrname, TRUCKER_ROW_RELATION) == 0)
+			aliases = count_aliases(rte, context->desc);
+		if (aliases > 0)
+			context->columns = bms_add_range(context->columns, 1, aliases);
 	}
 }
 
@@ -339,13 +360,13 @@ read_walker(Node *node, ReadContext *context)
 }
 
 /*
- * The columns of r (from 1) that the statements read.  ncolumns is how many r
- * has.  A reference to the whole row counts as all.
+ * The columns of r (from 1) that the statements read; desc is what they were
+ * prepared for.  A reference to the whole row counts as all.
  */
 Bitmapset *
-trucker_script_columns_read(const TruckerScript *script, int ncolumns)
+trucker_script_columns_read(const TruckerScript *script, TupleDesc desc)
 {
-	ReadContext context = {NIL, ncolumns, NULL};
+	ReadContext context = {NIL, desc, NULL};
 
 	for (int i = 0; i < script->n; i++)
 	{
