@@ -201,14 +201,16 @@ sub chaos_load
 		close $out or die "$dir/$name.sql: $!";
 		push @args, '-f', "$dir/$name.sql\@$weight{$name}";
 	}
+	my $pgbench = $node->installed_command('pgbench');
+	push @args, $node->connstr('postgres');
+
 	my $pid = fork // die "fork: $!";
 	if ($pid == 0)
 	{
 		open STDIN, '<', '/dev/null';
 		open STDOUT, '>', '/dev/null';
 		open STDERR, '>', "$dir/pgbench.err";
-		exec $node->installed_command('pgbench'), @args, $node->connstr('postgres');
-		POSIX::_exit(127);
+		exec { $pgbench } $pgbench, @args or POSIX::_exit(127);
 	}
 	return bless { node => $node, pid => $pid, err => "$dir/pgbench.err" },
 	  'TruckerChaos::Load';

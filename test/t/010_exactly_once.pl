@@ -85,14 +85,14 @@ foreach my $kind (@kinds[ 0 .. 9 ])
 	my $name = 'round ' . ++$round . ", $kind";
 
 	load_runs();
-	wal_passes($node, 1000 + int(rand(400_000)));
+	wal_passes($node, 1000 + int(rand(1_000_000)));
 	strike($kind, $chaos_trucks[ rand @chaos_trucks ]);
 	if ($round % 2 == 0)
 	{
 		my $second = $disasters[ rand @disasters ];
 
 		load_runs();
-		wal_passes($node, int(rand(50_000)));
+		wal_passes($node, int(rand(200_000)));
 		strike($second, $chaos_trucks[ rand @chaos_trucks ]);
 		$name .= ", then $second";
 	}
@@ -114,42 +114,51 @@ cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id < 0'),
 # destination holds the backfill.
 create_total($node, 'late', 'late_total');
 $node->safe_psql('postgres', q{SELECT trucker.start('late')});
+ok(caught_up($node, 'late'), 'one more truck runs');
+
+# A session that has begun a transaction with this statement, and its pid.
+sub session
+{
+	my ($statement) = @_;
+	my $session = $node->background_psql('postgres', on_error_stop => 0);
+
+	$session->query_safe("BEGIN; $statement");
+	return ($session, $session->query_safe('SELECT pg_backend_pid()'));
+}
+
+sub late_waits
+{
+	my ($state, $pid, $name) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok(
+		$node->poll_query_until('postgres',
+			qq{SELECT state = '$state' AND waiting_for ~ '\\m$pid\\M' FROM trucker.status WHERE truck = 'late'}),
+		$name);
+}
+
 foreach my $kind (shuffle(@disasters))
 {
 	load_runs();
-	my $lock = $node->background_psql('postgres', on_error_stop => 0);
-	my $writer = $node->background_psql('postgres', on_error_stop => 0);
-
-	$lock->query_safe('BEGIN; LOCK TABLE late_total IN SHARE MODE');
-	$writer->query_safe('BEGIN; CREATE TABLE IF NOT EXISTS scratch (); SELECT pg_current_xact_id()');
-	my $writer_pid = $writer->query_safe('SELECT pg_backend_pid()');
-	my $lock_pid = $lock->query_safe('SELECT pg_backend_pid()');
-
+	my ($writer, $writer_pid) = session('SELECT pg_current_xact_id()');
 	$node->safe_psql('postgres', q{SELECT trucker.resync('late')});
-	ok( $node->poll_query_until('postgres',
-			qq{SELECT state = 'creating slot' AND waiting_for ~ '\\m$writer_pid\\M' FROM trucker.status WHERE truck = 'late'}),
-		'the truck says which transaction it waits for');
+	late_waits('creating slot', $writer_pid, "$kind while the slot is made: it waits, and says for whom");
 	strike($kind, 'late');
 	if (is_crash($kind))
 	{
-		# the sessions are gone, and so is what held the truck; psql has not noticed
-		$_->{run}->kill_kill foreach $lock, $writer;
+		# the session is gone, and so is what held the truck; psql has not noticed
+		$writer->{run}->kill_kill;
 		ok(caught_up($node, 'late'), "$kind while the slot is made: the truck gets there");
 		load_runs();
-		$lock = $node->background_psql('postgres', on_error_stop => 0);
-		$lock->query_safe('BEGIN; LOCK TABLE late_total IN SHARE MODE');
-		$lock_pid = $lock->query_safe('SELECT pg_backend_pid()');
+		($writer, $writer_pid) = session('SELECT pg_current_xact_id()');
 		$node->safe_psql('postgres', q{SELECT trucker.resync('late')});
 	}
-	else
-	{
-		ok(wait_state($node, 'late', 'creating slot'), "$kind while the slot is made: it is made anew");
-		$writer->query_safe('ROLLBACK');
-		$writer->quit;
-	}
-	ok( $node->poll_query_until('postgres',
-			qq{SELECT state = 'backfill' AND waiting_for ~ '\\m$lock_pid\\M' FROM trucker.status WHERE truck = 'late'}),
-		'the backfill waits for a lock, and says whose');
+	late_waits('creating slot', $writer_pid, "$kind while the slot is made: the next attempt waits likewise");
+
+	my ($lock, $lock_pid) = session('LOCK TABLE late_total IN SHARE MODE');
+	$writer->query_safe('ROLLBACK');
+	$writer->quit;
+	late_waits('backfill', $lock_pid, "$kind during the backfill: it waits, and says for whom");
 	strike($kind, 'late');
 	if (is_crash($kind))
 	{
@@ -162,7 +171,8 @@ foreach my $kind (shuffle(@disasters))
 	}
 	load_stops();
 	ok(caught_up($node, 'late'), "$kind during the backfill: the truck gets there");
-	same_total($node, 'late_total', "$kind during slot creation and backfill: rows were loaded once, changes followed");
+	same_total($node, 'late_total',
+		"$kind during slot creation and backfill: rows were loaded once, changes followed");
 	is( $node->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'),
 		@chaos_trucks + 1, "$kind during slot creation and backfill: no slot is left over");
 }

@@ -25,6 +25,7 @@ my $node = trucker_node(
 max_replication_slots = 60
 max_wal_senders = 60
 max_worker_processes = 60
+trucker.retry_max_delay = '500ms'
 trucker.replication_conninfo = 'password=$password'
 });
 my $super = $node->safe_psql('postgres', 'SELECT rolname FROM pg_authid WHERE oid = 10');
@@ -228,6 +229,8 @@ BEGIN
 		INSERT INTO alice.deferring VALUES (new.depth + 1);
 	END IF;
 	PERFORM alice.note('deferred', 'depth ' || new.depth);
+	PERFORM set_config('work_mem', '77kB', false), set_config('default_transaction_read_only', 'on', false),
+		set_config('alice.planted', 'yes', false), set_config('search_path', 'pg_temp', false);
 	RETURN NULL;
 END \$\$;
 CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON alice.deferring
@@ -349,6 +352,18 @@ BEGIN
 	END IF;
 END \$\$;
 
+-- SQL that will not be cancelled
+CREATE FUNCTION alice.attack_hold() RETURNS void LANGUAGE plpgsql AS \$\$
+BEGIN
+	WHILE (SELECT fails FROM alice.switch) LOOP
+		BEGIN
+			PERFORM pg_sleep(1000);
+		EXCEPTION WHEN query_canceled THEN
+			PERFORM alice.become('hold', 'cancelled');
+		END;
+	END LOOP;
+END \$\$;
+
 -- planning executes IMMUTABLE functions; so does start(), in its caller's session
 CREATE FUNCTION alice.planned(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS \$\$
 BEGIN
@@ -446,7 +461,7 @@ is( $node->safe_psql('postgres', q{
 
 sql('alice', 'TRUNCATE alice.evidence, alice.tried');
 foreach my $name (
-	qw(role handler definer deferred cursor commit index shadow parallel plant look))
+	qw(role handler definer deferred look cursor commit index shadow parallel plant look))
 {
 	ok(attack($name), "attack: $name");
 	isnt(evidence($name, 'true'), '0', "attack $name has left evidence");
@@ -479,6 +494,17 @@ is($node->safe_psql('postgres', 'SELECT attack, what FROM alice.left_over ORDER 
 	'', 'one run leaves nothing to the next: tables, functions, cursors, statements, locks, settings');
 is($node->safe_psql('postgres', q{SELECT DISTINCT result FROM alice.tried WHERE attack = 'listen'}),
 	'0A000', 'nor can it listen');
+
+# A worker whose SQL will not be cancelled ends nevertheless.
+sql('alice', q{UPDATE alice.switch SET fails = true; INSERT INTO alice.src (attack, dom) VALUES ('hold', 'x')});
+ok( $node->poll_query_until('postgres',
+		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'trucker attack' AND wait_event = 'PgSleep'}),
+	'SQL that will not be cancelled');
+sql('alice', q{SELECT trucker.stop('attack')});
+ok(wait_state($node, 'attack', 'stopped'), 'is stopped');
+sql('alice', 'UPDATE alice.switch SET fails = false');
+start_truck('alice', 'attack');
+ok(caught_up($node, 'attack'), 'and goes on when it will');
 
 # resync() runs reset_sql.
 sql('alice', q{SELECT trucker.resync('attack')});
@@ -557,6 +583,9 @@ is( $node->safe_psql('postgres', q{
 # ALTER ROLE ... SET
 # ----
 
+# a server may have been built without libxml
+my $xml = psql_err($node, q{SELECT '<a/>'::xml}) ? 'NULL' : q{xmlparse(content 'a<b/>')};
+
 # What a role's sessions start with must neither break its trucks nor change values.
 # Anybody may set anything for himself here, also role and session_authorization.
 $node->safe_psql('postgres', qq{
@@ -599,8 +628,8 @@ $node->safe_psql('postgres', q{
 	SET SESSION AUTHORIZATION carol;
 	INSERT INTO carol.src VALUES
 		(1, '{a,NULL,"NULL"}', '2024-02-03', '2024-02-03 04:05:06.789', '2024-02-03 04:05:06.789+05:45',
-		 '-1 year +2 days -03:04:05.6', 0.1, '\x00ff5c27', xmlparse(content 'a<b/>'), '12.34', U&'\0444\20ac'),
-		(2, '{{NULL,1},{2,NULL}}', '0044-03-15 BC', 'infinity', '-infinity', '-1 days 02:03:04', 1e-300, '', NULL, '-0.01', '')});
+		 '-1 year +2 days -03:04:05.6', 0.1, '\x00ff5c27', XML, '12.34', U&'\0444\20ac'),
+		(2, '{{NULL,1},{2,NULL}}', '0044-03-15 BC', 'infinity', '-infinity', '-1 days 02:03:04', 1e-300, '', NULL, '-0.01', '')} =~ s/XML/$xml/r);
 ok(caught_up($node, 'carol'), 'streams');
 $node->safe_psql('postgres', q{
 	SET SESSION AUTHORIZATION carol;
@@ -613,7 +642,7 @@ is( $node->safe_psql('postgres', 'SELECT DISTINCT cu, su, is_superuser, role FRO
 is( $node->safe_psql('postgres', 'SELECT DISTINCT tbl FROM carol.dst'), 'carol.src', 'names look as they always do');
 is( $node->safe_psql('postgres', 'SELECT DISTINCT guc FROM carol.dst'), 'here', 'other settings are as in the role\'s own sessions');
 
-# An error is reported, and a setting that was the cause heals when it is gone.
+# An error is reported, and a setting that was the cause is gone with the next start.
 $node->safe_psql('postgres', q{
 	ALTER ROLE carol SET carol.fails = 'yes';
 	SELECT trucker.stop('carol')});
@@ -632,8 +661,12 @@ $node->safe_psql('postgres', q{
 $since = now();
 $node->safe_psql('postgres', q{SELECT trucker.start('carol')});
 ok(reports('carol', 'P0001: carol.fails', $since), 'an error is reported, not fatal, also where exit_on_error is set');
-$node->safe_psql('postgres', 'ALTER ROLE carol RESET carol.fails');
-ok(caught_up($node, 'carol', timeout => '20 s'), 'a role\'s setting that is gone is gone, without a restart');
+$node->safe_psql('postgres', q{
+	ALTER ROLE carol RESET carol.fails;
+	SELECT trucker.stop('carol')});
+ok(wait_state($node, 'carol', 'stopped'), 'stopped');
+start_truck($super, 'carol');
+ok(caught_up($node, 'carol'), 'a worker starts with the settings that its role has then');
 sql($super, q{SELECT trucker.drop_truck('carol')});
 
 # ----
@@ -647,7 +680,7 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE alice.copy (id int PRIMARY KEY, v int, who text);
 	ALTER TABLE alice.copy OWNER TO alice;
 	GRANT ALL ON alice.copy TO etl});
-refused('eve', q{SELECT trucker.create_truck('copy', '{alice.item}', 'SELECT 1 FROM r', options => '{"role": "etl"}')},
+refused('eve', q{SELECT trucker.create_truck('copy', '{secret}', 'SELECT 1 FROM r', options => '{"role": "etl"}')},
 	qr/42501: must be member of role "etl"/, 'the option role names a role that one is a member of');
 refused('alice', q{SELECT trucker.create_truck('copy', '{alice.item}', 'SELECT 1 FROM r', options => '{"role": "nobody_at_all"}')},
 	qr/42704: role "nobody_at_all" does not exist/, 'and that exists');
@@ -735,19 +768,19 @@ sql($super, "SELECT trucker.drop_truck('$_')") foreach qw(gone leaver);
 # A superuser's truck warns; and stops being a superuser's when its role does.
 my ($rc, $stdout, $stderr) = $node->psql('postgres', q{
 	SET SESSION AUTHORIZATION boss;
-	SELECT trucker.create_truck('boss', '{open}', $$ INSERT INTO secret SELECT current_setting('is_superuser') FROM r $$)});
+	SELECT trucker.create_truck('boss', '{open}', $$ INSERT INTO secret SELECT current_user FROM r WHERE id > 2 $$)});
 like($stderr, qr/WARNING: .*truck "boss" will run with superuser rights/, 'a truck of a superuser warns');
 like($stderr, qr/HINT: .*"role"/, 'and says what else there is');
 ($rc, $stdout, $stderr) = $node->psql('postgres', q{
 	SELECT trucker.create_truck('modest', '{open}', 'SELECT id FROM r', options => '{"role": "alice"}')});
 is("$rc $stderr", '0 ', 'with the option role it does not');
 start_truck('boss', 'boss');
+$node->safe_psql('postgres', 'INSERT INTO open VALUES (3)');
+ok(caught_up($node, 'boss'), 'it runs');
+is($node->safe_psql('postgres', 'SELECT told FROM secret'), 'boss', 'as the superuser');
 $since = now();
-$node->safe_psql('postgres', 'ALTER ROLE boss NOSUPERUSER; GRANT INSERT ON secret TO boss; INSERT INTO open VALUES (3)');
-caught_up($node, 'boss');
-is($node->safe_psql('postgres', 'SELECT DISTINCT told FROM secret'), "off\non", 'a role that is superuser no more is none for its truck');
-$node->safe_psql('postgres', q{INSERT INTO secret SELECT 'x'; REVOKE INSERT ON secret FROM boss; INSERT INTO open VALUES (4)});
-ok(reports('boss', '42501: permission denied for table secret', $since), 'and has no rights that it was not granted');
+$node->safe_psql('postgres', 'ALTER ROLE boss NOSUPERUSER; INSERT INTO open VALUES (4)');
+ok(reports('boss', '42501: permission denied for table secret', $since), 'until that is superuser no more');
 sql($super, q{SELECT trucker.drop_truck('boss'); SELECT trucker.drop_truck('modest')});
 
 # ----
