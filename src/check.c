@@ -17,11 +17,9 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "check.h"
@@ -127,24 +125,6 @@ check_written(const TruckerTruck *truck, List *written)
 }
 
 static void
-check_access(const TruckerTruck *truck, Relation rel)
-{
-	char	   *role = GetUserNameFromId(truck->role, false);
-
-	if (pg_class_aclcheck(RelationGetRelid(rel), truck->role, ACL_SELECT) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" may not read input table %s", role, qualified_name(rel)),
-				 errhint("GRANT SELECT ON %s TO %s;", qualified_name(rel), quote_identifier(role))));
-	if (check_enable_rls(RelationGetRelid(rel), truck->role, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("row security of table %s applies to role \"%s\"", qualified_name(rel), role),
-				 errdetail("A truck reads all rows of its input tables."),
-				 errhint("Give the truck a role that row security does not apply to, with the option \"role\".")));
-}
-
-static void
 check_input(const TruckerTruck *truck, Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
@@ -155,7 +135,7 @@ check_input(const TruckerTruck *truck, Oid relid)
 	if (rel == NULL)
 		trucker_raise_dropped(truck->name, relid);
 	check_kind(rel);
-	check_access(truck, rel);
+	trucker_check_input_rights(truck, rel);
 
 	trucker_identity_push(&saved, truck->role,
 						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,

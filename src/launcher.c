@@ -60,14 +60,8 @@ trucker_launcher_register(void)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	trucker_worker_describe(&worker, "trucker_launcher_main", "trucker launcher");
 	worker.bgw_restart_time = LAUNCHER_RESTART_S;
-	strlcpy(worker.bgw_library_name, "trucker", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "trucker_launcher_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "trucker launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "trucker launcher", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
 }
 

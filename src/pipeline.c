@@ -28,19 +28,14 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
-#include "utils/acl.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -136,6 +131,19 @@ forget_batch(TruckerPipeline *pipeline)
 	MemoryContextReset(pipeline->change_context);
 }
 
+/* Forget what was compiled for an input. */
+static void
+forget_program(TruckerInput *input)
+{
+	if (input->program)
+		trucker_program_free(input->program);
+	if (input->context)
+		MemoryContextDelete(input->context);
+	input->program = NULL;
+	input->context = NULL;
+	input->run = NULL;
+}
+
 /*
  * After AbortCurrentTransaction(): nothing of the batch is left.  All SQL is
  * compiled anew next time, as the cause may lie in what it was compiled for.
@@ -145,17 +153,7 @@ trucker_pipeline_rollback(TruckerPipeline *pipeline)
 {
 	trucker_position_aborted(pipeline->position);
 	for (int i = 0; i < pipeline->ninputs; i++)
-	{
-		TruckerInput *input = &pipeline->inputs[i];
-
-		if (input->program)
-			trucker_program_free(input->program);
-		if (input->context)
-			MemoryContextDelete(input->context);
-		input->program = NULL;
-		input->context = NULL;
-		input->run = NULL;
-	}
+		forget_program(&pipeline->inputs[i]);
 	forget_batch(pipeline);
 }
 
@@ -165,38 +163,11 @@ trucker_pipeline_rollback(TruckerPipeline *pipeline)
  */
 
 static void
-check_rights(const TruckerPipeline *pipeline, Relation rel)
-{
-	Oid			role = pipeline->truck->role;
-
-	if (pg_class_aclcheck(RelationGetRelid(rel), role, ACL_SELECT) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for table %s", RelationGetRelationName(rel)),
-				 errhint("GRANT SELECT ON %s TO %s;",
-						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-													RelationGetRelationName(rel)),
-						 quote_identifier(GetUserNameFromId(role, false)))));
-	if (check_enable_rls(RelationGetRelid(rel), role, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("row security of table %s hides rows from role \"%s\"",
-						RelationGetRelationName(rel), GetUserNameFromId(role, false)),
-				 errhint("A truck reads all rows of its input tables.  Give the truck a role that row security does not apply to.")));
-}
-
-static void
 compile(TruckerPipeline *pipeline, TruckerInput *input)
 {
 	MemoryContext old;
 
-	if (input->program)
-		trucker_program_free(input->program);
-	if (input->context)
-		MemoryContextDelete(input->context);
-	input->program = NULL;
-	input->context = NULL;
-
+	forget_program(input);
 	old = MemoryContextSwitchTo(pipeline->context);
 	input->program = trucker_program_create(pipeline->truck, pipeline->output, input->rel);
 	trucker_program_check_identity(input->program);
@@ -216,7 +187,7 @@ open_input(TruckerPipeline *pipeline, TruckerInput *input)
 	input->rel = try_relation_open(input->relid, AccessShareLock);
 	if (input->rel == NULL)
 		trucker_raise_dropped(pipeline->truck->name, input->relid);
-	check_rights(pipeline, input->rel);
+	trucker_check_input_rights(pipeline->truck, input->rel);
 	if (input->program == NULL ||
 		!trucker_relation_is_current(input->program->relation, input->rel))
 		compile(pipeline, input);

@@ -39,14 +39,8 @@ trucker_probe_register(Oid database, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "trucker", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "trucker_probe_main", BGW_MAXLEN);
+	trucker_worker_describe(&worker, "trucker_probe_main", "trucker probe");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "trucker probe of database %u", database);
-	strlcpy(worker.bgw_type, "trucker probe", BGW_MAXLEN);
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	worker.bgw_notify_pid = MyProcPid;
 	return RegisterDynamicBackgroundWorker(&worker, handle);

@@ -22,10 +22,13 @@
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "program.h"
@@ -239,6 +242,30 @@ trucker_program_plans(TruckerProgram *program, TruckerOperation operation,
 		MemoryContextSwitchTo(old);
 	}
 	return *plans;
+}
+
+/*
+ * May the truck's role read all of an input table?  r is not subject to any check
+ * of the server's, so this is ours to ask, and again in every batch.
+ */
+void
+trucker_check_input_rights(const TruckerTruck *truck, Relation rel)
+{
+	char	   *role = GetUserNameFromId(truck->role, false);
+	char	   *table = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												   RelationGetRelationName(rel));
+
+	if (pg_class_aclcheck(RelationGetRelid(rel), truck->role, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not read input table %s", role, table),
+				 errhint("GRANT SELECT ON %s TO %s;", table, quote_identifier(role))));
+	if (check_enable_rls(RelationGetRelid(rel), truck->role, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row security of table %s applies to role \"%s\"", table, role),
+				 errdetail("A truck reads all rows of its input tables."),
+				 errhint("Give the truck a role that row security does not apply to, with the option \"role\".")));
 }
 
 /*

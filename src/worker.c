@@ -44,6 +44,24 @@
 /* what trucker.status keeps of each part of an error, in bytes */
 #define MAX_ERROR_TEXT 2000
 
+/*
+ * Fill in what all our processes have in common: they belong to a database (or,
+ * the launcher, to none), and the postmaster starts them once.  Name and argument
+ * are left to the caller.
+ */
+void
+trucker_worker_describe(BackgroundWorker *worker, const char *function, const char *type)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, "trucker", BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
+}
+
 /* Register a worker for an entry of shared memory; false: no worker is free. */
 bool
 trucker_stream_register(int index, uint64 generation, const char *name,
@@ -51,14 +69,8 @@ trucker_stream_register(int index, uint64 generation, const char *name,
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "trucker", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "trucker_stream_main", BGW_MAXLEN);
+	trucker_worker_describe(&worker, "trucker_stream_main", "trucker stream");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "trucker stream %s", name);
-	strlcpy(worker.bgw_type, "trucker stream", BGW_MAXLEN);
 	worker.bgw_main_arg = Int32GetDatum(index);
 	memcpy(worker.bgw_extra, &generation, sizeof(generation));
 	worker.bgw_notify_pid = MyProcPid;

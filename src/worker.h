@@ -11,6 +11,7 @@
 #include "shmem.h"
 
 /* in worker.c */
+extern void trucker_worker_describe(BackgroundWorker *worker, const char *function, const char *type);
 extern PGDLLEXPORT void trucker_stream_main(Datum main_arg);
 extern bool trucker_stream_register(int index, uint64 generation, const char *name, BackgroundWorkerHandle **handle);
 
