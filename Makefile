@@ -6,6 +6,7 @@
 #                      shared_preload_libraries = 'trucker', then the TAP tests
 #   make test          install what is missing, build, install, run all tests on
 #                      servers of their own; TESTS="sql/a.sql test/t/b.pl" for some
+#   make soak          crashes for MINUTES=60, then a transaction of HUGE_ROWS=5000000
 #   make demo          the same road, to see it work; KEEP=1 leaves the server up
 #
 # make test and make demo do not need PGXS: they install it.
@@ -43,11 +44,14 @@ PG_CONFIG ?= pg_config
 endif
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 
-.PHONY: all test demo FORCE
+.PHONY: all test soak demo FORCE
 all:
 
 test:
 	@test/run.sh
+
+soak:
+	@test/soak.sh
 
 demo:
 	@test/demo.sh

@@ -33,6 +33,7 @@
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -370,12 +371,13 @@ trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *m
 }
 
 static void
-raise_truncated(const TruckerInput *input)
+raise_truncated(const TruckerPipeline *pipeline, const TruckerInput *input)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("input table %s has been truncated", input->program->relation->name),
-			 errhint("Call trucker.resync() to load the destination anew.")));
+			 errhint("SELECT trucker.resync(%s) loads the destination anew.",
+					 quote_literal_cstr(pipeline->truck->name))));
 }
 
 /* Values that an update left out, because it left them unchanged. */
@@ -443,11 +445,11 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 	TruckerInput *input = trucker_pipeline_input(pipeline, relid);
 	MemoryContext old = MemoryContextSwitchTo(pipeline->change_context);
 
+	pipeline->changing = input;
 	if (message->kind == TRUCKER_MSG_TRUNCATE)
-		raise_truncated(input);
+		raise_truncated(pipeline, input);
 	if (message->kind == TRUCKER_MSG_INSERT || !pipeline->truck->inserts_only)
 	{
-		pipeline->changing = input;
 		trucker_row_from_message(input->row, input->program->relation, message,
 								 pipeline->decoder);
 		input->row->lsn = pipeline->commit_lsn;
@@ -458,6 +460,7 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 		pipeline->changing = NULL;
 		trucker_pipeline_add(pipeline, input);
 	}
+	pipeline->changing = NULL;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(pipeline->change_context);
 }
@@ -509,7 +512,7 @@ trucker_pipeline_error_context(void *arg)
 		errcontext("truck \"%s\", change of table %s by source transaction %u committed at %X/%X",
 				   pipeline->truck->name, pipeline->changing->program->relation->name,
 				   pipeline->xid, LSN_FORMAT_ARGS(pipeline->commit_lsn));
-	else if (pipeline->in_batch && input && input->run && input->run->nrows > 0)
+	else if (pipeline->run_started != 0 && input && input->run)
 		errcontext("truck \"%s\", run of " INT64_FORMAT " rows of table %s, changes committed at %X/%X to %X/%X",
 				   pipeline->truck->name, input->run->nrows, input->program->relation->name,
 				   LSN_FORMAT_ARGS(input->run->first_lsn), LSN_FORMAT_ARGS(input->run->last_lsn));

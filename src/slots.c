@@ -64,11 +64,27 @@ trucker_slot_trouble(const char *name, XLogRecPtr expected)
 		if (trouble)
 			trouble = psprintf("the server has removed WAL that its replication slot \"%s\" needs (max_slot_wal_keep_size)", name);
 		else if (!XLogRecPtrIsInvalid(expected) && confirmed > expected)
-			trouble = psprintf("its replication slot \"%s\" has been advanced to %X/%X while the truck was stopped at %X/%X",
+			trouble = psprintf("its replication slot \"%s\" has been advanced to %X/%X, and the truck stands at %X/%X",
 							   name, LSN_FORMAT_ARGS(confirmed), LSN_FORMAT_ARGS(expected));
 	}
 	LWLockRelease(ReplicationSlotControlLock);
 	return trouble;
+}
+
+/* Up to where the slot is confirmed; InvalidXLogRecPtr if there is no such slot. */
+XLogRecPtr
+trucker_slot_confirmed(const char *name)
+{
+	ReplicationSlot *slot = SearchNamedReplicationSlot(name, true);
+	XLogRecPtr	confirmed = InvalidXLogRecPtr;
+
+	if (slot)
+	{
+		SpinLockAcquire(&slot->mutex);
+		confirmed = slot->data.confirmed_flush;
+		SpinLockRelease(&slot->mutex);
+	}
+	return confirmed;
 }
 
 /* Who holds the slot: a pid, 0 for nobody, -1 if there is no such slot. */

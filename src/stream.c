@@ -242,6 +242,7 @@ start_fresh(TruckerStream *stream)
 			  stream->truck->name, stream->truck->slot_name, LSN_FORMAT_ARGS(consistent_point));
 
 	trucker_worker_set_state(TRUCKER_BACKFILL);
+	stream->confirmed = consistent_point;
 	trucker_backfill(stream->pipeline, snapshot, consistent_point);
 	LOG_EVENT("truck \"%s\": backfill committed", stream->truck->name);
 }
@@ -251,12 +252,20 @@ start_fresh(TruckerStream *stream)
  * ----
  */
 
+/*
+ * May the truck go on from its position, with its slot?  The slot rests between
+ * two attempts, and while the truck is stopped: if it stands further than we can
+ * have told it, somebody else has moved it.
+ */
 static void
 check_position(TruckerStream *stream)
 {
 	const char *trouble = trucker_position_trouble(stream->position);
 	XLogRecPtr	noted = stream->truck->confirmed_lsn;
-	XLogRecPtr	expected = XLogRecPtrIsInvalid(noted) ? InvalidXLogRecPtr : Max(noted, stream->position->lsn);
+	XLogRecPtr	expected = Max(noted, stream->confirmed);
+
+	if (!XLogRecPtrIsInvalid(expected))
+		expected = Max(expected, stream->position->lsn);
 
 	if (!stream->position->exists)
 		trouble = "it has no position";
@@ -266,6 +275,7 @@ check_position(TruckerStream *stream)
 		trouble = trucker_slot_trouble(stream->truck->slot_name, expected);
 	if (trouble)
 		raise_lost(stream, trouble);
+	stream->confirmed = Max(expected, trucker_slot_confirmed(stream->truck->slot_name));
 
 	StartTransactionCommand();
 	check_names(stream);
@@ -321,8 +331,11 @@ applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
 static void
 confirm(TruckerStream *stream, bool force)
 {
-	trucker_replication_confirm(stream->replication,
-								trucker_position_confirmable(stream->position), force);
+	XLogRecPtr	lsn = trucker_position_confirmable(stream->position);
+
+	/* noted first: an error may hide whether it was sent */
+	stream->confirmed = Max(stream->confirmed, lsn);
+	trucker_replication_confirm(stream->replication, lsn, force);
 	stream->confirmed_at = stream->sent_at;
 }
 

@@ -33,6 +33,7 @@ typedef struct TruckerStream
 	/* from one attempt to the next */
 	int			failures;		/* in a row, without progress */
 	XLogRecPtr	failed_lsn;		/* one source transaction a batch until beyond it */
+	XLogRecPtr	confirmed;		/* what the slot can have been told by now; 0: not known */
 	bool		lost;			/* no further attempt can help */
 } TruckerStream;
 

