@@ -68,12 +68,24 @@ CREATE TABLE trucker.input_table (
 COMMENT ON TABLE trucker.input_table IS
 'names of the input tables as of each truck''s position; not dumped';
 
+-- Trucks whose input was altered so that its changes are no longer seen.  Rows are
+-- added by the transaction that alters: an insert neither waits for anybody nor
+-- fails, which an update of truck_state might.
+CREATE TABLE trucker.unreadable_input (
+	truck_id uuid NOT NULL,
+	reason   text NOT NULL,
+	since    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE trucker.unreadable_input IS
+'why trucks are lost whose input tables were altered; emptied by resync; not dumped';
+
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.truck_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
@@ -139,7 +151,7 @@ COMMENT ON FUNCTION trucker.waiting_for(integer) IS
  */
 CREATE VIEW trucker.status WITH (security_barrier) AS
 SELECT t.name AS truck,
-	   CASE WHEN coalesce(s.lost, true) AND w.pid IS NULL THEN 'lost'
+	   CASE WHEN (coalesce(s.lost, true) OR u.reason IS NOT NULL) AND w.pid IS NULL THEN 'lost'
 			WHEN NOT coalesce(s.enabled, false) THEN CASE WHEN w.pid IS NULL THEN 'stopped' ELSE 'stopping' END
 			WHEN w.pid IS NULL AND pg_catalog.pg_is_in_recovery() THEN 'stopped'
 			WHEN w.pid IS NULL THEN 'starting'
@@ -151,15 +163,18 @@ SELECT t.name AS truck,
 			THEN greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, p.lsn)), 0)::bigint END AS lag_bytes,
 	   CASE WHEN w.applied_lsn >= f.lsn THEN 0
 			ELSE extract(epoch FROM pg_catalog.clock_timestamp() - w.applied_at) END::float8 AS lag_seconds,
-	   CASE WHEN s.enabled AND NOT s.lost AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery() THEN 'a background worker (max_worker_processes)'
+	   CASE WHEN s.enabled AND NOT s.lost AND u.reason IS NULL AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery() THEN 'a background worker (max_worker_processes)'
 			WHEN w.state = 'creating slot' THEN trucker.waiting_for(w.walsender_pid)
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
-	   s.last_error, s.last_error_at,
+	   coalesce(u.reason, s.last_error) AS last_error,
+	   coalesce(u.since, s.last_error_at) AS last_error_at,
 	   w.next_retry_at
 FROM trucker.truck t
 LEFT JOIN trucker.truck_state s ON s.truck_id = t.id
 LEFT JOIN trucker.position p ON p.truck_id = t.id
 LEFT JOIN trucker.workers() w ON w.truck_id = t.id
+LEFT JOIN LATERAL (SELECT reason, since FROM trucker.unreadable_input WHERE truck_id = t.id
+				   ORDER BY since LIMIT 1) u ON true
 CROSS JOIN (SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END) AS f(lsn)
 WHERE pg_catalog.pg_has_role(t.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW trucker.status IS

@@ -28,11 +28,13 @@
 #include "identity.h"
 #include "truck.h"
 
+#define UNREADABLE "EXISTS (SELECT FROM trucker.unreadable_input u WHERE u.truck_id = t.id)"
+
 #define TRUCK_COLUMNS \
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
 	"t.output_sql, t.output_connection, t.search_path, t.options, " \
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
-	"coalesce(s.needs_reset, false), coalesce(s.lost, true), s.slot_name, s.truck_id IS NULL, " \
+	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " UNREADABLE ", s.slot_name, s.truck_id IS NULL, " \
 	"coalesce(s.confirmed_lsn, '0/0') " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
@@ -351,7 +353,7 @@ trucker_truck_own_names(void)
 List *
 trucker_truck_enabled(void)
 {
-	return load_list("SELECT " TRUCK_COLUMNS "WHERE s.enabled AND NOT s.lost ORDER BY t.name",
+	return load_list("SELECT " TRUCK_COLUMNS "WHERE s.enabled AND NOT s.lost AND NOT " UNREADABLE " ORDER BY t.name",
 					 NULL, form_truck_pointer);
 }
 
@@ -443,6 +445,7 @@ trucker_truck_delete(const pg_uuid_t *id)
 		"DELETE FROM trucker.truck WHERE id = $1 AND $2 IS NULL",
 		"DELETE FROM trucker.truck_state WHERE truck_id = $1 AND $2 IS NULL",
 		"DELETE FROM trucker.input_table WHERE truck_id = $1 AND $2 IS NULL",
+		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1 AND $2 IS NULL",
 		"DELETE FROM trucker.position WHERE truck_id = $1 AND $2 IS NULL"
 	};
 
@@ -463,6 +466,11 @@ trucker_truck_set_enabled(const pg_uuid_t *id, bool enabled)
 void
 trucker_truck_request_resync(const pg_uuid_t *id)
 {
+	/* the names that hold from now on are recorded with the new slot */
+	write_state("DELETE FROM trucker.input_table WHERE truck_id = $1 AND $2 IS NULL",
+				id, NULL, SPI_OK_DELETE);
+	write_state("DELETE FROM trucker.unreadable_input WHERE truck_id = $1 AND $2 IS NULL",
+				id, NULL, SPI_OK_DELETE);
 	write_state("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
 				"SELECT $1, true WHERE $2 IS NULL ON CONFLICT (truck_id) DO UPDATE "
 				"SET needs_backfill = true, needs_reset = true, lost = false, confirmed_lsn = NULL",
@@ -536,8 +544,8 @@ int
 trucker_truck_mark_unreadable(void)
 {
 	static const char *const sql =
-		"UPDATE trucker.truck_state s SET lost = true, last_error_at = clock_timestamp(), "
-		"last_error = format(E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.', "
+		"INSERT INTO trucker.unreadable_input (truck_id, reason) SELECT t.id, "
+		"format(E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.', "
 		"i.schema_name, i.table_name, why.reason, t.name) "
 		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
 		"JOIN pg_class c ON c.oid = i.relid JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -549,12 +557,12 @@ trucker_truck_mark_unreadable(void)
 		"WHEN NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate "
 		"AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END) "
 		"THEN 'has lost its replica identity' END) AS why(reason) "
-		"WHERE s.truck_id = i.truck_id AND NOT s.lost AND why.reason IS NOT NULL";
+		"WHERE why.reason IS NOT NULL AND NOT " UNREADABLE;
 	CatalogAccess access;
 	int			touched;
 
 	catalog_begin(&access);
-	touched = (int) catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_UPDATE);
+	touched = (int) catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_INSERT);
 	catalog_end(&access);
 	return touched;
 }

@@ -27,7 +27,7 @@ my $huge_rows = $ENV{HUGE_ROWS} // 5_000_000;
 
 my $max_rss_mb   = 100;    # of a worker or walsender, after any number of transactions
 my $max_state_mb = 10;     # trucker's own tables
-my $max_wal_mb   = 2000;   # max_wal_size below, and some
+my $max_wal_mb   = 4000;   # max_wal_size below, and the large transaction
 
 # Stop at the first failure, with all that explains it in place.
 sub or_bail

@@ -196,37 +196,52 @@ sub chaos_same_but_late
 # What is visible need not be safe
 # ----
 
-# The worker's commits are flushed later.  A new worker that reads a position which
-# is not on disk yet must not tell the slot that it may let go: should the server
-# crash now, the position would be the older one again, and the slot not.  To hold
-# the flush, the WAL writer is stopped; in the end it is what is killed.
-$node->safe_psql('postgres', q{SELECT trucker.stop('flat'); SELECT trucker.stop('total'); SELECT trucker.stop('log')});
-wait_state($node, $_, 'stopped') foreach @chaos_trucks;
+# The worker's commits are flushed later.  Neither the worker nor the one after it,
+# which reads a position that is not on disk yet, may tell the slot to let go: should
+# the server crash now, the position would be the older one again, and the slot not.
+# To hold the flush, the WAL writer is stopped; in the end it is what is killed.
 $node->safe_psql('postgres', q{ALTER SYSTEM SET autovacuum = off});
 $node->reload;
-$node->safe_psql('postgres', q{INSERT INTO ledger (client, amount) VALUES (9, 9)});
-my $lsn = $node->lsn('insert');
-$node->safe_psql('postgres', 'CHECKPOINT');
-my $wal_writer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'});
+foreach my $terminated (0, 1)
+{
+	my $what = $terminated ? 'the next worker' : 'the worker';
+	my $id = 90 + $terminated;
 
-$node->safe_psql('postgres', q{SELECT trucker.start('log')});
-kill 'STOP', $wal_writer or die "could not stop the WAL writer: $!";
-ok( $node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM ledger_log WHERE client = 9}),
-	'a change is visible at the destination before its commit is on disk');
-my $worker = worker_pid($node, 'log');
-$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
-ok( $node->poll_query_until('postgres', qq{
-		SELECT count(*) = 1 FROM pg_replication_slots AS s
-		JOIN trucker.truck_state AS t USING (slot_name) JOIN trucker.truck AS u ON u.id = t.truck_id
-		WHERE u.name = 'log' AND s.confirmed_flush_lsn >= '$lsn' AND s.active_pid IS NOT NULL}),
-	'the next worker confirms it');
-my $checkpointer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
-kill 'KILL', $wal_writer or die "could not kill the WAL writer: $!";
-ok( $node->poll_query_until('postgres',
-		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $checkpointer"),
-	'the server crashes and comes back');
-$node->safe_psql('postgres', 'SELECT trucker.start()');
-chaos_same($node, 'a crash before the flush');
+	$node->safe_psql('postgres', 'SELECT trucker.stop()');
+	wait_state($node, $_, 'stopped') foreach @chaos_trucks;
+	# with a point to restart decoding from before and behind the change, the slot
+	# is written to disk when it is confirmed
+	$node->safe_psql('postgres', 'CHECKPOINT');
+	$node->safe_psql('postgres', "INSERT INTO ledger (client, amount) VALUES ($id, 9)");
+	my $lsn = $node->lsn('insert');
+	$node->safe_psql('postgres', 'CHECKPOINT') if $terminated;
+
+	my $wal_writer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'});
+	kill 'STOP', $wal_writer or die "could not stop the WAL writer: $!";
+	$node->safe_psql('postgres', q{SELECT trucker.start('log')});
+	ok( $node->poll_query_until('postgres', qq{
+			SELECT (SELECT count(*) = 1 FROM ledger_log WHERE client = $id)
+				AND (SELECT count(*) = 2 FROM pg_stat_activity WHERE application_name = 'trucker log' AND wait_event IN ('Extension', 'WalSenderWaitForWAL'))}),
+		"$what: a change is visible before its commit is on disk, and all rest");
+	if ($terminated)
+	{
+		my $worker = worker_pid($node, 'log');
+
+		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+		ok( $node->poll_query_until('postgres', qq{
+				SELECT count(*) = 1 FROM pg_replication_slots AS s
+				JOIN trucker.truck_state AS t USING (slot_name) JOIN trucker.truck AS u ON u.id = t.truck_id
+				WHERE u.name = 'log' AND s.confirmed_flush_lsn >= '$lsn' AND s.active_pid IS NOT NULL}),
+			"$what confirms it");
+	}
+	my $checkpointer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
+	kill 'KILL', $wal_writer or die "could not kill the WAL writer: $!";
+	ok( $node->poll_query_until('postgres',
+			"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $checkpointer"),
+		"$what: the server crashes and comes back");
+	$node->safe_psql('postgres', 'SELECT trucker.start()');
+	chaos_same($node, "$what: a crash before the flush");
+}
 
 $node->stop;
 

@@ -80,12 +80,24 @@ sub nothing_left
 	return;
 }
 
+# wait_true($db, $query): until it returns true
+sub wait_true
+{
+	my ($db, $query) = @_;
+
+	$node->poll_query_until($db, $query)
+	  or die 'waited in vain: ', $query, $node->safe_psql($db, 'TABLE trucker.status');
+	return;
+}
+
 # A database with the extension and two trucks in the given state: 'a' is in it,
 # 'b' streams.  Returns what keeps 'a' in it: sessions to be ended afterwards.
 my @tables = (
 	q{CREATE TABLE s (id int PRIMARY KEY, v text);
 	  CREATE TABLE d (LIKE s INCLUDING ALL);
-	  CREATE TABLE gate (id int);
+	  CREATE TABLE gate ();
+	  CREATE FUNCTION pass(int) RETURNS int LANGUAGE plpgsql AS
+		'BEGIN LOCK TABLE gate IN ACCESS SHARE MODE; RETURN $1; END';
 	  INSERT INTO s SELECT i, 'v' || i FROM generate_series(1, 100) i});
 my $mirror = q{
 	DELETE FROM d USING r WHERE r.meta__operation <> 'insert' AND d.id = r.old__id;
@@ -93,11 +105,11 @@ my $mirror = q{
 my %output = (
 	'streaming'        => $mirror,
 	'backfill'         => 'SELECT pg_sleep(1000) FROM r; ' . $mirror,
-	'blocked backfill' => 'INSERT INTO gate SELECT id FROM r; ' . $mirror,
+	'blocked backfill' => 'SELECT pass(id) FROM r; ' . $mirror,
 	'creating slot'    => $mirror,
 	'prepared'         => $mirror,
 	'retrying'         => 'SELECT 1 / (id - id) FROM r; ' . $mirror,
-	'blocked'          => 'INSERT INTO gate SELECT id FROM r; ' . $mirror,
+	'blocked'          => 'SELECT pass(id) FROM r; ' . $mirror,
 	'long run'         => q{SELECT pg_sleep(1000) FROM r WHERE v = 'sleep'; } . $mirror,
 	'stopped'          => $mirror,
 	'lost'             => $mirror);
@@ -133,17 +145,16 @@ sub make_database
 
 	if ($state eq 'creating slot' || $state eq 'prepared')
 	{
-		$node->poll_query_until($db,
-			q{SELECT state = 'creating slot' AND waiting_for IS NOT NULL FROM trucker.status WHERE truck = 'a'});
+		wait_true($db, q{SELECT state = 'creating slot' AND waiting_for IS NOT NULL FROM trucker.status WHERE truck = 'a'});
 	}
 	elsif ($state eq 'backfill')
 	{
 		wait_state($node, 'a', 'backfill', db => $db);
-		$node->poll_query_until($db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()});
+		wait_true($db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()});
 	}
 	elsif ($state eq 'blocked backfill')
 	{
-		$node->poll_query_until($db, q{SELECT state = 'backfill' AND waiting_for ~ 'pid' FROM trucker.status WHERE truck = 'a'});
+		wait_true($db, q{SELECT state = 'backfill' AND waiting_for ~ 'pid' FROM trucker.status WHERE truck = 'a'});
 	}
 	elsif ($state eq 'retrying')
 	{
@@ -157,12 +168,12 @@ sub make_database
 			push @sessions, $node->background_psql($db);
 			$sessions[0]->query_safe('BEGIN; LOCK TABLE gate');
 			sql($db, 'INSERT INTO s VALUES (1001)');
-			$node->poll_query_until($db, q{SELECT waiting_for ~ 'pid' FROM trucker.status WHERE truck = 'a'});
+			wait_true($db, q{SELECT waiting_for ~ 'pid' FROM trucker.status WHERE truck = 'a'});
 		}
 		elsif ($state eq 'long run')
 		{
 			sql($db, q{INSERT INTO s VALUES (1001, 'sleep')});
-			$node->poll_query_until($db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()});
+			wait_true($db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()});
 		}
 		elsif ($state eq 'stopped')
 		{
