@@ -97,7 +97,7 @@ my @tables = (
 	  CREATE TABLE d (LIKE s INCLUDING ALL);
 	  CREATE TABLE gate ();
 	  CREATE FUNCTION pass(int) RETURNS int LANGUAGE plpgsql AS
-		'BEGIN LOCK TABLE gate IN ACCESS SHARE MODE; RETURN $1; END';
+		'BEGIN LOCK TABLE gate IN ROW SHARE MODE; RETURN $1; END';
 	  INSERT INTO s SELECT i, 'v' || i FROM generate_series(1, 100) i});
 my $mirror = q{
 	DELETE FROM d USING r WHERE r.meta__operation <> 'insert' AND d.id = r.old__id;
@@ -116,6 +116,7 @@ my %output = (
 
 # The session that holds a lock or an xid is in another database wherever that is
 # possible: in the same one, it would itself keep the database from being dropped.
+# (An ACCESS EXCLUSIVE lock would give it an xid, for which slots wait.)
 sub make_database
 {
 	my ($db, $state) = @_;
@@ -139,7 +140,7 @@ sub make_database
 	elsif ($state eq 'blocked backfill')
 	{
 		push @sessions, $node->background_psql($db);
-		$sessions[0]->query_safe('BEGIN; LOCK TABLE gate');
+		$sessions[0]->query_safe('BEGIN; LOCK TABLE gate IN EXCLUSIVE MODE');
 	}
 	sql($db, q{SELECT trucker.start('a')});
 
@@ -166,7 +167,7 @@ sub make_database
 		if ($state eq 'blocked')
 		{
 			push @sessions, $node->background_psql($db);
-			$sessions[0]->query_safe('BEGIN; LOCK TABLE gate');
+			$sessions[0]->query_safe('BEGIN; LOCK TABLE gate IN EXCLUSIVE MODE');
 			sql($db, 'INSERT INTO s VALUES (1001)');
 			wait_true($db, q{SELECT waiting_for ~ 'pid' FROM trucker.status WHERE truck = 'a'});
 		}

@@ -1,0 +1,92 @@
+# The application's own transactions neither fail nor wait because of trucker: what a
+# truck must be told of an ALTER TABLE is told beside it, whatever others do to the
+# truck at that moment, and whatever the isolation level.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use TruckerTest;
+
+my $node = trucker_node('no_harm');
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE s (id int PRIMARY KEY, v int);
+	CREATE TABLE d (id int PRIMARY KEY, v int);
+	SELECT trucker.create_truck('t', '{s}', $$
+		DELETE FROM d USING r WHERE meta__operation <> 'insert' AND d.id = r.old__id;
+		INSERT INTO d SELECT id, v FROM r WHERE meta__operation <> 'delete'$$,
+		options => '{"reset_sql": "DELETE FROM d"}');
+	SELECT trucker.start('t');
+});
+ok(caught_up($node, 't'), 'the truck has caught up');
+
+# resynced(): the truck goes on, and its destination is right.
+sub resynced
+{
+	$node->safe_psql('postgres',
+		q{SELECT trucker.resync('t'); SELECT trucker.start('t')});
+	ok(caught_up($node, 't'), "$_[0]: resync makes the truck go on");
+	same($node, 'SELECT id, v FROM s', 'SELECT id, v FROM d', "$_[0]: and its destination is right");
+}
+
+#
+# The truck's state changes under a transaction that sees an old snapshot.
+#
+for my $level ('REPEATABLE READ', 'SERIALIZABLE')
+{
+	my $session = $node->open_transaction($level);
+
+	is($session->('SELECT count(*) FROM pg_class'), '', "$level: a transaction takes its snapshot");
+
+	$node->safe_psql('postgres', q{SELECT trucker.stop('t'); SELECT trucker.start('t')});
+	is($session->('ALTER TABLE s RENAME TO renamed; INSERT INTO renamed VALUES (random() * 1000000, 1); COMMIT'),
+		'', "$level: ALTER TABLE is not disturbed by a change of the truck's state");
+	ok(wait_state($node, 't', 'lost'), "$level: and the truck knows of it");
+	$node->safe_psql('postgres', 'ALTER TABLE renamed RENAME TO s');
+	resynced($level);
+}
+
+#
+# Somebody has called stop() and not committed.
+#
+my $open = $node->open_transaction('READ COMMITTED');
+is($open->(q{SELECT trucker.stop('t')}), '', 'a transaction that stops the truck stays open');
+is( psql_err($node, q{SET lock_timeout = '20s'; ALTER TABLE s RENAME TO renamed; ALTER TABLE renamed RENAME TO s}),
+	'', 'ALTER TABLE does not wait for it');
+is($open->('ROLLBACK'), '', 'it is rolled back');
+ok(wait_state($node, 't', 'lost'), 'the truck knows of the ALTER TABLE');
+resynced('an open stop()');
+
+$node->stop;
+done_testing();
+
+# A session that has begun a transaction of this isolation level: a function that
+# runs SQL in it and returns the errors.
+package PostgreSQL::Test::Cluster;
+
+sub open_transaction
+{
+	my ($self, $level) = @_;
+	my ($in, $out, $err) = ('', '', '');
+	my $timer = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
+	my $handle = IPC::Run::start(
+		[ $self->installed_command('psql'), '-XAtq', '-d', $self->connstr('postgres'), '-f', '-' ],
+		'<', \$in, '>', \$out, '2>', \$err, $timer);
+	my $run = sub {
+		my ($sql) = @_;
+
+		$out = $err = '';
+		$in .= "SET client_min_messages = error; $sql;\n\\echo done\n";
+		$handle->pump until $out =~ /^done$/m;
+		return $err;
+	};
+
+	$run->("BEGIN ISOLATION LEVEL $level");
+	return $run;
+}
