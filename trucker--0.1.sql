@@ -124,7 +124,7 @@ COMMENT ON FUNCTION trucker.wait_for(text, pg_lsn, interval) IS
 
 CREATE FUNCTION trucker.workers(
 	OUT truck_id uuid, OUT pid integer, OUT walsender_pid integer, OUT state text, OUT since timestamptz,
-	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT next_retry_at timestamptz)
+	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT next_retry_at timestamptz, OUT waits_for_worker boolean)
 RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_workers';
 COMMENT ON FUNCTION trucker.workers() IS
 'the stream workers of this database as shared memory knows them; the view trucker.status is made of it';
@@ -163,7 +163,8 @@ SELECT t.name AS truck,
 			THEN greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, p.lsn)), 0)::bigint END AS lag_bytes,
 	   CASE WHEN w.applied_lsn >= f.lsn THEN 0
 			ELSE extract(epoch FROM pg_catalog.clock_timestamp() - w.applied_at) END::float8 AS lag_seconds,
-	   CASE WHEN s.enabled AND NOT s.lost AND u.reason IS NULL AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery() THEN 'a background worker (max_worker_processes)'
+	   CASE WHEN s.enabled AND NOT s.lost AND u.reason IS NULL AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery()
+			AND coalesce(w.waits_for_worker, true) THEN 'a background worker (max_worker_processes)'
 			WHEN w.state = 'creating slot' THEN trucker.waiting_for(w.walsender_pid)
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
 	   coalesce(u.reason, s.last_error) AS last_error,

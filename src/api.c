@@ -200,6 +200,9 @@ named_trucks(FunctionCallInfo fcinfo)
 static bool
 is_lost(const TruckerTruck *truck, bool one_of_many)
 {
+	for (int i = 0; truck->lost && !one_of_many && i < truck->ninputs; i++)
+		if (get_rel_name(truck->inputs[i]) == NULL)
+			trucker_raise_dropped(truck->name, truck->inputs[i]);
 	if (truck->restored)
 		ereport(one_of_many ? WARNING : ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -275,6 +278,10 @@ trucker_resync(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("truck \"%s\" has no option reset_sql", truck->name),
 				 errdetail("What its destination holds stays, and the backfill is written on top of it.")));
+	else if (!truck->backfill)
+		ereport(NOTICE,
+				(errmsg("truck \"%s\" has the option \"backfill\": false", truck->name),
+				 errdetail("Changes that it has not applied yet are skipped; it goes on with those made from now on.")));
 	trucker_truck_request_resync(&truck->id);
 	trucker_at_commit_signal(&truck->id, TRUCKER_RESTART);
 	trucker_at_commit_scan();
@@ -374,8 +381,8 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 static void
 put_worker(ReturnSetInfo *rsinfo, TruckerWorkerInfo *info)
 {
-	Datum		values[8];
-	bool		nulls[8] = {false};
+	Datum		values[9];
+	bool		nulls[9] = {false};
 
 	values[0] = UUIDPGetDatum(&info->truck_id);
 	values[1] = Int32GetDatum(info->pid);
@@ -388,8 +395,9 @@ put_worker(ReturnSetInfo *rsinfo, TruckerWorkerInfo *info)
 	nulls[5] = XLogRecPtrIsInvalid(info->applied_lsn);
 	values[6] = TimestampTzGetDatum(info->applied_at);
 	nulls[6] = info->applied_at == 0;
-	values[7] = TimestampTzGetDatum(info->next_retry_at);
-	nulls[7] = info->next_retry_at == 0;
+	values[7] = TimestampTzGetDatum(info->pid ? info->next_retry_at : info->launch_after);
+	nulls[7] = DatumGetTimestampTz(values[7]) == 0;
+	values[8] = BoolGetDatum(info->waits_for_worker);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -103,8 +103,10 @@ check_plugin_allowed(const char *plugin)
 	{
 		if (strcmp(lfirst(lc), plugin) == 0)
 			return;
-		/* a comma in a name: ALTER SYSTEM was given the list as one string */
-		if (*(char *) lfirst(lc) != '\0' && strchr(lfirst(lc), ',') == NULL)
+		/* a comma in a name: ALTER SYSTEM was given a whole list as one string */
+		if (strchr(lfirst(lc), ',') != NULL)
+			appendStringInfo(&wanted, "%s, ", (char *) lfirst(lc));
+		else if (*(char *) lfirst(lc) != '\0')
 			appendStringInfo(&wanted, "%s, ", quote_identifier(lfirst(lc)));
 	}
 	ereport(ERROR,

@@ -12,8 +12,8 @@
  *	 transaction, which may be a long backfill.  So they are ended before the
  *	 command, and started again if it is rolled back.  When it has committed, a
  *	 probe drops the slots.
- * - An input table that is renamed, made unlogged, or robbed of its replica
- *	 identity: the output plugin filters by the name at the time of the change,
+ * - An input table that is dropped, renamed, made unlogged, or robbed of its
+ *	 replica identity: the output plugin filters by the name at the time of the change,
  *	 and leaves out what has no identity, so what follows would be invisible to
  *	 the trucks that read the table.  The transaction that does it marks them as
  *	 lost.
@@ -243,8 +243,20 @@ alters_tables(Node *node)
 		case T_AlterObjectSchemaStmt:
 		case T_AlterTableStmt:
 			return true;
+		case T_DropOwnedStmt:
+			return true;
 		case T_DropStmt:
-			return ((DropStmt *) node)->removeType == OBJECT_INDEX;
+			switch (((DropStmt *) node)->removeType)
+			{
+				case OBJECT_INDEX:
+				case OBJECT_TABLE:
+				case OBJECT_SCHEMA:
+				case OBJECT_TYPE:
+				case OBJECT_EXTENSION:
+					return true;
+				default:
+					return false;
+			}
 		default:
 			return false;
 	}
@@ -253,8 +265,13 @@ alters_tables(Node *node)
 static void
 look_for_unreadable_inputs(void)
 {
-	/* an extension's script may be altering our own tables just now */
-	if (creating_extension || !OidIsValid(get_extension_oid("trucker", true)))
+	/*
+	 * An extension's script may be altering our own tables just now; or the
+	 * library is newer than they are.  The application's statement must not fail
+	 * for that.
+	 */
+	if (creating_extension ||
+		!OidIsValid(get_relname_relid("unreadable_input", get_namespace_oid(TRUCKER_SCHEMA, true))))
 		return;
 	CommandCounterIncrement();
 	if (trucker_truck_mark_unreadable() == 0)

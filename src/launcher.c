@@ -109,9 +109,13 @@ take_requests(MemoryContext scratch)
 
 	while (trucker_take_scan_request(&database))
 	{
-		List	   *databases = OidIsValid(database) ? list_make1_oid(database) :
-			list_databases(scratch);
-		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+		List	   *databases = list_databases(scratch);
+		MemoryContext old;
+
+		/* a request may be about a database that has just been dropped */
+		if (OidIsValid(database))
+			databases = list_member_oid(databases, database) ? list_make1_oid(database) : NIL;
+		old = MemoryContextSwitchTo(TopMemoryContext);
 
 		to_probe = list_concat_unique_oid(to_probe, databases);
 		MemoryContextSwitchTo(old);

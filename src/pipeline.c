@@ -376,7 +376,10 @@ raise_truncated(const TruckerPipeline *pipeline, const TruckerInput *input)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("input table %s has been truncated", input->program->relation->name),
+			 pipeline->truck->backfill ?
 			 errhint("SELECT trucker.resync(%s) loads the destination anew.",
+					 quote_literal_cstr(pipeline->truck->name)) :
+			 errhint("SELECT trucker.resync(%s) goes on with the changes made from then on; those made until then are not applied, as the truck has the option \"backfill\": false.",
 					 quote_literal_cstr(pipeline->truck->name))));
 }
 

@@ -352,7 +352,7 @@ trucker_program_check(TruckerProgram *program, List **written)
 }
 
 /*
- * What can be said of a truck's SQL without looking at any table: the
+ * What can be said of a truck's SQL from the names of its tables alone: the
  * templates, the syntax, the kinds of statements.  Raises an error.
  */
 void
@@ -364,23 +364,27 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 	int			output_count = 0;
 
 	memset(&relation, 0, sizeof(relation));
-	relation.name = "public.input_table";
 	memset(&program, 0, sizeof(program));
 	program.relation = &relation;
 	if (truck->input_sql)
 		program.input_template = trucker_template_parse(truck->input_sql, "input_sql");
 	program.output_template = trucker_template_parse(truck->output_sql, "output_sql");
 
-	for (int operation = 0; operation < TRUCKER_OPERATIONS; operation++)
+	for (int i = 0; i < truck->ninputs; i++)
 	{
-		input_count += list_length(input_statements(&program, operation));
-		output_count += list_length(output_statements(&program, operation));
+		relation.name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(truck->inputs[i])),
+												   get_rel_name(truck->inputs[i]));
+		for (int operation = 0; operation < TRUCKER_OPERATIONS; operation++)
+		{
+			input_count += list_length(input_statements(&program, operation));
+			output_count += list_length(output_statements(&program, operation));
+		}
 	}
 	if ((truck->input_sql && input_count == 0) || output_count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is empty", output_count == 0 ? "output_sql" : "input_sql"),
-				 errdetail("It holds no statement, for any operation.")));
+				 errdetail("It holds no statement, for any input table and operation.")));
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
 }

@@ -282,6 +282,10 @@ check_position(TruckerStream *stream)
 	if (!XLogRecPtrIsInvalid(noted))
 		trucker_truck_forget_confirmed(&stream->truck_id);
 	CommitTransactionCommand();
+
+	/* or, after a crash, the old note would be held against a slot that moved on */
+	if (!XLogRecPtrIsInvalid(noted))
+		XLogFlush(XactLastCommitEnd);
 	MemoryContextSwitchTo(stream->context);
 }
 

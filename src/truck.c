@@ -545,11 +545,13 @@ trucker_truck_mark_unreadable(void)
 {
 	static const char *const sql =
 		"INSERT INTO trucker.unreadable_input (truck_id, reason) SELECT t.id, "
-		"format(E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.', "
+		"format(CASE WHEN c.oid IS NULL "
+		"THEN E'42P01: input table %I.%I %s\\nHINT: SELECT trucker.drop_truck(%L), and create it again with the tables that there are.' "
+		"ELSE E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.' END, "
 		"i.schema_name, i.table_name, why.reason, t.name) "
 		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
-		"JOIN pg_class c ON c.oid = i.relid JOIN pg_namespace n ON n.oid = c.relnamespace "
-		"CROSS JOIN LATERAL (SELECT CASE "
+		"LEFT JOIN pg_class c ON c.oid = i.relid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace "
+		"CROSS JOIN LATERAL (SELECT CASE WHEN c.oid IS NULL THEN 'has been dropped' "
 		"WHEN (n.nspname, c.relname) <> (i.schema_name, i.table_name) "
 		"THEN format('has been renamed to %I.%I', n.nspname, c.relname) "
 		"WHEN c.relpersistence <> 'p' THEN 'has been made unlogged' "

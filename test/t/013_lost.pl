@@ -348,8 +348,9 @@ my $flaky_pid = worker_pid($node, 'flaky');
 my $offset = -s $node->logfile;
 sql('ALTER TABLE flaky_copy ADD CONSTRAINT lucky CHECK (v <> 13)');
 sql('INSERT INTO flaky VALUES (11, 11)');
+my @lsn = $node->lsn('flush');
 sql('INSERT INTO flaky VALUES (12, 13)');
-my $lsn = $node->lsn('flush');
+push @lsn, $node->lsn('flush');
 sql('INSERT INTO flaky VALUES (14, 14)');
 ok(wait_state($node, 'flaky', 'retrying'), 'a truck whose SQL fails is retrying');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM flaky_copy WHERE id = 11}),
@@ -361,7 +362,7 @@ ok( $node->poll_query_until('postgres', q{SELECT last_error ~ 'run of 1 rows?' F
 like(last_error('flaky'), qr/^23514: new row for relation "flaky_copy" violates check constraint "lucky".*$context/s,
 	'status tells SQLSTATE, message, table and LSN');
 my ($at) = last_error('flaky') =~ $context;
-is(sql("SELECT '$at'::pg_lsn BETWEEN '$lsn'::pg_lsn - 400 AND '$lsn'"), 't', 'the LSN is the failing transaction\'s');
+is(sql("SELECT '$at'::pg_lsn BETWEEN '$lsn[0]' AND '$lsn[1]'"), 't', 'the LSN is the failing transaction\'s');
 $node->wait_for_log(qr/ERROR:  .*violates check constraint "lucky".*\n(?:.*\n)*?.*$context/, $offset);
 pass('so does the log, with a context');
 

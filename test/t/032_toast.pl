@@ -30,12 +30,6 @@ sub sql
 	return $stdout;
 }
 
-sub last_error
-{
-	my ($truck) = @_;
-	return sql("SELECT last_error FROM trucker.status WHERE truck = '$truck'");
-}
-
 # Wait until the truck has applied all, or has stopped at an error: 'applied' or the
 # error.
 sub wait_for_end

@@ -282,15 +282,19 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 # While it is not decided yet, nothing runs; a session that just goes away decides.
 {
 	make_database('db2', 'streaming');
+	make_database('db3', 'streaming');
 	my $session = $node->background_psql('db2');
 	my $pid = $session->query_safe('SELECT pg_backend_pid()');
 	$session->query_safe('BEGIN; DROP EXTENSION trucker');
-	is( $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'trucker stream'}),
+	is( $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'db2' AND backend_type = 'trucker stream'}),
 		'0', 'an uncommitted DROP EXTENSION: no worker runs');
-	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), '2', 'slots are still there');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_replication_slots WHERE database = 'db2'}), '2', 'slots are still there');
 
 	# meanwhile, other databases' trucks are not held up
-	make_database('db3', 'streaming');
+	sql('db3', q{SELECT trucker.stop('b')});
+	ok(wait_state($node, 'b', 'stopped', db => 'db3'), 'another database\'s trucks can be stopped');
+	sql('db3', q{SELECT trucker.start('b')});
+	ok(wait_state($node, 'b', 'streaming', db => 'db3'), 'and started');
 	ok(caught_up($node, 'a', db => 'db3'), 'an uncommitted DROP EXTENSION does not hold up another database');
 
 	sql('postgres', "SELECT pg_terminate_backend($pid)");
