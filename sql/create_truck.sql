@@ -188,3 +188,11 @@ SELECT trucker.drop_truck('Twice');
 DROP FUNCTION refusal;
 DROP VIEW ct_view;
 DROP TABLE ct, ct_copy;
+
+-- templates are read with the names of the truck's own tables
+CREATE TABLE by_name_1 (id int PRIMARY KEY);
+CREATE TABLE by_name_2 (id int PRIMARY KEY);
+SELECT trucker.create_truck('by_name', '{by_name_1, by_name_2}',
+	'{{ if eq .input_table "public.by_name_1" }}SELECT 1 FROM r{{ else if eq .input_table "public.by_name_2" }}SELECT 2 FROM r{{ end }}');
+SELECT trucker.drop_truck('by_name');
+DROP TABLE by_name_1, by_name_2;
