@@ -65,18 +65,27 @@ is_allowed(Node *stmt, bool allow_truncate)
 	}
 }
 
+/* What is being parsed, for errors. */
+typedef struct ParsedText
+{
+	const char *sql;
+	const char *source_name;
+} ParsedText;
+
 /* Syntax errors should point into the user's text, not into a call of ours. */
 static void
 parse_error_callback(void *arg)
 {
+	ParsedText *text = arg;
 	int			position = geterrposition();
 
 	if (position > 0)
 	{
 		errposition(0);
 		internalerrposition(position);
-		internalerrquery((const char *) arg);
+		internalerrquery(text->sql);
 	}
+	errcontext("%s", text->source_name);
 }
 
 /*
@@ -89,13 +98,14 @@ List *
 trucker_script_split(const char *sql, const char *source_name,
 					 bool allow_truncate)
 {
+	ParsedText	text = {sql, source_name};
 	ErrorContextCallback callback;
 	List	   *parsed;
 	List	   *statements = NIL;
 	ListCell   *lc;
 
 	callback.callback = parse_error_callback;
-	callback.arg = unconstify(char *, sql);
+	callback.arg = &text;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	parsed = raw_parser(sql, RAW_PARSE_DEFAULT);

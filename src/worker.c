@@ -105,6 +105,7 @@ record_error(const TruckerStream *stream, const ErrorData *edata)
 	append_clipped(&text, "", edata->message);
 	append_clipped(&text, "\nDETAIL: ", edata->detail);
 	append_clipped(&text, "\nHINT: ", edata->hint);
+	append_clipped(&text, "\nQUERY: ", edata->internalquery);
 	append_clipped(&text, "\nCONTEXT: ", edata->context);
 	trucker_truck_set_error(&stream->truck_id, text.data, stream->lost);
 	PopActiveSnapshot();

@@ -78,12 +78,14 @@ print_status() {
 }
 
 watch_backfill() {
-	local truck
+	local truck states shown=
 
 	for truck in flat_accounts branch_totals; do
 		until has_arrived "$truck" '1 s'; do
 			load_is_up
-			sql -At -c "SELECT format('  %s: %s', truck, state) FROM trucker.status ORDER BY truck"
+			states=$(sql -At -c "SELECT format('  %s: %s', truck, state) FROM trucker.status ORDER BY truck")
+			[ "$states" = "$shown" ] || echo "$states"
+			shown=$states
 			if [ $((SECONDS - start)) -gt 300 ]; then
 				print_status
 				die "the trucks did not catch up within 5 minutes"
