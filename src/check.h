@@ -9,6 +9,7 @@
 
 /* in check_server.c */
 extern void trucker_check_preloaded(void);
+extern void trucker_check_is_no_standby(void);
 extern void trucker_check_server(int new_trucks, int new_slots);
 
 /* in check.c */

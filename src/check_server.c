@@ -65,8 +65,8 @@ check_wal_level(void)
  * A standby name of "*" matches our own walsender as well.  Then a commit waits
  * for the worker, which waits for that commit to become visible.
  */
-static void
-check_own_connection_is_no_standby(void)
+void
+trucker_check_is_no_standby(void)
 {
 	const char *name;
 
@@ -226,7 +226,7 @@ trucker_check_server(int new_trucks, int new_slots)
 {
 	trucker_check_preloaded();
 	check_wal_level();
-	check_own_connection_is_no_standby();
+	trucker_check_is_no_standby();
 	check_plugin_installed(trucker_wal2json.plugin);
 	check_plugin_allowed(trucker_wal2json.plugin);
 	if (new_trucks == 0)

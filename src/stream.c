@@ -40,6 +40,7 @@
 #include "utils/timestamp.h"
 
 #include "backfill.h"
+#include "check.h"
 #include "identity.h"
 #include "shmem.h"
 #include "slots.h"
@@ -298,6 +299,7 @@ start_streaming(TruckerStream *stream)
 	{
 		check_position(stream);
 		compile(stream);
+		trucker_check_is_no_standby();
 		connect_replication(stream);
 	}
 	(void) trucker_slot_wait_inactive(stream->truck->slot_name, -1);
@@ -534,6 +536,7 @@ trucker_stream_follow(TruckerStream *stream)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			trucker_check_is_no_standby();
 		}
 	}
 }

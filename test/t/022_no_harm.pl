@@ -63,6 +63,22 @@ is($open->('ROLLBACK'), '', 'it is rolled back');
 ok(wait_state($node, 't', 'lost'), 'the truck knows of the ALTER TABLE');
 resynced('an open stop()');
 
+#
+# A standby name that would make commits wait for the truck's own connection.
+#
+$node->safe_psql('postgres', q{ALTER SYSTEM SET synchronous_standby_names = '*'});
+$node->reload;
+ok( $node->poll_query_until('postgres',
+		q{SELECT state = 'retrying' AND last_error LIKE '%synchronous_standby_names%' FROM trucker.status}),
+	'synchronous_standby_names = * stops the truck');
+ok( $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_stat_replication'),
+	'and ends its connection');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET synchronous_standby_names');
+$node->reload;
+$node->safe_psql('postgres', 'INSERT INTO s VALUES (-1, -1)');
+ok(caught_up($node, 't'), 'it goes on when the setting is gone');
+same($node, 'SELECT id, v FROM s', 'SELECT id, v FROM d', 'and its destination is right');
+
 $node->stop;
 done_testing();
 
