@@ -9,7 +9,8 @@
  * grows, the next attempt begins from the position.  The pause ends early when
  * somebody calls trucker.start() again.
  *
- * The only PG_TRY of the road is here, at the top.
+ * The road's PG_TRY is here, at the top.  (toast.c has one for a question whose
+ * answer may be an error; elsewhere errors just pass.)
  *
  * A worker that shall end (stop, resync, a drop) is told so in shared memory, and
  * interrupted with SIGINT, as a query would be cancelled: it leaves in order, and
