@@ -480,7 +480,9 @@ trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, TruckerSignal sig
 	entry = find_entry(database, truck_id);
 	if (entry && signal == TRUCKER_END)
 	{
+		/* should it be wanted again before it has ended, it ends all the same */
 		entry->info.wanted = false;
+		entry->info.restart = true;
 		end_worker_locked(entry);
 	}
 	else if (entry)
