@@ -160,6 +160,17 @@ build_parameters(Parameters *params, const char *database,
 					host ? "peer" : "127.0.0.1/32 scram-sha-256");
 }
 
+/* Also the memory context's callback: the buffer is malloc's, not the context's. */
+static void
+free_copied(void *arg)
+{
+	TruckerReplication *rep = arg;
+
+	if (rep->copied)
+		PQfreemem(rep->copied);
+	rep->copied = NULL;
+}
+
 /*
  * Connect to this server for logical replication of the given database.  The
  * connection belongs to the current memory context.
@@ -170,6 +181,10 @@ trucker_replication_open(const char *database, const char *application_name)
 	TruckerReplication *rep = palloc0(sizeof(TruckerReplication));
 	Parameters	params;
 	char	   *hint;
+
+	rep->on_reset.func = free_copied;
+	rep->on_reset.arg = rep;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &rep->on_reset);
 
 	memset(&params, 0, sizeof(params));
 	hint = build_parameters(&params, database, application_name);
@@ -272,11 +287,7 @@ trucker_replication_receive(TruckerReplication *rep)
 {
 	TruckerReceived received = TRUCKER_RECEIVED_NOTHING;
 
-	if (rep->copied)
-	{
-		PQfreemem(rep->copied);
-		rep->copied = NULL;
-	}
+	free_copied(rep);
 	rep->len = PQgetCopyData(rep->conn->pg, &rep->copied, 1);
 	if (rep->len == 0)
 	{
@@ -331,13 +342,4 @@ trucker_replication_confirm(TruckerReplication *rep, XLogRecPtr lsn, bool force)
 	trucker_conn_flush(rep->conn);
 	rep->confirmed = lsn;
 	pfree(reply.data);
-}
-
-void
-trucker_replication_close(TruckerReplication *rep)
-{
-	if (rep->copied)
-		PQfreemem(rep->copied);
-	rep->copied = NULL;
-	trucker_conn_close(rep->conn);
 }

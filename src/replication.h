@@ -22,6 +22,7 @@ typedef struct TruckerReplication
 {
 	TruckerConn *conn;
 	char	   *copied;			/* libpq's buffer that data points into */
+	MemoryContextCallback on_reset; /* frees it */
 
 	/* DATA */
 	const char *data;
@@ -44,6 +45,5 @@ extern void trucker_replication_start(TruckerReplication *rep, const char *slot,
 									  const TruckerDecoder *decoder, const TruckerDecodeRequest *request);
 extern TruckerReceived trucker_replication_receive(TruckerReplication *rep);
 extern void trucker_replication_confirm(TruckerReplication *rep, XLogRecPtr lsn, bool force);
-extern void trucker_replication_close(TruckerReplication *rep);
 
 #endif							/* TRUCKER_REPLICATION_H */
