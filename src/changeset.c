@@ -207,16 +207,6 @@ trucker_run_clear(TruckerRun *run)
 {
 	if (run->store)
 		tuplestore_end(run->store);
-	trucker_run_forget(run);
-}
-
-/*
- * The same after an error, or for keys that were noted in vain: the
- * transaction's abort has closed the tuplestore's files.
- */
-void
-trucker_run_forget(TruckerRun *run)
-{
 	run->store = NULL;
 	run->nrows = 0;
 	MemoryContextReset(run->context);

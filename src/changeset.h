@@ -48,6 +48,5 @@ extern TruckerRun *trucker_run_create(const TruckerRelation *relation, const Tru
 extern bool trucker_run_accepts(TruckerRun *run, const TruckerRow *row);
 extern void trucker_run_add(TruckerRun *run, const TruckerRow *row);
 extern void trucker_run_clear(TruckerRun *run);
-extern void trucker_run_forget(TruckerRun *run);
 
 #endif							/* TRUCKER_CHANGESET_H */

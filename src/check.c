@@ -29,19 +29,12 @@
 #include "program.h"
 #include "toast.h"
 
-static char *
-qualified_name(Relation rel)
-{
-	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									  RelationGetRelationName(rel));
-}
-
 static void
 refuse_table(Relation rel, const char *why, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("%s cannot be an input table: %s", qualified_name(rel), why),
+			 errmsg("%s cannot be an input table: %s", trucker_qualified_name(rel), why),
 			 hint ? errhint("%s", hint) : 0));
 }
 
@@ -62,7 +55,7 @@ check_kind(Relation rel)
 		refuse_table(rel, "it is a temporary table", "Its changes are not in the WAL.");
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
 		refuse_table(rel, "it is an unlogged table",
-					 psprintf("Its changes are not in the WAL.  ALTER TABLE %s SET LOGGED;", qualified_name(rel)));
+					 psprintf("Its changes are not in the WAL.  ALTER TABLE %s SET LOGGED;", trucker_qualified_name(rel)));
 	if (IsCatalogRelation(rel))
 		refuse_table(rel, "it is a system catalog", NULL);
 	if (RelationGetNamespace(rel) == get_namespace_oid(TRUCKER_SCHEMA, true))

@@ -116,7 +116,6 @@ take_requests(MemoryContext scratch)
 		if (OidIsValid(database))
 			databases = list_member_oid(databases, database) ? list_make1_oid(database) : NIL;
 		old = MemoryContextSwitchTo(TopMemoryContext);
-
 		to_probe = list_concat_unique_oid(to_probe, databases);
 		MemoryContextSwitchTo(old);
 	}
@@ -223,18 +222,6 @@ is_pending(int index)
 	}
 }
 
-static int
-relaunch_delay(int quick_exits)
-{
-	double		delay = trucker_retry_initial_delay;
-
-	if (quick_exits == 0)
-		return 0;
-	for (int i = 1; i < quick_exits && delay < MAX_RELAUNCH_DELAY_MS; i++)
-		delay *= 2;
-	return (int) Min(delay, MAX_RELAUNCH_DELAY_MS);
-}
-
 /*
  * Start the worker of an entry, if it is time to.  Returns the milliseconds to
  * wait before looking at it again, or -1 for no limit.
@@ -243,7 +230,8 @@ static long
 start_worker(const TruckerWorkerInfo *info)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int			delay = relaunch_delay(info->quick_exits);
+	int			delay = info->quick_exits == 0 ? 0 :
+		trucker_retry_delay(info->quick_exits, MAX_RELAUNCH_DELAY_MS);
 
 	if (trucker_database_closing(info->database))
 		return -1;

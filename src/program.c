@@ -252,8 +252,7 @@ void
 trucker_check_input_rights(const TruckerTruck *truck, Relation rel)
 {
 	char	   *role = GetUserNameFromId(truck->role, false);
-	char	   *table = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												   RelationGetRelationName(rel));
+	char	   *table = trucker_qualified_name(rel);
 
 	if (pg_class_aclcheck(RelationGetRelid(rel), truck->role, ACL_SELECT) != ACLCHECK_OK)
 		ereport(ERROR,

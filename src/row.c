@@ -70,6 +70,14 @@ trucker_operation_name(TruckerOperation operation)
  * ----
  */
 
+/* A table's name as SQL wants it: with its schema, and quoted where needed. */
+char *
+trucker_qualified_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+}
+
 /* attnums, from a relcache bitmap with its offset */
 static Bitmapset *
 attnums_of(Bitmapset *offset_set)
@@ -140,8 +148,7 @@ trucker_relation_build(Relation rel)
 	int			natts = RelationGetNumberOfAttributes(rel);
 
 	relation->relid = RelationGetRelid(rel);
-	relation->name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												RelationGetRelationName(rel));
+	relation->name = trucker_qualified_name(rel);
 	relation->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 	relation->need_new = palloc0(Max(natts, 1) * sizeof(bool));
 	relation->need_old = palloc0(Max(natts, 1) * sizeof(bool));
@@ -178,9 +185,7 @@ trucker_relation_is_current(const TruckerRelation *relation, Relation rel)
 	return equalTupleDescs(relation->desc, RelationGetDescr(rel)) &&
 		relation->identity_full == (rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL) &&
 		relation->identity_index == (relation->identity_full ? rel->rd_pkindex : rel->rd_replidindex) &&
-		strcmp(relation->name,
-			   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-										  RelationGetRelationName(rel))) == 0;
+		strcmp(relation->name, trucker_qualified_name(rel)) == 0;
 }
 
 /* ----

@@ -104,6 +104,7 @@ typedef struct TruckerRow
 
 /* in row.c */
 extern const char *trucker_operation_name(TruckerOperation operation);
+extern char *trucker_qualified_name(Relation rel);
 
 extern TruckerRelation *trucker_relation_build(Relation rel);
 extern bool trucker_relation_is_current(const TruckerRelation *relation, Relation rel);

@@ -125,14 +125,6 @@ trucker_wake_launcher_locked(void)
 		SetLatch(trucker_shared->launcher);
 }
 
-void
-trucker_wake_launcher(void)
-{
-	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	trucker_wake_launcher_locked();
-	LWLockRelease(trucker_shared_lock);
-}
-
 /* Ask the launcher to look into a database, or with InvalidOid into all. */
 void
 trucker_request_scan(Oid database)

@@ -68,7 +68,6 @@ typedef enum TruckerSignal
 extern void trucker_request_scan(Oid database);
 extern bool trucker_take_scan_request(Oid *database);
 extern void trucker_launcher_attach(void);
-extern void trucker_wake_launcher(void);
 
 /* the launcher's and the probes' view */
 extern void trucker_probe_begins(void);

@@ -27,6 +27,16 @@ char	   *trucker_replication_conninfo = NULL;
 
 extern PGDLLEXPORT void _PG_init(void);
 
+int
+trucker_retry_delay(int failures, int max)
+{
+	double		delay = trucker_retry_initial_delay;
+
+	for (int i = 1; i < failures && delay < max; i++)
+		delay *= 2;
+	return (int) Min(delay, max);
+}
+
 static void
 define_settings(void)
 {

@@ -35,4 +35,10 @@ extern int	trucker_retry_initial_delay;
 extern int	trucker_retry_max_delay;
 extern char *trucker_replication_conninfo;
 
+/*
+ * The pause, in milliseconds, before another attempt after that many failures in
+ * a row: trucker.retry_initial_delay, doubled with each further failure, up to max.
+ */
+extern int	trucker_retry_delay(int failures, int max);
+
 #endif							/* TRUCKER_H */

@@ -20,7 +20,6 @@
 #include "trucker.h"
 
 #include "access/xact.h"
-#include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -29,7 +28,6 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
-#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -156,16 +154,6 @@ handle_error(TruckerStream *stream)
 	FreeErrorData(edata);
 }
 
-static int
-retry_delay(const TruckerStream *stream)
-{
-	double		delay = trucker_retry_initial_delay;
-
-	for (int i = 1; i < stream->failures && delay < trucker_retry_max_delay; i++)
-		delay *= 2;
-	return (int) Min(delay, trucker_retry_max_delay);
-}
-
 /* Wait for the time of the next attempt, or until somebody asks for it. */
 static void
 pause_before_retry(TruckerStream *stream)
@@ -173,7 +161,7 @@ pause_before_retry(TruckerStream *stream)
 	TimestampTz until;
 
 	stream->failures++;
-	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_delay(stream));
+	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), trucker_retry_delay(stream->failures, trucker_retry_max_delay));
 	trucker_worker_set_retry(until);
 	pgstat_report_activity(STATE_IDLE, NULL);
 

@@ -201,17 +201,8 @@ sub chaos_load
 		close $out or die "$dir/$name.sql: $!";
 		push @args, '-f', "$dir/$name.sql\@$weight{$name}";
 	}
-	my $pgbench = $node->installed_command('pgbench');
-	push @args, $node->connstr('postgres');
+	my $pid = spawn_pgbench($node, '/dev/null', "$dir/pgbench.err", @args);
 
-	my $pid = fork // die "fork: $!";
-	if ($pid == 0)
-	{
-		open STDIN, '<', '/dev/null';
-		open STDOUT, '>', '/dev/null';
-		open STDERR, '>', "$dir/pgbench.err";
-		exec { $pgbench } $pgbench, @args or POSIX::_exit(127);
-	}
 	return bless { node => $node, pid => $pid, err => "$dir/pgbench.err" },
 	  'TruckerChaos::Load';
 }

@@ -12,6 +12,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -21,6 +22,7 @@ our @EXPORT = qw(
   psql_err
   same
   seed
+  spawn_pgbench
   server_knows
   trucker_node
   walsender_pid
@@ -226,6 +228,25 @@ sub walsender_pid
 		  . ' AND application_name = '
 		  . _literal("trucker $truck")
 		  . $where);
+}
+
+# spawn_pgbench($node, $stdout, $stderr, @args): pgbench on database postgres, in the
+# background, with its output in files; its pid.
+sub spawn_pgbench
+{
+	my ($node, $stdout, $stderr, @args) = @_;
+	my $pgbench = $node->installed_command('pgbench');
+
+	push @args, $node->connstr('postgres');
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		open STDIN,  '<', '/dev/null';
+		open STDOUT, '>', $stdout;
+		open STDERR, '>', $stderr;
+		exec { $pgbench } $pgbench, @args or POSIX::_exit(127);
+	}
+	return $pid;
 }
 
 # seed(): seeds rand() and prints with what; TRUCKER_SEED repeats a run.

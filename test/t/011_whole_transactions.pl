@@ -23,22 +23,13 @@ my $dir  = $node->basedir;
 sub bench
 {
 	my ($name, $script, @args) = @_;
-	my $pgbench = $node->installed_command('pgbench');
 
 	open my $out, '>', "$dir/$name.sql" or die "$name: $!";
 	print $out $script;
 	close $out or die "$name: $!";
-	unshift @args, '-n', '-f', "$dir/$name.sql";
-	push @args, $node->connstr('postgres');
+	my $pid = spawn_pgbench($node, "$dir/$name.out", "$dir/$name.err",
+		'-n', '-f', "$dir/$name.sql", @args);
 
-	my $pid = fork // die "fork: $!";
-	if ($pid == 0)
-	{
-		open STDIN,  '<', '/dev/null';
-		open STDOUT, '>', "$dir/$name.out";
-		open STDERR, '>', "$dir/$name.err";
-		exec { $pgbench } $pgbench, @args or POSIX::_exit(127);
-	}
 	return { pid => $pid, name => $name };
 }
 
