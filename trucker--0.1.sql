@@ -31,17 +31,38 @@ COMMENT ON TABLE trucker.truck IS
 
 SELECT pg_catalog.pg_extension_config_dump('trucker.truck', '');
 
+-- A stream: one replication slot, and one worker while one of its trucks shall run.
+-- Trucks of one owner and one role that name the same stream end on its "home".
+-- The others are catch-up streams: trucks that start, or have fallen behind, ride
+-- there until they can join their home.  (stream.c, transition.c)
+CREATE TABLE trucker.stream (
+	id            uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+	owner         regrole NOT NULL,
+	run_as        regrole NOT NULL,
+	name          text NOT NULL,
+	home          boolean NOT NULL,
+	slot_name     text,			-- recorded before the slot is made; NULL: trucks may still come aboard
+	confirmed_lsn pg_lsn		-- the slot's, noted when the worker of a stopped stream has ended
+);
+CREATE UNIQUE INDEX stream_home ON trucker.stream (owner, run_as, name) WHERE home;
+CREATE UNIQUE INDEX stream_boarding ON trucker.stream (owner, run_as, name) WHERE slot_name IS NULL;
+COMMENT ON TABLE trucker.stream IS
+'replication slots and the workers that read them; not dumped';
+
 CREATE TABLE trucker.truck_state (
 	truck_id       uuid PRIMARY KEY,
+	stream_id      uuid,		-- the stream that carries it now; NULL: none
 	enabled        boolean NOT NULL DEFAULT false,
 	needs_backfill boolean NOT NULL DEFAULT true,
 	needs_reset    boolean NOT NULL DEFAULT false,
 	lost           boolean NOT NULL DEFAULT false,
-	slot_name      text,
-	confirmed_lsn  pg_lsn,		-- the slot's, noted when a stopped truck's worker has ended
+	failed         boolean NOT NULL DEFAULT false,	-- stopped by an error, as on_error says
+	applied_lsn    pg_lsn,		-- noted when it changes streams: all before it is at the destination
+	skip_lsn       pg_lsn,		-- commit of the source transaction that skip() named
 	last_error     text,
 	last_error_at  timestamptz
 );
+CREATE INDEX truck_state_stream ON trucker.truck_state (stream_id);
 COMMENT ON TABLE trucker.truck_state IS
 'what each truck is to do and what became of it; not dumped: a truck without a row was restored from a dump';
 
@@ -63,7 +84,8 @@ CREATE TABLE trucker.input_table (
 	truck_id    uuid NOT NULL,
 	relid       oid NOT NULL,
 	schema_name text NOT NULL,
-	table_name  text NOT NULL
+	table_name  text NOT NULL,
+	from_lsn    pg_lsn			-- its changes below are in its backfill; NULL: it has yet to be loaded
 );
 COMMENT ON TABLE trucker.input_table IS
 'names of the input tables as of each truck''s position; not dumped';
@@ -82,6 +104,7 @@ COMMENT ON TABLE trucker.unreadable_input IS
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.truck_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
@@ -122,11 +145,17 @@ RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wait_for';
 COMMENT ON FUNCTION trucker.wait_for(text, pg_lsn, interval) IS
 'wait until everything committed before lsn (NULL: before this call) is at the destination: true, or false after the timeout';
 
-CREATE FUNCTION trucker.workers(
-	OUT truck_id uuid, OUT pid integer, OUT walsender_pid integer, OUT state text, OUT since timestamptz,
-	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT next_retry_at timestamptz, OUT waits_for_worker boolean)
-RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_workers';
-COMMENT ON FUNCTION trucker.workers() IS
+CREATE FUNCTION trucker.truck_workers(
+	OUT truck_id uuid, OUT stream_id uuid, OUT pid integer, OUT walsender_pid integer, OUT state text, OUT since timestamptz,
+	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT next_retry_at timestamptz)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_truck_workers';
+COMMENT ON FUNCTION trucker.truck_workers() IS
+'the trucks of this database that workers carry, as shared memory knows them; the view trucker.status is made of it';
+
+CREATE FUNCTION trucker.stream_workers(
+	OUT stream_id uuid, OUT pid integer, OUT walsender_pid integer, OUT launch_after timestamptz, OUT waits_for_worker boolean)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_stream_workers';
+COMMENT ON FUNCTION trucker.stream_workers() IS
 'the stream workers of this database as shared memory knows them; the view trucker.status is made of it';
 
 CREATE FUNCTION trucker.waiting_for(pid integer)
@@ -152,28 +181,32 @@ COMMENT ON FUNCTION trucker.waiting_for(integer) IS
 CREATE VIEW trucker.status WITH (security_barrier) AS
 SELECT t.name AS truck,
 	   CASE WHEN (coalesce(s.lost, true) OR u.reason IS NOT NULL) AND w.pid IS NULL THEN 'lost'
+			WHEN s.failed AND w.pid IS NULL THEN 'failed'
 			WHEN NOT coalesce(s.enabled, false) THEN CASE WHEN w.pid IS NULL THEN 'stopped' ELSE 'stopping' END
 			WHEN w.pid IS NULL AND pg_catalog.pg_is_in_recovery() THEN 'stopped'
 			WHEN w.pid IS NULL THEN 'starting'
 			ELSE w.state END AS state,
 	   w.since,
-	   CASE WHEN s.slot_name IS NOT NULL THEN t.name END AS stream,
-	   coalesce(w.applied_lsn, p.lsn) AS position,
+	   x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END AS stream,
+	   coalesce(w.applied_lsn, greatest(p.lsn, s.applied_lsn)) AS position,
 	   CASE WHEN coalesce(w.applied_lsn, p.lsn) IS NOT NULL
-			THEN greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, p.lsn)), 0)::bigint END AS lag_bytes,
+			THEN greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, coalesce(w.applied_lsn, greatest(p.lsn, s.applied_lsn))), 0)::bigint END AS lag_bytes,
 	   CASE WHEN w.applied_lsn >= f.lsn THEN 0
 			ELSE extract(epoch FROM pg_catalog.clock_timestamp() - w.applied_at) END::float8 AS lag_seconds,
 	   CASE WHEN s.enabled AND NOT s.lost AND u.reason IS NULL AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery()
-			AND coalesce(w.waits_for_worker, true) THEN 'a background worker (max_worker_processes)'
+			AND coalesce(v.waits_for_worker, v.pid IS NULL) THEN 'a background worker (max_worker_processes)'
+			WHEN w.state = 'waiting' THEN 'a catch-up stream (trucker.max_catchup_streams, max_replication_slots)'
 			WHEN w.state = 'creating slot' THEN trucker.waiting_for(w.walsender_pid)
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
 	   coalesce(u.reason, s.last_error) AS last_error,
 	   coalesce(u.since, s.last_error_at) AS last_error_at,
-	   w.next_retry_at
+	   coalesce(w.next_retry_at, CASE WHEN v.pid IS NULL THEN v.launch_after END) AS next_retry_at
 FROM trucker.truck t
 LEFT JOIN trucker.truck_state s ON s.truck_id = t.id
+LEFT JOIN trucker.stream x ON x.id = s.stream_id
 LEFT JOIN trucker.position p ON p.truck_id = t.id
-LEFT JOIN trucker.workers() w ON w.truck_id = t.id
+LEFT JOIN trucker.truck_workers() w ON w.truck_id = t.id AND w.stream_id = s.stream_id
+LEFT JOIN trucker.stream_workers() v ON v.stream_id = s.stream_id
 LEFT JOIN LATERAL (SELECT reason, since FROM trucker.unreadable_input WHERE truck_id = t.id
 				   ORDER BY since LIMIT 1) u ON true
 CROSS JOIN (SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END) AS f(lsn)

@@ -30,6 +30,7 @@
 #include "position.h"
 #include "program.h"
 #include "shmem.h"
+#include "state.h"
 #include "truck.h"
 #include "worker.h"
 
@@ -39,7 +40,8 @@ PG_FUNCTION_INFO_V1(trucker_start);
 PG_FUNCTION_INFO_V1(trucker_stop);
 PG_FUNCTION_INFO_V1(trucker_resync);
 PG_FUNCTION_INFO_V1(trucker_wait_for);
-PG_FUNCTION_INFO_V1(trucker_workers);
+PG_FUNCTION_INFO_V1(trucker_truck_workers);
+PG_FUNCTION_INFO_V1(trucker_stream_workers);
 
 /* ----
  * create_truck, drop_truck
@@ -171,7 +173,7 @@ trucker_drop_truck(PG_FUNCTION_ARGS)
 	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	trucker_truck_delete(&truck->id);
-	trucker_at_commit_signal(&truck->id, TRUCKER_END);
+	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }
@@ -234,9 +236,10 @@ trucker_start(PG_FUNCTION_ARGS)
 		TruckerTruck *truck = lfirst(lc);
 
 		new_trucks += truck->enabled ? 0 : 1;
-		new_slots += truck->slot_name ? 0 : 1;
+		new_slots += truck->has_stream ? 0 : 1;
 	}
-	trucker_check_server(new_trucks, new_slots);
+	/* trucks that start together share what they need */
+	trucker_check_server(Min(new_trucks, 1), Min(new_slots, 1));
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);
@@ -244,8 +247,11 @@ trucker_start(PG_FUNCTION_ARGS)
 		if (is_lost(truck, PG_ARGISNULL(0)))
 			continue;
 		trucker_check_truck(truck);
-		trucker_truck_set_enabled(&truck->id, true);
-		trucker_at_commit_signal(&truck->id, TRUCKER_POKE);
+		trucker_state_set_enabled(&truck->id, true);
+		if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
+			truck->stream_id = trucker_state_board(truck);
+		trucker_at_commit_signal(&truck->id, truck->enabled ? TRUCKER_POKE : TRUCKER_RELOAD);
+		trucker_at_commit_poke(&truck->stream_id);
 	}
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
@@ -261,8 +267,8 @@ trucker_stop(PG_FUNCTION_ARGS)
 	{
 		TruckerTruck *truck = lfirst(lc);
 
-		trucker_truck_set_enabled(&truck->id, false);
-		trucker_at_commit_signal(&truck->id, TRUCKER_END);
+		trucker_state_set_enabled(&truck->id, false);
+		trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
 	}
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
@@ -282,14 +288,20 @@ trucker_resync(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("truck \"%s\" has the option \"backfill\": false", truck->name),
 				 errdetail("Changes that it has not applied yet are skipped; it goes on with those made from now on.")));
-	trucker_truck_request_resync(&truck->id);
-	trucker_at_commit_signal(&truck->id, TRUCKER_RESTART);
+	trucker_state_request_resync(&truck->id);
+	if (truck->enabled)
+	{
+		pg_uuid_t	stream_id = trucker_state_board(truck);
+
+		trucker_at_commit_poke(&stream_id);
+	}
+	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }
 
 /* ----
- * wait_for, workers
+ * wait_for, and what the view status is made of
  * ----
  */
 
@@ -329,10 +341,10 @@ wait_for(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline)
 	trucker_wait_progress_prepare();
 	for (;;)
 	{
-		TruckerWorkerInfo info;
+		TruckerTruckInfo info;
 		long		left;
 
-		reached = trucker_find_worker(MyDatabaseId, &truck->id, &info) &&
+		reached = trucker_find_truck(MyDatabaseId, &truck->id, &info) &&
 			info.applied_lsn >= target;
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		if (reached || left <= 0)
@@ -379,31 +391,67 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 }
 
 static void
-put_worker(ReturnSetInfo *rsinfo, TruckerWorkerInfo *info)
+put_truck(ReturnSetInfo *rsinfo, TruckerTruckInfo *info, TruckerWorkerInfo *worker)
 {
 	Datum		values[9];
 	bool		nulls[9] = {false};
+	int			pid = info->backfill_pid ? info->backfill_pid : worker->pid;
 
-	values[0] = UUIDPGetDatum(&info->truck_id);
+	values[0] = UUIDPGetDatum(&info->id);
+	values[1] = UUIDPGetDatum(&worker->stream_id);
+	values[2] = Int32GetDatum(pid);
+	values[3] = Int32GetDatum(worker->walsender_pid);
+	nulls[3] = worker->walsender_pid == 0;
+	values[4] = CStringGetTextDatum(trucker_state_name(info->state));
+	values[5] = TimestampTzGetDatum(info->since);
+	values[6] = LSNGetDatum(info->applied_lsn);
+	nulls[6] = XLogRecPtrIsInvalid(info->applied_lsn);
+	values[7] = TimestampTzGetDatum(info->applied_at);
+	nulls[7] = info->applied_at == 0;
+	values[8] = TimestampTzGetDatum(info->next_retry_at);
+	nulls[8] = info->next_retry_at == 0 || info->state != TRUCKER_RETRYING;
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* truck_workers(): the trucks that a worker carries; without shared memory there are none */
+Datum
+trucker_truck_workers(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; trucker_shmem_available() && i < trucker_truck_entry_count(); i++)
+	{
+		TruckerTruckInfo info;
+		TruckerWorkerInfo worker;
+
+		if (trucker_get_truck(i, &info) && info.database == MyDatabaseId && info.worker >= 0 &&
+			trucker_get_worker(info.worker, &worker) && worker.pid != 0)
+			put_truck(rsinfo, &info, &worker);
+	}
+	return (Datum) 0;
+}
+
+static void
+put_worker(ReturnSetInfo *rsinfo, TruckerWorkerInfo *info)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false};
+
+	values[0] = UUIDPGetDatum(&info->stream_id);
 	values[1] = Int32GetDatum(info->pid);
 	nulls[1] = info->pid == 0;
 	values[2] = Int32GetDatum(info->walsender_pid);
 	nulls[2] = info->walsender_pid == 0;
-	values[3] = CStringGetTextDatum(trucker_state_name(info->state));
-	values[4] = TimestampTzGetDatum(info->since);
-	values[5] = LSNGetDatum(info->applied_lsn);
-	nulls[5] = XLogRecPtrIsInvalid(info->applied_lsn);
-	values[6] = TimestampTzGetDatum(info->applied_at);
-	nulls[6] = info->applied_at == 0;
-	values[7] = TimestampTzGetDatum(info->pid ? info->next_retry_at : info->launch_after);
-	nulls[7] = DatumGetTimestampTz(values[7]) == 0;
-	values[8] = BoolGetDatum(info->waits_for_worker);
+	values[3] = TimestampTzGetDatum(info->launch_after);
+	nulls[3] = info->launch_after == 0;
+	values[4] = BoolGetDatum(info->waits_for_worker);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* workers(); without shared memory there are none */
+/* stream_workers(); likewise */
 Datum
-trucker_workers(PG_FUNCTION_ARGS)
+trucker_stream_workers(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 

@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 
 #include "backfill.h"
+#include "state.h"
 
 static void
 run_reset_sql(const TruckerPipeline *pipeline)
@@ -106,7 +107,7 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 	if (truck->backfill)
 		for (int i = 0; i < pipeline->ninputs; i++)
 			load_table(pipeline, &pipeline->inputs[i], consistent_point);
-	trucker_truck_set_backfilled(&truck->id);
+	trucker_state_set_backfilled(&truck->id, consistent_point);
 
 	MemoryContextSwitchTo(old);
 	trucker_pipeline_commit(pipeline, consistent_point);

@@ -5,9 +5,16 @@
 #ifndef TRUCKER_BACKFILL_H
 #define TRUCKER_BACKFILL_H
 
+#include "postmaster/bgworker.h"
+
 #include "pipeline.h"
 
 /* in backfill.c */
 extern void trucker_backfill(TruckerPipeline *pipeline, const char *snapshot, XLogRecPtr consistent_point);
+
+/* in backfill_worker.c */
+extern bool trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name,
+									  const char *snapshot, XLogRecPtr consistent_point,
+									  BackgroundWorkerHandle **handle);
 
 #endif							/* TRUCKER_BACKFILL_H */

@@ -41,6 +41,7 @@
 #include "pipeline.h"
 #include "shmem.h"
 #include "slots.h"
+#include "state.h"
 #include "worker.h"
 
 /* how long a dropping session waits for workers and walsenders to end */
@@ -55,6 +56,7 @@ typedef struct PendingSignal
 /* What this transaction does to the launcher and the workers when it ends. */
 static bool scan_at_commit = false;
 static List *signals_at_commit = NIL;
+static List *pokes_at_commit = NIL;
 static List *closing_databases = NIL;
 
 static object_access_hook_type prev_object_access_hook = NULL;
@@ -86,10 +88,24 @@ trucker_at_commit_signal(const pg_uuid_t *truck_id, TruckerSignal signal)
 	MemoryContextSwitchTo(old);
 }
 
+/* Let a stream's worker look at the catalog once the transaction has committed. */
+void
+trucker_at_commit_poke(const pg_uuid_t *stream_id)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	pg_uuid_t  *pending = palloc(sizeof(pg_uuid_t));
+
+	*pending = *stream_id;
+	pokes_at_commit = lappend(pokes_at_commit, pending);
+	MemoryContextSwitchTo(old);
+}
+
 static void
 forget_pending(void)
 {
 	list_free_deep(signals_at_commit);
+	list_free_deep(pokes_at_commit);
+	pokes_at_commit = NIL;
 	list_free(closing_databases);
 	signals_at_commit = NIL;
 	closing_databases = NIL;
@@ -119,8 +135,10 @@ end_transaction(bool committed)
 		{
 			PendingSignal *pending = lfirst(lc);
 
-			trucker_signal_worker(MyDatabaseId, &pending->truck_id, pending->signal);
+			trucker_signal_truck(MyDatabaseId, &pending->truck_id, pending->signal);
 		}
+		foreach(lc, pokes_at_commit)
+			trucker_signal_stream(MyDatabaseId, lfirst(lc));
 		if (scan_at_commit)
 			trucker_request_scan(MyDatabaseId);
 	}
@@ -274,7 +292,7 @@ look_for_unreadable_inputs(void)
 		!OidIsValid(get_relname_relid("unreadable_input", get_namespace_oid(TRUCKER_SCHEMA, true))))
 		return;
 	CommandCounterIncrement();
-	if (trucker_truck_mark_unreadable() == 0)
+	if (trucker_state_mark_unreadable() == 0)
 		return;
 	ereport(WARNING,
 			(errmsg("trucks that read this table cannot go on"),

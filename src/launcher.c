@@ -235,7 +235,7 @@ start_worker(const TruckerWorkerInfo *info)
 
 	if (trucker_database_closing(info->database))
 		return -1;
-	if (delay > 0 && info->launch_after == 0 && !info->restart)
+	if (delay > 0 && info->launch_after == 0)
 	{
 		trucker_worker_set_launch(info->index, info->generation,
 								  TimestampTzPlusMilliseconds(now, delay),
@@ -251,7 +251,7 @@ start_worker(const TruckerWorkerInfo *info)
 		if (!info->waits_for_worker)
 			ereport(LOG,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("could not start the worker of truck \"%s\": no background worker is free", info->name),
+					 errmsg("could not start the worker of stream \"%s\": no background worker is free", info->name),
 					 errhint("Raise max_worker_processes.")));
 		trucker_worker_set_launch(info->index, info->generation,
 								  TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS), true);
@@ -267,6 +267,7 @@ tend_workers(void)
 {
 	long		wait = -1;
 
+	trucker_kill_stubborn();
 	for (int i = 0; i < trucker_worker_count(); i++)
 	{
 		TruckerWorkerInfo info;
@@ -276,7 +277,7 @@ tend_workers(void)
 			continue;
 		if (info.pid != 0)
 		{
-			if (!info.wanted || info.restart)
+			if (!info.wanted)
 			{
 				trucker_worker_terminate(i, info.generation);
 				this_wait = TRUCKER_END_PATIENCE_MS;

@@ -87,9 +87,13 @@ find_row(TruckerPosition *position, Relation rel)
 	UnregisterSnapshot(snapshot);
 }
 
-/* Read a truck's position.  The result belongs to the current context. */
+/*
+ * Read a truck's position.  applied_lsn was noted, durably, when it last changed
+ * streams: it may be further, for what was no business of the truck's leaves no
+ * trace in the row.  The result belongs to the current context.
+ */
 TruckerPosition *
-trucker_position_load(const pg_uuid_t *truck_id)
+trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn)
 {
 	TruckerPosition *position = palloc0(sizeof(TruckerPosition));
 	Relation	rel;
@@ -102,7 +106,8 @@ trucker_position_load(const pg_uuid_t *truck_id)
 	rel = table_open(position->relid, AccessShareLock);
 	find_row(position, rel);
 	table_close(rel, AccessShareLock);
-	position->durable = position->lsn;
+	position->applied = applied_lsn;
+	position->durable = Max(position->lsn, applied_lsn);
 	return position;
 }
 
@@ -118,9 +123,9 @@ trucker_position_trouble(const TruckerPosition *position)
 	if (position->system_id != GetSystemIdentifier())
 		return psprintf("its position was written by another server (system identifier " UINT64_FORMAT ")",
 						position->system_id);
-	if (position->lsn > GetFlushRecPtr(NULL))
+	if (Max(position->lsn, position->applied) > GetFlushRecPtr(NULL))
 		return psprintf("its position %X/%X is ahead of this server's WAL, which ends at %X/%X",
-						LSN_FORMAT_ARGS(position->lsn),
+						LSN_FORMAT_ARGS(Max(position->lsn, position->applied)),
 						LSN_FORMAT_ARGS(GetFlushRecPtr(NULL)));
 	return NULL;
 }
@@ -129,7 +134,7 @@ trucker_position_trouble(const TruckerPosition *position)
 bool
 trucker_position_skips(const TruckerPosition *position, XLogRecPtr commit_lsn)
 {
-	return commit_lsn < position->lsn;
+	return commit_lsn < Max(position->lsn, position->applied);
 }
 
 static void

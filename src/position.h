@@ -27,11 +27,12 @@ typedef struct TruckerPosition
 	/* committed here, perhaps not yet flushed to disk */
 	dlist_head	unflushed;
 	MemoryContext context;
+	XLogRecPtr	applied;		/* noted when it changed streams */
 	XLogRecPtr	durable;		/* may be confirmed to the slot */
 } TruckerPosition;
 
 /* in position.c */
-extern TruckerPosition *trucker_position_load(const pg_uuid_t *truck_id);
+extern TruckerPosition *trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn);
 extern const char *trucker_position_trouble(const TruckerPosition *position);
 extern bool trucker_position_skips(const TruckerPosition *position, XLogRecPtr commit_lsn);
 extern void trucker_position_write(TruckerPosition *position, XLogRecPtr lsn);

@@ -3,10 +3,11 @@
  *	  Look once into a database: which trucks shall run, which slots are left.
  *
  * The launcher belongs to no database, so it sends a short-lived worker into
- * each that it must know about.  The probe reports the enabled trucks to shared
- * memory, notes where the slots of stopped trucks stand, and drops replication slots that bear our name and that no truck
- * needs: of dropped trucks, of a dropped extension, of a start that a crash cut
- * short.  It runs at server start and whenever start(), stop() and the like have
+ * each that it must know about.  The probe reports the streams that shall have a
+ * worker to shared memory, notes where the slots of those that rest stand, and drops
+ * streams without trucks, and replication slots that bear our name and that no
+ * stream needs: of dropped trucks, of a dropped extension, of a start that a crash
+ * cut short.  It runs at server start and whenever start(), stop() and the like have
  * committed; never periodically.
  */
 #include "trucker.h"
@@ -24,7 +25,7 @@
 #include "identity.h"
 #include "shmem.h"
 #include "slots.h"
-#include "truck.h"
+#include "state.h"
 #include "worker.h"
 
 /* how long a walsender may take to notice that its worker has ended */
@@ -77,7 +78,7 @@ wait_for_walsenders(List *slots)
 }
 
 /*
- * Drop our slots that no truck needs.  Only a worker makes slots, and it commits
+ * Drop our slots that no stream needs.  Only a worker makes slots, and it commits
  * the name first; so a slot whose name is nowhere is nobody's.  The slots are
  * listed before the names are read: one that is made in between is not judged.
  */
@@ -100,26 +101,49 @@ drop_orphans(List *slots, List *needed)
 		}
 		trucker_slot_drop(lfirst(lc));
 		ereport(LOG,
-				(errmsg("dropped replication slot \"%s\", which no truck needs", (char *) lfirst(lc))));
+				(errmsg("dropped replication slot \"%s\", which no stream needs", (char *) lfirst(lc))));
 	}
 }
 
 static void
-report_wanted(List *trucks)
+report_wanted(List *streams)
 {
-	TruckerWanted *wanted = palloc0(Max(list_length(trucks), 1) * sizeof(TruckerWanted));
+	TruckerWanted *wanted = palloc0(Max(list_length(streams), 1) * sizeof(TruckerWanted));
 	ListCell   *lc;
 	int			n = 0;
 
-	foreach(lc, trucks)
+	foreach(lc, streams)
 	{
-		TruckerTruck *truck = lfirst(lc);
+		TruckerStreamRow *stream = lfirst(lc);
 
-		wanted[n].truck_id = truck->id;
-		strlcpy(wanted[n].name, truck->name, NAMEDATALEN);
+		wanted[n].stream_id = stream->id;
+		strlcpy(wanted[n].name, stream->name, NAMEDATALEN);
 		n++;
 	}
 	trucker_set_wanted(MyDatabaseId, wanted, n);
+}
+
+/*
+ * Delete streams that carry no truck; their slots are orphans then.  A worker that
+ * is making a catch-up stream has it empty for a moment; if it ends making it
+ * after we listed the empty ones, the truck is seen aboard.
+ */
+static void
+delete_empty_streams(MemoryContext context)
+{
+	List	   *empty;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	empty = trucker_state_empty_streams();
+	PopActiveSnapshot();
+	if (empty != NIL && !trucker_database_is_splitting(MyDatabaseId))
+		foreach(lc, empty)
+			trucker_state_delete_empty(&((TruckerStreamRow *) lfirst(lc))->id);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
 }
 
 /* bgworker entry point: the argument is the database's OID. */
@@ -129,7 +153,8 @@ trucker_probe_main(Datum main_arg)
 	MemoryContext context;
 	List	   *slots;
 	List	   *needed = NIL;
-	List	   *trucks = NIL;
+	List	   *streams = NIL;
+	bool		installed;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -144,19 +169,22 @@ trucker_probe_main(Datum main_arg)
 	wait_for_walsenders(slots);
 
 	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(context);
-	if (OidIsValid(get_extension_oid("trucker", true)))
-	{
-		trucks = trucker_truck_enabled();
-		needed = trucker_truck_slot_names();
-		trucker_truck_note_confirmed();
-	}
-	PopActiveSnapshot();
+	installed = OidIsValid(get_extension_oid("trucker", true));
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-
-	report_wanted(trucks);
+	if (installed)
+	{
+		delete_empty_streams(context);
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		MemoryContextSwitchTo(context);
+		streams = trucker_state_wanted_streams();
+		needed = trucker_state_slot_names();
+		trucker_state_note_confirmed();
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(context);
+	}
+	report_wanted(streams);
 	drop_orphans(slots, needed);
 	trucker_probe_succeeded();
 	proc_exit(0);

@@ -2,17 +2,18 @@
  * shmem.c
  *	  The only shared memory that trucker has.
  *
- * It holds no truth, only news: which trucks the probes found enabled, which
+ * It holds no truth, only news: which streams the probes found wanted, which
  * worker processes exist for them, and how far these are.  All of it can be
  * thrown away (as it is after a crash) and found again from the catalogs.
  *
  * Everything is protected by one LWLock, held for a few instructions each
- * time.  An entry is reused for another truck only after its worker has gone;
+ * time.  An entry is reused for another stream only after its worker has gone;
  * its generation counter tells a late reader, or a worker that was registered
- * for the entry's former truck, that the entry is no longer the one it meant.
+ * for the entry's former stream, that the entry is no longer the one it meant.
  *
  * This file is for the launcher, the probes and any backend; what a worker says
- * of itself is in shmem_worker.c.
+ * of itself is in shmem_worker.c, what is known of each truck in shmem_truck.c, and
+ * how a truck moves between streams in shmem_move.c.
  *
  * Whoever waits for progress (trucker.wait_for) sleeps on one condition
  * variable that every worker broadcasts.  That costs a worker nothing while
@@ -41,10 +42,17 @@ static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 static Size
-shared_size(void)
+workers_size(void)
 {
 	return add_size(offsetof(TruckerSharedState, workers),
 					mul_size(max_worker_processes, sizeof(TruckerWorkerEntry)));
+}
+
+static Size
+shared_size(void)
+{
+	return add_size(MAXALIGN(workers_size()),
+					mul_size(trucker_max_trucks, sizeof(TruckerTruckEntry)));
 }
 
 static void
@@ -72,6 +80,8 @@ shmem_startup(void)
 		memset(trucker_shared, 0, shared_size());
 		ConditionVariableInit(&trucker_shared->progress);
 		trucker_shared->nworkers = max_worker_processes;
+		trucker_shared->ntrucks = trucker_max_trucks;
+		trucker_shared->trucks = (TruckerTruckEntry *) ((char *) trucker_shared + MAXALIGN(workers_size()));
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -100,10 +110,14 @@ trucker_state_name(TruckerState state)
 	{
 		case TRUCKER_STARTING:
 			return "starting";
+		case TRUCKER_WAITING:
+			return "waiting";
 		case TRUCKER_CREATING_SLOT:
 			return "creating slot";
 		case TRUCKER_BACKFILL:
 			return "backfill";
+		case TRUCKER_CATCHUP:
+			return "catch-up";
 		case TRUCKER_STREAMING:
 			return "streaming";
 		case TRUCKER_RETRYING:
@@ -230,15 +244,16 @@ trucker_probe_has_succeeded(void)
 	return succeeded;
 }
 
-static TruckerWorkerEntry *
-find_entry(Oid database, const pg_uuid_t *truck_id)
+/* The caller holds the lock. */
+TruckerWorkerEntry *
+trucker_find_worker_locked(Oid database, const pg_uuid_t *stream_id)
 {
 	for (int i = 0; i < trucker_shared->nworkers; i++)
 	{
 		TruckerWorkerEntry *entry = &trucker_shared->workers[i];
 
 		if (entry->in_use && entry->info.database == database &&
-			memcmp(&entry->info.truck_id, truck_id, sizeof(pg_uuid_t)) == 0)
+			memcmp(&entry->info.stream_id, stream_id, sizeof(pg_uuid_t)) == 0)
 			return entry;
 	}
 	return NULL;
@@ -259,17 +274,17 @@ allocate_entry(Oid database, const TruckerWanted *wanted)
 		entry->info.index = i;
 		entry->info.generation = generation;
 		entry->info.database = database;
-		entry->info.truck_id = wanted->truck_id;
+		entry->info.stream_id = wanted->stream_id;
+		entry->info.truck = -1;
 		strlcpy(entry->info.name, wanted->name, NAMEDATALEN);
-		entry->info.since = GetCurrentTimestamp();
 		return entry;
 	}
 	return NULL;
 }
 
 /*
- * A probe reports all trucks of its database that shall run.  Trucks it does
- * not name shall not run.  The launcher acts on the difference.
+ * A probe reports all streams of its database that shall have a worker.  Those it
+ * does not name shall not.  The launcher acts on the difference.
  */
 void
 trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
@@ -286,7 +301,7 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 	}
 	for (int i = 0; i < n; i++)
 	{
-		TruckerWorkerEntry *entry = find_entry(database, &wanted[i].truck_id);
+		TruckerWorkerEntry *entry = trucker_find_worker_locked(database, &wanted[i].stream_id);
 
 		if (entry == NULL)
 			entry = allocate_entry(database, &wanted[i]);
@@ -302,7 +317,7 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 	if (unplaced > 0)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not start %d trucks: no worker slot is free", unplaced),
+				 errmsg("could not start %d streams: no worker slot is free", unplaced),
 				 errhint("Raise max_worker_processes.")));
 }
 
@@ -326,15 +341,14 @@ trucker_get_worker(int index, TruckerWorkerInfo *info)
 	return in_use;
 }
 
-/* Copy a truck's entry; false: it has none. */
+/* Copy a stream's entry; false: it has none. */
 bool
-trucker_find_worker(Oid database, const pg_uuid_t *truck_id,
-					TruckerWorkerInfo *info)
+trucker_find_worker(Oid database, const pg_uuid_t *stream_id, TruckerWorkerInfo *info)
 {
 	TruckerWorkerEntry *entry;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	entry = find_entry(database, truck_id);
+	entry = trucker_find_worker_locked(database, stream_id);
 	if (entry)
 		*info = entry->info;
 	LWLockRelease(trucker_shared_lock);
@@ -367,14 +381,23 @@ trucker_worker_launched(int index, uint64 generation)
 	if (entry->in_use && entry->info.generation == generation)
 	{
 		entry->info.waits_for_worker = false;
-		entry->info.restart = false;
 		entry->info.launch_after = 0;
 		entry->info.quick_exits++;	/* until it has shown that it works */
 	}
 	LWLockRelease(trucker_shared_lock);
 }
 
-/* Free an entry whose truck shall not run and whose worker is gone. */
+/* Has the stream that its truck has moved to yet to take it over? */
+static bool
+is_awaited_locked(const TruckerWorkerEntry *entry)
+{
+	TruckerWorkerEntry *other = entry->info.move == TRUCKER_MOVE_NONE ? NULL :
+		trucker_find_worker_locked(entry->info.database, &entry->info.move_to);
+
+	return other != NULL && other->info.pid != 0;
+}
+
+/* Free an entry whose stream shall not run and whose worker is gone. */
 void
 trucker_worker_forget(int index, uint64 generation)
 {
@@ -382,8 +405,11 @@ trucker_worker_forget(int index, uint64 generation)
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (entry->in_use && entry->info.generation == generation &&
-		!entry->info.wanted && entry->info.pid == 0)
+		!entry->info.wanted && entry->info.pid == 0 && !is_awaited_locked(entry))
+	{
+		trucker_release_trucks_locked(index);
 		entry->in_use = false;
+	}
 	LWLockRelease(trucker_shared_lock);
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
@@ -420,6 +446,15 @@ trucker_worker_terminate(int index, uint64 generation)
 	LWLockRelease(trucker_shared_lock);
 }
 
+/* End what goes on although it was cancelled. */
+void
+trucker_kill_stubborn(void)
+{
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	trucker_kill_stubborn_locked();
+	LWLockRelease(trucker_shared_lock);
+}
+
 /* Does this walsender serve a worker that is alive? */
 bool
 trucker_is_walsender(int pid)
@@ -433,7 +468,22 @@ trucker_is_walsender(int pid)
 	return found;
 }
 
-/* How many workers are alive in a database? */
+/* Is a catch-up stream of the database being made, which still carries no truck? */
+bool
+trucker_database_is_splitting(Oid database)
+{
+	bool		splitting = false;
+
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	for (int i = 0; i < trucker_shared->nworkers; i++)
+		splitting |= trucker_shared->workers[i].in_use &&
+			trucker_shared->workers[i].info.database == database &&
+			trucker_shared->workers[i].info.splitting;
+	LWLockRelease(trucker_shared_lock);
+	return splitting;
+}
+
+/* How many workers are alive in a database, backfills included? */
 int
 trucker_database_workers(Oid database)
 {
@@ -447,6 +497,10 @@ trucker_database_workers(Oid database)
 		if (trucker_shared->workers[i].in_use && info->database == database && info->pid != 0)
 			n++;
 	}
+	for (int i = 0; i < trucker_shared->ntrucks; i++)
+		if (trucker_shared->trucks[i].in_use && trucker_shared->trucks[i].info.database == database &&
+			trucker_shared->trucks[i].info.backfill_pid != 0)
+			n++;
 	LWLockRelease(trucker_shared_lock);
 	return n;
 }
@@ -456,43 +510,31 @@ trucker_database_workers(Oid database)
  * ----
  */
 
-/*
- * Tell a truck's worker something.  After TRUCKER_RESTART nobody is told of its
- * former progress, until it has started again.
- */
+/* The caller holds the lock. */
 void
-trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, TruckerSignal signal)
+trucker_poke_worker_locked(TruckerWorkerEntry *entry)
+{
+	entry->info.launch_after = 0;
+	entry->info.quick_exits = 0;
+	if (entry->latch)
+	{
+		entry->poked = true;
+		SetLatch(entry->latch);
+	}
+}
+
+/* Let a stream's worker, if there is one, look at the catalog again. */
+void
+trucker_signal_stream(Oid database, const pg_uuid_t *stream_id)
 {
 	TruckerWorkerEntry *entry;
 
 	if (trucker_shared == NULL)
 		return;
-
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	entry = find_entry(database, truck_id);
-	if (entry && signal == TRUCKER_END)
-	{
-		/* should it be wanted again before it has ended, it ends all the same */
-		entry->info.wanted = false;
-		entry->info.restart = true;
-		end_worker_locked(entry);
-	}
-	else if (entry)
-	{
-		entry->info.launch_after = 0;
-		entry->info.quick_exits = 0;
-		if (signal == TRUCKER_RESTART)
-		{
-			entry->info.restart = true;
-			entry->info.applied_lsn = InvalidXLogRecPtr;
-			end_worker_locked(entry);
-		}
-		else if (entry->latch)
-		{
-			entry->poked = true;
-			SetLatch(entry->latch);
-		}
-	}
+	entry = trucker_find_worker_locked(database, stream_id);
+	if (entry)
+		trucker_poke_worker_locked(entry);
 	trucker_wake_launcher_locked();
 	LWLockRelease(trucker_shared_lock);
 }
@@ -532,6 +574,13 @@ trucker_set_database_closing(Oid database, bool closing)
 
 			if (entry->in_use && entry->info.database == database)
 				end_worker_locked(entry);
+		}
+		for (int i = 0; i < trucker_shared->ntrucks; i++)
+		{
+			TruckerTruckInfo *truck = &trucker_shared->trucks[i].info;
+
+			if (trucker_shared->trucks[i].in_use && truck->database == database && truck->backfill_pid != 0)
+				kill(truck->backfill_pid, SIGINT);
 		}
 	}
 	trucker_wake_launcher_locked();

@@ -12,22 +12,36 @@
 /* how long a worker may take to end in order */
 #define TRUCKER_END_PATIENCE_MS 3000
 
-/* What a stream worker is doing; the names are what trucker.status shows. */
+/* What a truck, or its stream, is doing; the names are what trucker.status shows. */
 typedef enum TruckerState
 {
 	TRUCKER_STARTING,
+	TRUCKER_WAITING,			/* for a free slot of a catch-up stream */
 	TRUCKER_CREATING_SLOT,
 	TRUCKER_BACKFILL,
+	TRUCKER_CATCHUP,
 	TRUCKER_STREAMING,
 	TRUCKER_RETRYING
 } TruckerState;
 
-/* A truck that shall run, as a probe found it in its database's catalog. */
+/* A stream that shall have a worker, as a probe found it in its database's catalog. */
 typedef struct TruckerWanted
 {
-	pg_uuid_t	truck_id;
+	pg_uuid_t	stream_id;
 	char		name[NAMEDATALEN];
 } TruckerWanted;
+
+/*
+ * How a truck moves from one stream to another: see shmem_move.c.  The state is
+ * that of the worker that gives the truck away.
+ */
+typedef enum TruckerMove
+{
+	TRUCKER_MOVE_NONE,
+	TRUCKER_MOVE_MOVING,		/* the catalog is being changed */
+	TRUCKER_MOVE_MOVED,			/* it has been, or the worker has died over it */
+	TRUCKER_MOVE_TAKING			/* the other stream's worker is reading it */
+} TruckerMove;
 
 /* One worker as others may see it: a copy, taken under the lock. */
 typedef struct TruckerWorkerInfo
@@ -35,33 +49,53 @@ typedef struct TruckerWorkerInfo
 	int			index;			/* place in shared memory */
 	uint64		generation;
 	Oid			database;
-	pg_uuid_t	truck_id;
+	pg_uuid_t	stream_id;
 	char		name[NAMEDATALEN];
 	bool		wanted;
-	bool		restart;		/* end it, and start it again at once */
 	pid_t		pid;			/* 0: not running */
 	int			walsender_pid;	/* 0: none */
-	TruckerState state;
-	TimestampTz since;
-	TimestampTz next_retry_at;	/* 0: no retry pending */
 	TimestampTz launch_after;	/* 0: at once */
 	int			quick_exits;	/* in a row */
 	bool		waits_for_worker;	/* max_worker_processes is used up */
-	XLogRecPtr	applied_lsn;	/* all that committed before it is at the destination */
+	XLogRecPtr	applied_lsn;	/* all that committed before it is at the destinations of those that follow */
 	TimestampTz applied_at;
+	int			truck;			/* whose SQL is being executed; -1: none */
+	bool		splitting;		/* a catch-up stream is being made, which still is empty */
+	XLogRecPtr	told_lsn;		/* the furthest that its slot can have been confirmed */
+	TruckerMove move;
+	pg_uuid_t	move_to;		/* stream */
+	XLogRecPtr	move_lsn;		/* all before it is at the destination of what moves */
 } TruckerWorkerInfo;
+
+/* One truck that a worker carries, or has carried; likewise. */
+typedef struct TruckerTruckInfo
+{
+	Oid			database;
+	pg_uuid_t	id;
+	int			worker;			/* index of the one that carries it; -1: none */
+	int			backfill_pid;	/* 0: none */
+	bool		reload;			/* the catalog says something new about it */
+	TimestampTz reload_since;
+	TruckerState state;
+	TimestampTz since;
+	bool		follows;		/* it is as far as its worker */
+	XLogRecPtr	applied_lsn;	/* without regard to that */
+	TimestampTz applied_at;
+	int			failures;		/* in a row, without progress */
+	XLogRecPtr	failed_lsn;		/* one source transaction a batch until beyond it */
+	TimestampTz next_retry_at;	/* 0: no retry pending */
+} TruckerTruckInfo;
 
 /* in shmem.c */
 extern void trucker_shmem_init(void);
 extern bool trucker_shmem_available(void);
 extern const char *trucker_state_name(TruckerState state);
 
-/* what a worker is told */
+/* What a truck's worker is told. */
 typedef enum TruckerSignal
 {
 	TRUCKER_POKE,				/* try again now */
-	TRUCKER_RESTART,			/* end, and be started again at once */
-	TRUCKER_END					/* end: the truck shall not run */
+	TRUCKER_RELOAD				/* let go of it, and look what the catalog says */
 } TruckerSignal;
 
 /* requests to the launcher: look into a database (InvalidOid: into all) */
@@ -76,30 +110,67 @@ extern bool trucker_probe_has_succeeded(void);
 extern void trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n);
 extern int	trucker_worker_count(void);
 extern bool trucker_get_worker(int index, TruckerWorkerInfo *info);
-extern bool trucker_find_worker(Oid database, const pg_uuid_t *truck_id, TruckerWorkerInfo *info);
+extern bool trucker_find_worker(Oid database, const pg_uuid_t *stream_id, TruckerWorkerInfo *info);
 extern void trucker_worker_set_launch(int index, uint64 generation, TimestampTz launch_after, bool waits_for_worker);
 extern void trucker_worker_launched(int index, uint64 generation);
 extern void trucker_worker_forget(int index, uint64 generation);
 extern void trucker_worker_terminate(int index, uint64 generation);
+extern void trucker_kill_stubborn(void);
 extern bool trucker_is_walsender(int pid);
 extern int	trucker_database_workers(Oid database);
 
+extern bool trucker_database_is_splitting(Oid database);
+
 /* any backend */
-extern void trucker_signal_worker(Oid database, const pg_uuid_t *truck_id, TruckerSignal signal);
+extern void trucker_signal_stream(Oid database, const pg_uuid_t *stream_id);
 extern void trucker_set_database_closing(Oid database, bool closing);
 extern bool trucker_database_closing(Oid database);
 extern void trucker_wait_progress_prepare(void);
 extern bool trucker_wait_progress(long timeout_ms);
 extern void trucker_wait_progress_end(void);
 
-/* the worker itself; in shmem_worker.c */
+/* in shmem_truck.c: any backend */
+extern int	trucker_truck_entry_count(void);
+extern bool trucker_get_truck(int index, TruckerTruckInfo *info);
+extern bool trucker_find_truck(Oid database, const pg_uuid_t *truck_id, TruckerTruckInfo *info);
+extern void trucker_signal_truck(Oid database, const pg_uuid_t *truck_id, TruckerSignal signal);
+
+/* in shmem_truck.c: the worker that carries the truck */
+extern int	trucker_truck_attach(const pg_uuid_t *truck_id);
+extern void trucker_truck_detach(int truck);
+extern void trucker_truck_set_state(int truck, TruckerState state);
+extern void trucker_truck_set_applied(int truck, XLogRecPtr lsn, TimestampTz at, bool follows);
+extern void trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, TimestampTz next_retry_at);
+extern bool trucker_truck_must_reload(int truck);
+extern void trucker_truck_get_info(int truck, TruckerTruckInfo *info);
+
+/* in shmem_truck.c: its backfill */
+extern bool trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id);
+extern void trucker_truck_count_backfill_failure(int truck);
+extern bool trucker_truck_backfill_must_end(int truck);
+
+/* in shmem_worker.c: the worker itself */
 extern bool trucker_worker_attach(int index, uint64 generation, TruckerWorkerInfo *info);
-extern void trucker_worker_set_state(TruckerState state);
 extern void trucker_worker_set_walsender(int pid);
-extern void trucker_worker_set_retry(TimestampTz next_retry_at);
 extern void trucker_worker_set_applied(XLogRecPtr lsn, TimestampTz at);
+extern void trucker_worker_set_executing(int truck);
+extern bool trucker_worker_was_cancelled(void);
+extern void trucker_worker_works(void);
+extern void trucker_worker_set_splitting(bool splitting);
 extern bool trucker_worker_poked(void);
+extern bool trucker_worker_is_poked(void);
 extern bool trucker_worker_must_end(void);
 extern void trucker_worker_give_up(void);
+extern int	trucker_worker_index(void);
+
+/* in shmem_move.c: the worker that gives a truck away */
+extern bool trucker_move_begin(const pg_uuid_t *to_stream, XLogRecPtr lsn);
+extern void trucker_move_end(void);
+
+/* in shmem_move.c: the worker that takes it */
+extern XLogRecPtr trucker_move_limit_confirm(XLogRecPtr lsn);
+extern bool trucker_takeover_pending(void);
+extern void trucker_takeover_begin(void);
+extern void trucker_takeover_end(void);
 
 #endif							/* TRUCKER_SHMEM_H */

@@ -18,10 +18,18 @@ typedef struct TruckerWorkerEntry
 {
 	bool		in_use;
 	bool		poked;
+	bool		cancelled;		/* SIGINT was sent because of a truck */
 	Latch	   *latch;			/* of the running worker, or NULL */
 	TimestampTz ending_since;	/* it has been told to end; 0: it has not */
 	TruckerWorkerInfo info;
 } TruckerWorkerEntry;
+
+typedef struct TruckerTruckEntry
+{
+	bool		in_use;
+	uint64		worker_generation;	/* of info.worker */
+	TruckerTruckInfo info;
+} TruckerTruckEntry;
 
 typedef struct TruckerSharedState
 {
@@ -34,6 +42,8 @@ typedef struct TruckerSharedState
 	Oid			closing[MAX_CLOSING_DATABASES];
 	ConditionVariable progress;
 	int			nworkers;
+	int			ntrucks;
+	TruckerTruckEntry *trucks;	/* behind the workers */
 	TruckerWorkerEntry workers[FLEXIBLE_ARRAY_MEMBER];
 } TruckerSharedState;
 
@@ -43,5 +53,15 @@ extern LWLock *trucker_shared_lock;
 
 extern void trucker_wake_launcher_locked(void);
 extern bool trucker_is_closing_locked(Oid database);
+extern TruckerWorkerEntry *trucker_find_worker_locked(Oid database, const pg_uuid_t *stream_id);
+extern void trucker_poke_worker_locked(TruckerWorkerEntry *entry);
+
+/* in shmem_truck.c */
+extern void trucker_release_trucks_locked(int worker);
+extern TruckerWorkerEntry *trucker_carrier_locked(const TruckerTruckEntry *truck);
+extern void trucker_kill_stubborn_locked(void);
+
+/* in shmem_worker.c: this process's entry, NULL if it is no stream worker */
+extern TruckerWorkerEntry *trucker_my_entry;
 
 #endif							/* TRUCKER_SHMEM_INTERNAL_H */

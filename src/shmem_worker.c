@@ -16,24 +16,30 @@
 
 #include "shmem_internal.h"
 
-static TruckerWorkerEntry *my_entry = NULL;
+TruckerWorkerEntry *trucker_my_entry = NULL;
 
 static void
 worker_detach(int code, Datum arg)
 {
+	TruckerWorkerInfo *info = &trucker_my_entry->info;
+
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	my_entry->info.pid = 0;
-	my_entry->info.walsender_pid = 0;
-	my_entry->info.next_retry_at = 0;
-	my_entry->latch = NULL;
+	info->pid = 0;
+	info->walsender_pid = 0;
+	info->truck = -1;
+	info->splitting = false;
+	/* whether a truck has moved is for the other stream to find out in the catalog */
+	if (info->move == TRUCKER_MOVE_MOVING)
+		info->move = TRUCKER_MOVE_MOVED;
+	trucker_my_entry->latch = NULL;
 	trucker_wake_launcher_locked();
 	LWLockRelease(trucker_shared_lock);
-	my_entry = NULL;
+	trucker_my_entry = NULL;
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
 /*
- * A worker takes its entry.  False: the entry has been given to another truck,
+ * A worker takes its entry.  False: the entry has been given to another stream,
  * has a worker already, or is not wanted any more; the process shall end.
  */
 bool
@@ -50,16 +56,15 @@ trucker_worker_attach(int index, uint64 generation, TruckerWorkerInfo *info)
 	{
 		entry->latch = MyLatch;
 		entry->poked = false;
+		entry->cancelled = false;
 		entry->ending_since = 0;
 		entry->info.pid = MyProcPid;
-		entry->info.restart = false;
-		entry->info.state = TRUCKER_STARTING;
-		entry->info.since = GetCurrentTimestamp();
-		entry->info.next_retry_at = 0;
+		entry->info.truck = -1;
+		entry->info.told_lsn = InvalidXLogRecPtr;
 		entry->info.applied_lsn = InvalidXLogRecPtr;
 		entry->info.applied_at = 0;
 		*info = entry->info;
-		my_entry = entry;
+		trucker_my_entry = entry;
 	}
 	LWLockRelease(trucker_shared_lock);
 
@@ -68,61 +73,74 @@ trucker_worker_attach(int index, uint64 generation, TruckerWorkerInfo *info)
 	return mine;
 }
 
-void
-trucker_worker_set_state(TruckerState state)
+int
+trucker_worker_index(void)
 {
-	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	if (my_entry->info.state != state)
-	{
-		my_entry->info.state = state;
-		my_entry->info.since = GetCurrentTimestamp();
-	}
-	if (state != TRUCKER_RETRYING)
-		my_entry->info.next_retry_at = 0;
-	if (state == TRUCKER_STREAMING)
-		my_entry->info.quick_exits = 0;
-	LWLockRelease(trucker_shared_lock);
-	ConditionVariableBroadcast(&trucker_shared->progress);
+	return trucker_my_entry->info.index;
 }
 
 void
 trucker_worker_set_walsender(int pid)
 {
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	my_entry->info.walsender_pid = pid;
+	trucker_my_entry->info.walsender_pid = pid;
 	LWLockRelease(trucker_shared_lock);
 }
 
-void
-trucker_worker_set_retry(TimestampTz next_retry_at)
-{
-	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	my_entry->info.next_retry_at = next_retry_at;
-	LWLockRelease(trucker_shared_lock);
-	trucker_worker_set_state(TRUCKER_RETRYING);
-}
-
-/*
- * Everything that committed before lsn is at the destination.  Not published
- * once a restart was asked for: whoever asked must not be shown what held
- * before.
- */
+/* Everything that committed before lsn is at the destinations of all trucks that follow. */
 void
 trucker_worker_set_applied(XLogRecPtr lsn, TimestampTz at)
 {
-	bool		progress = false;
+	bool		progress;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	if (!my_entry->info.restart)
-	{
-		progress = my_entry->info.applied_lsn < lsn;
-		if (progress)
-			my_entry->info.applied_lsn = lsn;
-		my_entry->info.applied_at = at;
-	}
+	progress = trucker_my_entry->info.applied_lsn < lsn;
+	if (progress)
+		trucker_my_entry->info.applied_lsn = lsn;
+	trucker_my_entry->info.applied_at = at;
 	LWLockRelease(trucker_shared_lock);
 	if (progress)
 		ConditionVariableBroadcast(&trucker_shared->progress);
+}
+
+/* Whose SQL is being executed (-1: nobody's): it is cancelled if that truck is stopped. */
+void
+trucker_worker_set_executing(int truck)
+{
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	trucker_my_entry->info.truck = truck;
+	LWLockRelease(trucker_shared_lock);
+}
+
+/* Has the worker been interrupted because of a truck?  Asking forgets it. */
+bool
+trucker_worker_was_cancelled(void)
+{
+	bool		cancelled;
+
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	cancelled = trucker_my_entry->cancelled;
+	trucker_my_entry->cancelled = false;
+	LWLockRelease(trucker_shared_lock);
+	return cancelled;
+}
+
+/* The worker has come as far as streaming: should it end, it is started again at once. */
+void
+trucker_worker_works(void)
+{
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	trucker_my_entry->info.quick_exits = 0;
+	LWLockRelease(trucker_shared_lock);
+}
+
+/* Between recording a new catch-up stream and moving a truck there: probes keep off. */
+void
+trucker_worker_set_splitting(bool splitting)
+{
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	trucker_my_entry->info.splitting = splitting;
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* Has the worker been told to end? */
@@ -132,36 +150,48 @@ trucker_worker_must_end(void)
 	bool		must_end;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	must_end = !my_entry->info.wanted || my_entry->info.restart ||
-		trucker_is_closing_locked(my_entry->info.database);
+	must_end = !trucker_my_entry->info.wanted ||
+		trucker_is_closing_locked(trucker_my_entry->info.database);
 	LWLockRelease(trucker_shared_lock);
 	return must_end;
 }
 
 /*
- * The worker ends by itself: its truck shall not run.  Somebody may have changed
- * that in this very moment, so the catalog is looked at once more.
+ * The worker ends by itself: no truck of its stream shall run.  Somebody may have
+ * changed that in this very moment, so the catalog is looked at once more.
  */
 void
 trucker_worker_give_up(void)
 {
-	Oid			database = my_entry->info.database;
+	Oid			database = trucker_my_entry->info.database;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	my_entry->info.wanted = false;
+	trucker_my_entry->info.wanted = false;
 	LWLockRelease(trucker_shared_lock);
 	trucker_request_scan(database);
 }
 
-/* Has somebody asked the worker to try again now?  Asking forgets it. */
+/* Has somebody asked the worker to look at the catalog now?  Asking forgets it. */
 bool
 trucker_worker_poked(void)
 {
 	bool		poked;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	poked = my_entry->poked;
-	my_entry->poked = false;
+	poked = trucker_my_entry->poked;
+	trucker_my_entry->poked = false;
+	LWLockRelease(trucker_shared_lock);
+	return poked;
+}
+
+/* The same, not forgetting it. */
+bool
+trucker_worker_is_poked(void)
+{
+	bool		poked;
+
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	poked = trucker_my_entry->poked;
 	LWLockRelease(trucker_shared_lock);
 	return poked;
 }

@@ -1,26 +1,24 @@
 /*
  * stream.c
- *	  One attempt to follow a truck's slot, until an error ends it.
+ *	  One attempt to follow a stream's slot, until an error of the stream ends it.
  *
- *	  no position --> slot created --> backfill committed --> streaming
- *	       ^               |                                     |
- *	       +---- error ----+                            error: a new attempt
- *	                                                    from the position
+ * An attempt begins with what the catalog says, and nothing else: whatever went
+ * wrong, the way on is the way that a crash would have taken.  It consists of
+ * passes: each starts decoding where the slot is confirmed, for the tables of the
+ * trucks that are active then.  Trucks skip what they have applied already, so a
+ * pass may begin as often as need be: when a truck comes aboard, and when one that
+ * has failed is to be tried again.
  *
- * Each attempt begins with what the catalog says, and nothing else: whatever
- * went wrong, the way on is the way that a crash would have taken.  A slot is
- * useful only together with the backfill that its snapshot was exported for; as
- * long as there is no position, an attempt makes a new slot and drops the one
- * that an earlier attempt may have left.  The slot's name is committed, and
- * flushed, before the slot is made, so that no slot is ever forgotten.
+ * What is received becomes a batch of whole source transactions.  It is closed
+ * when nothing more has arrived, or when it is large or old enough.  With several
+ * active trucks the batch is kept (batch.c) and applied truck by truck, each in a
+ * destination transaction of its own, so that what one cannot do is no other one's
+ * trouble.  A truck that is the only active one takes the changes as they arrive,
+ * run by run, so that a huge transaction needs no room.
  *
- * A batch is closed when nothing more has arrived, or when it is large or old
- * enough; always behind a whole source transaction.  After an error the source
- * transactions up to the failed one are applied one by one, so that those before
- * it are committed, and the error names the one.
- *
- * "lost" means that no attempt can help, only the user can: the slot is gone, or
- * the position is not one of this server's WAL.
+ * After an error the source transactions up to the failed one are applied one by
+ * one for that truck, so that those before it are committed, and the error names
+ * the one.
  */
 #include "trucker.h"
 
@@ -30,16 +28,14 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
-#include "replication/slot.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "backfill.h"
 #include "check.h"
 #include "identity.h"
 #include "shmem.h"
@@ -49,295 +45,298 @@
 /* how often to look whether our commits have been flushed, and to confirm */
 #define FLUSH_CHECK_MS 100
 #define CONFIRM_INTERVAL_MS 1000
+/* how often a catch-up stream looks whether it can join its home */
+#define JOIN_CHECK_MS 200
+/* the same for trucks that rest: can they be tried again, or leave? */
+#define RETRY_CHECK_MS 200
 
-static const TruckerDecoder *const decoder = &trucker_wal2json;
-
-/* the message names the truck already, so its context would say it twice */
-#define LOG_EVENT(...) \
-	ereport(LOG, (errmsg(__VA_ARGS__), errhidecontext(true)))
+const TruckerDecoder *const trucker_stream_decoder = &trucker_wal2json;
 
 /* ----
  * Getting ready
  * ----
  */
 
-static void
-raise_lost(TruckerStream *stream, const char *why)
-{
-	stream->lost = true;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("truck \"%s\" cannot go on: %s", stream->truck->name, why),
-			 errdetail("Changes would be skipped or applied twice if it did."),
-			 errhint("SELECT trucker.resync(%s) loads the destination anew.",
-					 quote_literal_cstr(stream->truck->name))));
-}
-
-/*
- * Are the input tables still called what the output plugin filters by?  If not,
- * changes may have passed unseen.  Needs a transaction.
- */
-static void
-check_names(TruckerStream *stream)
-{
-	ListCell   *lc;
-
-	foreach(lc, stream->names)
-	{
-		TruckerInputName *name = lfirst(lc);
-		char	   *table = get_rel_name(name->relid);
-		char	   *schema = table ? get_namespace_name(get_rel_namespace(name->relid)) : NULL;
-
-		if (schema == NULL)
-		{
-			stream->lost = true;
-			trucker_raise_dropped(stream->truck->name, name->relid);
-		}
-		if (strcmp(schema, name->schema) != 0 || strcmp(table, name->table) != 0)
-			raise_lost(stream, psprintf("its input table %s has been renamed to %s",
-										quote_qualified_identifier(name->schema, name->table),
-										quote_qualified_identifier(schema, table)));
-	}
-}
-
-/* The input tables' names as of now. */
-static List *
-current_names(const TruckerTruck *truck)
-{
-	List	   *names = NIL;
-
-	for (int i = 0; i < truck->ninputs; i++)
-	{
-		TruckerInputName *name = palloc(sizeof(TruckerInputName));
-
-		name->relid = truck->inputs[i];
-		name->table = get_rel_name(name->relid);
-		if (name->table == NULL)
-			trucker_raise_dropped(truck->name, name->relid);
-		name->schema = get_namespace_name(get_rel_namespace(name->relid));
-		names = lappend(names, name);
-	}
-	return names;
-}
-
-/* Read the catalog.  False: the truck is gone, or shall not run. */
 static bool
 load(TruckerStream *stream)
 {
+	TruckerMember *first;
+
 	/*
-	 * The position that we are about to read may have been committed, by the
-	 * attempt before this one, without waiting for the disk.  It must be safe
-	 * before anything is confirmed because of it.
+	 * The positions that we are about to read may have been committed, by the
+	 * attempt before this one, without waiting for the disk.  They must be safe
+	 * before anything is confirmed because of them.
 	 */
 	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
-	stream->truck = trucker_truck_load(&stream->truck_id);
-	if (stream->truck && stream->truck->enabled && !stream->truck->lost)
-	{
-		trucker_truck_check_role(stream->truck);
-		stream->position = trucker_position_load(&stream->truck_id);
-		stream->names = trucker_truck_input_names(&stream->truck_id);
-		stream->pipeline = trucker_pipeline_create(stream->truck, decoder, stream->position);
-	}
+	stream->row = trucker_state_stream(&stream->id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
-	if (stream->pipeline == NULL)
+	if (stream->row == NULL)
 		return false;
-	trucker_identity_init(stream->truck->role, stream->pipeline->role_is_superuser);
+	stream->members_context = AllocSetContextCreate(stream->context, "trucker members", ALLOCSET_SMALL_SIZES);
+	(void) trucker_roster_refresh(stream);
+	if (!trucker_roster_has_work(stream))
+		return false;
+	first = linitial(stream->members);
+	trucker_identity_init(stream->row->role, first->pipeline->role_is_superuser);
 	MemoryContextSwitchTo(stream->context);
 	return true;
 }
 
+static void
+raise_lost(TruckerMember *member, void *trouble)
+{
+	if (!member->truck->needs_backfill)
+		trucker_member_raise_lost(member, trouble);
+}
+
 /*
- * Check the rights and compile the SQL now: errors show before the first change
- * comes, and before a slot is made in vain.
+ * Can the slot be read on from?  If not, all its trucks are lost.  It rests between
+ * two attempts, and while the stream does: if it stands further than we can have
+ * told it, somebody else has moved it.
  */
 static void
-compile(TruckerStream *stream)
+check_slot(TruckerStream *stream)
 {
-	TruckerPipeline *pipeline = stream->pipeline;
-
-	trucker_pipeline_begin_batch(pipeline, NULL);
-	pipeline->commit_lsn = stream->position->lsn;
-	pipeline->xid = InvalidTransactionId;
-	trucker_pipeline_compile(pipeline);
-	trucker_pipeline_end_empty(pipeline);
-	MemoryContextSwitchTo(stream->context);
-}
-
-/* The input tables' names as the decoder wants them. */
-static List *
-table_names(const TruckerStream *stream)
-{
-	List	   *names = NIL;
+	XLogRecPtr	noted = stream->row->confirmed_lsn;
+	XLogRecPtr	expected = Max(noted, stream->confirmed);
+	const char *trouble;
 	ListCell   *lc;
 
-	foreach(lc, stream->names)
-	{
-		TruckerInputName *input = lfirst(lc);
-		TruckerTableName *name = palloc(sizeof(TruckerTableName));
+	if (!XLogRecPtrIsInvalid(expected))
+		foreach(lc, stream->members)
+		{
+			TruckerPosition *position = ((TruckerMember *) lfirst(lc))->position;
 
-		name->schema = input->schema;
-		name->table = input->table;
-		names = lappend(names, name);
+			expected = Max(expected, Max(position->lsn, position->applied));
+		}
+	trouble = trucker_slot_trouble(stream->row->slot_name, expected);
+	if (trouble)
+	{
+		foreach(lc, stream->members)
+			(void) trucker_member_try(lfirst(lc), raise_lost, unconstify(char *, trouble), true);
+		trucker_member_end_turn();
+		return;
 	}
-	return names;
+	stream->confirmed = Max(expected, trucker_slot_confirmed(stream->row->slot_name));
+	stream->applied = trucker_slot_confirmed(stream->row->slot_name);
+
+	if (XLogRecPtrIsInvalid(noted))
+		return;
+	StartTransactionCommand();
+	trucker_state_forget_confirmed(&stream->id);
+	CommitTransactionCommand();
+	/* or, after a crash, the old note would be held against a slot that moved on */
+	XLogFlush(XactLastCommitEnd);
+	MemoryContextSwitchTo(stream->context);
 }
 
-static void
-connect_replication(TruckerStream *stream)
+static bool
+some_have_positions(const TruckerStream *stream)
 {
-	char	   *database;
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+		if (!((TruckerMember *) lfirst(lc))->truck->needs_backfill)
+			return true;
+	return false;
+}
+
+/*
+ * Trucks without a position cannot use a slot whose snapshot is gone.
+ */
+static void
+sort_out_unfilled(TruckerStream *stream)
+{
+	List	   *members = list_copy(stream->members);
+	ListCell   *lc;
+
+	if (stream->row->slot_name == NULL)
+		return;
+	if (!some_have_positions(stream))
+	{
+		trucker_transition_reopen(stream);
+		return;
+	}
+	foreach(lc, members)
+		if (((TruckerMember *) lfirst(lc))->truck->needs_backfill)
+			trucker_transition_board_again(stream, lfirst(lc));
+}
+
+/*
+ * The home lets go of trucks that rest, if there are others that it would hold up:
+ * its slot is held back for what is aboard.
+ */
+static void
+let_resting_leave(TruckerStream *stream)
+{
+	List	   *members = list_copy(stream->members);
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *lc;
+
+	if (!stream->row->home || stream->nactive == 0)
+		return;
+	foreach(lc, members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		if (!member->active && !member->gone && !member->lost && !member->truck->needs_backfill &&
+			member->leave_at <= now && !trucker_transition_leave(stream, member))
+			member->leave_at = TimestampTzPlusMilliseconds(now, CONFIRM_INTERVAL_MS);
+	}
+}
+
+/* ----
+ * Passes
+ * ----
+ */
+
+/* Open the replication connection, in the current memory context. */
+void
+trucker_stream_connect(TruckerStream *stream)
+{
+	MemoryContext context = CurrentMemoryContext;
 
 	StartTransactionCommand();
-	MemoryContextSwitchTo(stream->context);
-	database = get_database_name(MyDatabaseId);
-	stream->replication = trucker_replication_open(database,
-												   psprintf(TRUCKER_APPLICATION_NAME, stream->truck->name));
+	MemoryContextSwitchTo(context);
+	stream->replication = trucker_replication_open(get_database_name(MyDatabaseId),
+												   psprintf(TRUCKER_APPLICATION_NAME, stream->row->name));
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(stream->context);
+	MemoryContextSwitchTo(context);
 	trucker_worker_set_walsender(trucker_replication_backend_pid(stream->replication));
 }
 
-/* ----
- * The first start
- * ----
- */
-
-/* Commit the name of the slot to come, durably, with the inputs' names. */
+/* The end of a pass: nothing of it is left. */
 static void
-record_slot(TruckerStream *stream, char *slot_name)
+end_pass(TruckerStream *stream)
 {
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	if (stream->batch)
+		trucker_batch_clear(stream->batch);
+	stream->batch = NULL;
+	stream->replication = NULL;
+	stream->direct = NULL;
+	stream->in_source = false;
+	stream->batch_started = 0;
+	trucker_worker_set_walsender(0);
 	MemoryContextSwitchTo(stream->context);
-	stream->names = current_names(stream->truck);
-	trucker_truck_set_slot(&stream->truck_id, slot_name);
-	trucker_truck_set_input_names(&stream->truck_id, stream->names);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	XLogFlush(XactLastCommitEnd);
-	MemoryContextSwitchTo(stream->context);
-	stream->truck->slot_name = slot_name;
+	/* closes the replication connection */
+	if (stream->pass_context)
+		MemoryContextDelete(stream->pass_context);
+	stream->pass_context = NULL;
 }
 
-static void
-start_fresh(TruckerStream *stream)
+/* What an active truck is doing. */
+static TruckerState
+active_state(const TruckerStream *stream)
 {
-	XLogRecPtr	consistent_point;
-	char	   *snapshot;
-
-	compile(stream);
-	trucker_worker_set_state(TRUCKER_CREATING_SLOT);
-	if (stream->truck->slot_name)
-		trucker_slot_drop(stream->truck->slot_name);
-	record_slot(stream, trucker_slot_new_name());
-	connect_replication(stream);
-	trucker_replication_create_slot(stream->replication, stream->truck->slot_name,
-									decoder, &consistent_point, &snapshot);
-	LOG_EVENT("truck \"%s\": replication slot \"%s\" created, backfill begins at %X/%X",
-			  stream->truck->name, stream->truck->slot_name, LSN_FORMAT_ARGS(consistent_point));
-
-	trucker_worker_set_state(TRUCKER_BACKFILL);
-	stream->confirmed = consistent_point;
-	trucker_backfill(stream->pipeline, snapshot, consistent_point);
-	LOG_EVENT("truck \"%s\": backfill committed", stream->truck->name);
+	return stream->row->home ? TRUCKER_STREAMING : TRUCKER_CATCHUP;
 }
 
-/* ----
- * Start from a position
- * ----
- */
-
-/*
- * May the truck go on from its position, with its slot?  The slot rests between
- * two attempts, and while the truck is stopped: if it stands further than we can
- * have told it, somebody else has moved it.
- */
+/* Compile what has not been yet: errors show before the first change comes. */
 static void
-check_position(TruckerStream *stream)
+compile_new(TruckerStream *stream)
 {
-	const char *trouble = trucker_position_trouble(stream->position);
-	XLogRecPtr	noted = stream->truck->confirmed_lsn;
-	XLogRecPtr	expected = Max(noted, stream->confirmed);
+	ListCell   *lc;
 
-	if (!XLogRecPtrIsInvalid(expected))
-		expected = Max(expected, stream->position->lsn);
-
-	if (!stream->position->exists)
-		trouble = "it has no position";
-	else if (stream->truck->slot_name == NULL)
-		trouble = "it has no replication slot";
-	if (trouble == NULL)
-		trouble = trucker_slot_trouble(stream->truck->slot_name, expected);
-	if (trouble)
-		raise_lost(stream, trouble);
-	stream->confirmed = Max(expected, trucker_slot_confirmed(stream->truck->slot_name));
-
-	StartTransactionCommand();
-	check_names(stream);
-	if (!XLogRecPtrIsInvalid(noted))
-		trucker_truck_forget_confirmed(&stream->truck_id);
-	CommitTransactionCommand();
-
-	/* or, after a crash, the old note would be held against a slot that moved on */
-	if (!XLogRecPtrIsInvalid(noted))
-		XLogFlush(XactLastCommitEnd);
-	MemoryContextSwitchTo(stream->context);
-}
-
-static void
-start_streaming(TruckerStream *stream)
-{
-	TruckerDecodeRequest request = {table_names(stream)};
-
-	if (stream->replication == NULL)
+	foreach(lc, stream->members)
 	{
-		check_position(stream);
-		compile(stream);
-		trucker_check_is_no_standby();
-		connect_replication(stream);
+		TruckerMember *member = lfirst(lc);
+
+		if (!member->active || member->compiled)
+			continue;
+		if (trucker_member_try(member, trucker_member_compile, NULL, stream->nactive == 1))
+			member->compiled = true;
+		else
+			stream->nactive--;
 	}
-	(void) trucker_slot_wait_inactive(stream->truck->slot_name, -1);
-	trucker_replication_start(stream->replication, stream->truck->slot_name,
-							  stream->position->lsn, decoder, &request);
-	/* after a failure we are "retrying" until something has gone well */
-	if (stream->failures == 0)
-		trucker_worker_set_state(TRUCKER_STREAMING);
-	LOG_EVENT("truck \"%s\": streaming from %X/%X",
-			  stream->truck->name, LSN_FORMAT_ARGS(stream->position->lsn));
+	trucker_member_end_turn();
+}
+
+static void
+begin_pass(TruckerStream *stream)
+{
+	TruckerDecodeRequest request;
+	ListCell   *lc;
+
+	end_pass(stream);
+	stream->pass_context = AllocSetContextCreate(stream->context, "trucker pass", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(stream->pass_context);
+	trucker_tables_build(stream);
+	stream->batch = trucker_batch_create(stream->ntables);
+	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
+													ALLOCSET_DEFAULT_SIZES);
+	trucker_check_is_no_standby();
+	trucker_stream_connect(stream);
+	stream->confirmed_at = stream->sent_at = 0;
+	stream->pass_started = GetCurrentTimestamp();
+	stream->fresh_at = 0;
+
+	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
+	stream->applied = trucker_slot_confirmed(stream->row->slot_name);
+	request.tables = trucker_tables_names(stream);
+	trucker_replication_start(stream->replication, stream->row->slot_name,
+							  stream->applied, trucker_stream_decoder, &request);
+	trucker_worker_works();
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		if (!member->active)
+			continue;
+		/* after a failure it is "retrying" until something has gone well */
+		if (member->failures == 0)
+			trucker_truck_set_state(member->entry, active_state(stream));
+		ereport(LOG,
+				(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
+						LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
+				 errhidecontext(true)));
+	}
 }
 
 /* ----
- * Streaming
+ * Applying
  * ----
  */
 
 /*
- * All that committed before lsn is at the destination.  at is when the source
- * was there: the time of a commit, or when the walsender said that it had no more.
+ * All that committed before lsn is at the destinations of the active trucks.  at is
+ * when the source was there: the time of a commit, or when the walsender said that
+ * it had no more.
  */
 static void
 applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
 {
-	if (lsn > stream->failed_lsn && stream->failures > 0)
+	ListCell   *lc;
+
+	stream->applied = Max(stream->applied, lsn);
+	stream->failures = 0;
+	foreach(lc, stream->members)
 	{
-		stream->failed_lsn = InvalidXLogRecPtr;
-		stream->failures = 0;
-		LOG_EVENT("truck \"%s\" has recovered", stream->truck->name);
-		trucker_worker_set_state(TRUCKER_STREAMING);
+		TruckerMember *member = lfirst(lc);
+
+		if (!member->active)
+			continue;
+		trucker_member_progress(member, lsn, active_state(stream));
+		/* it may be behind the others in what they have read already */
+		if (!member->follows)
+		{
+			member->follows = lsn >= stream->published;
+			trucker_truck_set_applied(member->entry, lsn, at, member->follows);
+		}
 	}
+	stream->published = Max(stream->published, lsn);
 	trucker_worker_set_applied(lsn, at);
 }
 
 static void
 confirm(TruckerStream *stream, bool force)
 {
-	XLogRecPtr	lsn = trucker_position_confirmable(stream->position);
+	XLogRecPtr	lsn = trucker_roster_confirmable(stream);
 
 	/* noted first: an error may hide whether it was sent */
 	stream->confirmed = Max(stream->confirmed, lsn);
@@ -345,101 +344,266 @@ confirm(TruckerStream *stream, bool force)
 	stream->confirmed_at = stream->sent_at;
 }
 
-/*
- * Nothing is pending, and all before lsn has been received.  A rename that was
- * part of it would make what follows invisible; so look before saying so.
- */
-static void
-idle_at(TruckerStream *stream, XLogRecPtr lsn)
+/* One source transaction's changes, and nothing else, may be in a batch up to here. */
+static bool
+goes_alone(const TruckerMember *member, XLogRecPtr commit_lsn)
 {
-	StartTransactionCommand();
-	check_names(stream);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(stream->message_context);
-	trucker_position_idle(stream->position, lsn);
-	applied(stream, lsn, stream->sent_at);
+	return commit_lsn <= member->failed_lsn;
+}
+
+static bool
+is_skipped(const TruckerMember *member, XLogRecPtr commit_lsn)
+{
+	return trucker_position_skips(member->position, commit_lsn) ||
+		(member->truck->skip_lsn != 0 && commit_lsn == member->truck->skip_lsn);
+}
+
+static Oid
+relid_of(const TruckerTable *table, const TruckerMember *member, XLogRecPtr commit_lsn)
+{
+	ListCell   *lc;
+
+	foreach(lc, table->readers)
+	{
+		TruckerReader *reader = lfirst(lc);
+
+		if (reader->member == member)
+			return commit_lsn < reader->from_lsn ? InvalidOid : reader->relid;
+	}
+	return InvalidOid;
+}
+
+/* Apply the kept batch for one truck. */
+static void
+apply_batch(TruckerMember *member, void *arg)
+{
+	TruckerStream *stream = arg;
+	TruckerPipeline *pipeline = member->pipeline;
+	const TruckerSource *current = NULL;
+	const TruckerSource *source;
+	TruckerMessage message;
+	int			number;
+
+	trucker_batch_read(stream->batch, member->ntables, member->tables);
+	while (trucker_batch_next(stream->batch, &source, &number, &message))
+	{
+		Oid			relid = relid_of(&stream->tables[number], member, source->begin.commit_lsn);
+
+		if (OidIsValid(relid) && !is_skipped(member, source->begin.commit_lsn))
+		{
+			if (current && current != source && pipeline->in_batch &&
+				goes_alone(member, current->begin.commit_lsn))
+				trucker_pipeline_commit(pipeline, current->begin.end_lsn);
+			if (!pipeline->in_batch)
+			{
+				trucker_pipeline_begin_batch(pipeline, NULL);
+				current = NULL;
+			}
+			MemoryContextSwitchTo(stream->message_context);
+			if (current != source)
+				trucker_pipeline_begin_source(pipeline, &source->begin);
+			current = source;
+			trucker_pipeline_change(pipeline, relid, &message);
+		}
+		MemoryContextReset(stream->message_context);
+	}
+	if (pipeline->in_batch)
+		trucker_pipeline_commit(pipeline, stream->batch_end);
+}
+
+/* Which active trucks read a table that occurs in the batch? */
+static void
+mark_concerned(TruckerStream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+		((TruckerMember *) lfirst(lc))->in_batch = false;
+	for (int i = 0; i < stream->ntables; i++)
+	{
+		if (stream->batch->tables[i].nchanges == 0)
+			continue;
+		foreach(lc, stream->tables[i].readers)
+		{
+			TruckerMember *member = ((TruckerReader *) lfirst(lc))->member;
+
+			member->in_batch = member->active;
+		}
+	}
 }
 
 static void
+apply_to_all(TruckerStream *stream)
+{
+	ListCell   *lc;
+
+	mark_concerned(stream);
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		if (!member->in_batch || !member->active)
+			continue;
+		if (!trucker_member_try(member, apply_batch, stream, stream->nactive == 1))
+			stream->nactive--;
+		CHECK_FOR_INTERRUPTS();
+	}
+	trucker_member_end_turn();
+	trucker_batch_clear(stream->batch);
+}
+
+static void
+commit_direct(TruckerMember *member, void *arg)
+{
+	TruckerStream *stream = arg;
+
+	if (member->pipeline->in_batch)
+		trucker_pipeline_commit(member->pipeline, stream->batch_end);
+}
+
+/* Close the batch: behind a whole source transaction. */
+static void
 finish_batch(TruckerStream *stream)
 {
-	check_names(stream);
-	trucker_pipeline_commit(stream->pipeline, stream->batch_end);
+	if (stream->batch_started == 0)
+		return;
+	stream->batch_started = 0;
+	trucker_tables_check_names(stream);
+	if (stream->direct == NULL)
+		apply_to_all(stream);
+	else if (stream->direct->active &&
+			 !trucker_member_try(stream->direct, commit_direct, stream, true))
+		stream->nactive = 0;
 	MemoryContextSwitchTo(stream->message_context);
 
 	/* autovacuum must hear of what we do to the destination */
 	pgstat_report_stat(false);
-	applied(stream, stream->batch_end, stream->begin.committed_at);
+	if (stream->nactive > 0)
+		applied(stream, stream->batch_end, stream->begin.committed_at);
+	let_resting_leave(stream);
 }
 
 static bool
 batch_is_full(const TruckerStream *stream)
 {
-	const TruckerPipeline *pipeline = stream->pipeline;
+	int64		nchanges = stream->direct ? stream->direct->pipeline->batch_rows : stream->batch->nchanges;
 
-	return stream->begin.commit_lsn <= stream->failed_lsn ||
-		pipeline->batch_rows >= trucker_max_batch_rows ||
-		TimestampDifferenceExceeds(pipeline->batch_started, GetCurrentTimestamp(),
-								   trucker_max_batch_age);
+	return (stream->direct && goes_alone(stream->direct, stream->begin.commit_lsn)) ||
+		nchanges >= trucker_max_batch_rows ||
+		TimestampDifferenceExceeds(stream->batch_started, GetCurrentTimestamp(), trucker_max_batch_age);
+}
+
+/* ----
+ * Receiving
+ * ----
+ */
+
+static void
+begin_source(TruckerStream *stream, const TruckerMessage *message)
+{
+	stream->in_source = true;
+	stream->announced = false;
+	stream->begin = *message;
+	if (stream->batch_started != 0)
+		return;
+	stream->direct = NULL;
+	if (stream->nactive == 1)
+	{
+		ListCell   *lc;
+
+		foreach(lc, stream->members)
+			if (((TruckerMember *) lfirst(lc))->active)
+				stream->direct = lfirst(lc);
+	}
 }
 
 static void
 end_source(TruckerStream *stream, const TruckerMessage *message)
 {
 	stream->in_source = false;
-	if (stream->pipeline->in_batch)
+	if (stream->batch_started != 0)
 	{
 		stream->batch_end = message->end_lsn;
 		if (batch_is_full(stream))
 			finish_batch(stream);
 	}
-	else
-	{
-		trucker_position_idle(stream->position, message->end_lsn);
+	else if (stream->nactive > 0)
 		applied(stream, message->end_lsn, message->committed_at);
-	}
 	if (TimestampDifferenceExceeds(stream->confirmed_at, stream->sent_at, CONFIRM_INTERVAL_MS))
 		confirm(stream, false);
 }
 
-static Oid
-input_of(const TruckerStream *stream, const TruckerMessage *message)
+typedef struct DirectChange
+{
+	TruckerStream *stream;
+	Oid			relid;
+	const TruckerMessage *message;
+} DirectChange;
+
+/* The only active truck takes a change as it arrives. */
+static void
+apply_direct(TruckerMember *member, void *arg)
+{
+	DirectChange *change = arg;
+	TruckerStream *stream = change->stream;
+
+	if (!member->pipeline->in_batch)
+	{
+		trucker_pipeline_begin_batch(member->pipeline, NULL);
+		MemoryContextSwitchTo(stream->message_context);
+	}
+	if (!stream->announced)
+		trucker_pipeline_begin_source(member->pipeline, &stream->begin);
+	trucker_pipeline_change(member->pipeline, change->relid, change->message);
+}
+
+/* Has no active truck yet to apply this source transaction? */
+static bool
+is_known(TruckerStream *stream, const TruckerTable *table)
 {
 	ListCell   *lc;
 
-	foreach(lc, stream->names)
+	foreach(lc, table->readers)
 	{
-		TruckerInputName *name = lfirst(lc);
+		TruckerReader *reader = lfirst(lc);
 
-		if (strcmp(name->table, message->table) == 0 &&
-			strcmp(name->schema, message->schema) == 0)
-			return name->relid;
+		if (reader->member->active && stream->begin.commit_lsn >= reader->from_lsn &&
+			!is_skipped(reader->member, stream->begin.commit_lsn))
+			return false;
 	}
-	return InvalidOid;
+	return true;
 }
 
 static void
 handle_change(TruckerStream *stream, const TruckerMessage *message)
 {
-	TruckerPipeline *pipeline = stream->pipeline;
-	Oid			relid;
+	TruckerTable *table;
 
 	if (!stream->in_source)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("received a change outside of a transaction")));
-	relid = stream->skip ? InvalidOid : input_of(stream, message);
-	if (!OidIsValid(relid))
+	table = trucker_tables_find(stream, message);
+	if (table == NULL || is_known(stream, table))
 		return;
-	if (!pipeline->in_batch)
+	if (stream->batch_started == 0)
+		stream->batch_started = GetCurrentTimestamp();
+	if (stream->fresh_at == 0)
+		stream->fresh_at = GetCurrentTimestamp();
+	if (stream->direct)
 	{
-		trucker_pipeline_begin_batch(pipeline, NULL);
-		MemoryContextSwitchTo(stream->message_context);
+		DirectChange change = {stream, relid_of(table, stream->direct, stream->begin.commit_lsn), message};
+
+		if (!trucker_member_try(stream->direct, apply_direct, &change, true))
+			stream->nactive = 0;
 	}
-	if (!stream->announced)
-		trucker_pipeline_begin_source(pipeline, &stream->begin);
+	else
+	{
+		if (!stream->announced)
+			trucker_batch_begin_source(stream->batch, &stream->begin);
+		trucker_batch_add(stream->batch, table->number, message);
+	}
 	stream->announced = true;
-	trucker_pipeline_change(pipeline, relid, message);
 }
 
 static void
@@ -447,14 +611,11 @@ handle_data(TruckerStream *stream, const char *data, int len)
 {
 	TruckerMessage message;
 
-	decoder->decode(data, len, &message);
+	trucker_stream_decoder->decode(data, len, &message);
 	switch (message.kind)
 	{
 		case TRUCKER_MSG_BEGIN:
-			stream->in_source = true;
-			stream->announced = false;
-			stream->begin = message;
-			stream->skip = trucker_position_skips(stream->position, message.commit_lsn);
+			begin_source(stream, &message);
 			break;
 		case TRUCKER_MSG_COMMIT:
 			end_source(stream, &message);
@@ -470,17 +631,35 @@ handle_data(TruckerStream *stream, const char *data, int len)
 	}
 }
 
+/* How long may one wait for more to arrive?  -1: for ever. */
+static long
+time_to_rest(const TruckerStream *stream)
+{
+	TimestampTz retry_at = trucker_roster_next_retry(stream);
+	long		ms = trucker_roster_has_unflushed(stream) ? FLUSH_CHECK_MS : -1;
+
+	if (!stream->row->home)
+		ms = ms < 0 ? JOIN_CHECK_MS : Min(ms, JOIN_CHECK_MS);
+	if (retry_at != 0)
+		ms = ms < 0 ? RETRY_CHECK_MS : Min(ms, RETRY_CHECK_MS);
+	return ms;
+}
+
 /* Nothing more has arrived: close the batch, confirm, and wait. */
 static void
 rest(TruckerStream *stream)
 {
-	if (stream->pipeline->in_batch && !stream->in_source)
+	if (!stream->in_source)
 		finish_batch(stream);
 	confirm(stream, false);
+	if (stream->nactive == 0 || trucker_worker_is_poked())
+		return;
 	if (!stream->in_source)
+	{
+		trucker_member_end_turn();
 		pgstat_report_stat(true);
-	(void) trucker_conn_wait(stream->replication->conn,
-							 trucker_position_has_unflushed(stream->position) ? FLUSH_CHECK_MS : -1);
+	}
+	(void) trucker_conn_wait(stream->replication->conn, time_to_rest(stream));
 }
 
 static void
@@ -498,9 +677,10 @@ receive(TruckerStream *stream)
 			stream->sent_at = rep->sent_at;
 			if (!stream->in_source)
 			{
-				if (stream->pipeline->in_batch)
-					finish_batch(stream);
-				idle_at(stream, rep->sent_lsn);
+				finish_batch(stream);
+				trucker_tables_check_names(stream);
+				if (stream->nactive > 0)
+					applied(stream, rep->sent_lsn, stream->sent_at);
 			}
 			confirm(stream, rep->reply_requested);
 			break;
@@ -510,33 +690,130 @@ receive(TruckerStream *stream)
 	}
 }
 
-/*
- * Follow the slot until an error is raised.  Returns false, without having done
- * anything, if the truck shall not run.  All that it allocates is in
- * stream->context.
+/* ----
+ * The attempt
+ * ----
  */
-bool
-trucker_stream_follow(TruckerStream *stream)
-{
-	if (!load(stream))
-		return false;
-	if (stream->truck->needs_backfill)
-		start_fresh(stream);
-	start_streaming(stream);
 
-	stream->message_context = AllocSetContextCreate(stream->context, "trucker message",
-													ALLOCSET_DEFAULT_SIZES);
-	for (;;)
+/*
+ * Is it time to read again from where the slot is, for trucks that have failed?
+ * Only after the others have had as much time on new ground as it takes to come
+ * there.
+ */
+static bool
+retry_is_due(const TruckerStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz retry_at = trucker_roster_next_retry(stream);
+
+	if (retry_at == 0 || retry_at > now)
+		return false;
+	if (stream->nactive == 0)
+		return true;
+	if (stream->row->home)
+		return false;			/* it leaves, and is tried again elsewhere */
+	return stream->fresh_at == 0 ? stream->applied >= stream->confirmed :
+		now - stream->fresh_at > stream->fresh_at - stream->pass_started;
+}
+
+/* Between batches: is another pass, or another attempt, called for? */
+static bool
+pass_must_end(TruckerStream *stream)
+{
+	if (stream->nactive == 0)
+		return true;
+	if (stream->in_source || stream->batch_started != 0)
+		return false;
+	if (trucker_worker_poked() || trucker_takeover_pending())
+	{
+		if (trucker_roster_refresh(stream))
+			return true;
+	}
+	if (!stream->row->home && trucker_transition_join(stream))
+		return true;
+	let_resting_leave(stream);
+	return retry_is_due(stream);
+}
+
+/* Receive until the pass must end. */
+static void
+follow(TruckerStream *stream)
+{
+	while (!pass_must_end(stream))
 	{
 		MemoryContextSwitchTo(stream->message_context);
 		receive(stream);
 		MemoryContextReset(stream->message_context);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending && !stream->pipeline->in_batch)
+		if (ConfigReloadPending && stream->batch_started == 0)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 			trucker_check_is_no_standby();
 		}
 	}
+	if (stream->replication)
+		confirm(stream, false);
+}
+
+/*
+ * Follow the slot until an error of the stream is raised, no truck shall run, or all
+ * that shall have to pause.  All that it allocates is in stream->context.
+ */
+TruckerOutcome
+trucker_stream_follow(TruckerStream *stream)
+{
+	stream->next_attempt_at = 0;
+	if (!load(stream))
+		return TRUCKER_FINISHED;
+	sort_out_unfilled(stream);
+	if (stream->row->slot_name == NULL)
+	{
+		if (!trucker_first_start(stream))
+			return trucker_roster_has_work(stream) ? TRUCKER_AGAIN : TRUCKER_FINISHED;
+		end_pass(stream);
+		sort_out_unfilled(stream);
+	}
+	check_slot(stream);
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) trucker_roster_refresh(stream);
+		if (!trucker_roster_has_work(stream) || trucker_worker_must_end())
+			return TRUCKER_FINISHED;
+		trucker_roster_activate(stream);
+		compile_new(stream);
+		if (stream->nactive == 0)
+			break;
+		let_resting_leave(stream);
+		begin_pass(stream);
+		follow(stream);
+		end_pass(stream);
+	}
+	stream->next_attempt_at = trucker_roster_next_retry(stream);
+	return TRUCKER_AGAIN;
+}
+
+/* After an error of the stream: nothing of the attempt is left. */
+void
+trucker_stream_abandon(TruckerStream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		trucker_pipeline_rollback(member->pipeline);
+		trucker_truck_set_applied(member->entry, InvalidXLogRecPtr, 0, false);
+	}
+	stream->members = NIL;
+	end_pass(stream);
+	trucker_member_end_turn();
+	trucker_move_end();
+	trucker_worker_set_splitting(false);
+	MemoryContextReset(stream->context);
+	stream->members_context = NULL;
+	stream->row = NULL;
 }

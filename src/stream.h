@@ -1,43 +1,111 @@
 /*
  * stream.h
- *	  Follow one truck's slot: from nothing to streaming, and on.
+ *	  Follow one stream's slot, for all trucks that it carries.
  */
 #ifndef TRUCKER_STREAM_H
 #define TRUCKER_STREAM_H
 
-#include "pipeline.h"
+#include "batch.h"
+#include "member.h"
 #include "replication.h"
+
+/* An input table of some of the stream's trucks, as the output plugin names it. */
+typedef struct TruckerTable
+{
+	char	   *schema;
+	char	   *table;
+	int			number;
+	List	   *readers;		/* of TruckerReader */
+} TruckerTable;
+
+typedef struct TruckerReader
+{
+	TruckerMember *member;
+	Oid			relid;
+	XLogRecPtr	from_lsn;		/* changes below it are in the backfill */
+} TruckerReader;
+
+/* What comes after an attempt. */
+typedef enum TruckerOutcome
+{
+	TRUCKER_AGAIN,				/* another one, when stream->next_attempt_at has come */
+	TRUCKER_FINISHED			/* no truck of the stream shall run */
+} TruckerOutcome;
 
 /* What a worker knows of its stream from one attempt to the next. */
 typedef struct TruckerStream
 {
-	pg_uuid_t	truck_id;
+	pg_uuid_t	id;
 	MemoryContext context;		/* of one attempt; all of the below */
 
-	TruckerTruck *truck;
-	TruckerPosition *position;
-	TruckerPipeline *pipeline;
+	TruckerStreamRow *row;
+	List	   *members;		/* of TruckerMember: also those that rest */
+	MemoryContext members_context;
 	TruckerReplication *replication;
-	List	   *names;			/* of TruckerInputName: the inputs, as the plugin names them */
+
+	/* one pass: from the start of decoding until other tables, or trucks that are behind, want another */
+	MemoryContext pass_context;
+	int			nactive;
+	int			ntables;
+	TruckerTable *tables;
+	struct HTAB *tables_by_name;
+	TruckerBatch *batch;
+	TimestampTz pass_started;
+	TimestampTz fresh_at;		/* when it came to what no truck had applied; 0: not yet */
 
 	/* the source transaction that is being received */
 	bool		in_source;
-	bool		skip;			/* the destination has it already */
+	bool		announced;		/* has batch or pipeline been told of it? */
 	TruckerMessage begin;
-	bool		announced;		/* has the pipeline been told of it? */
-	XLogRecPtr	batch_end;		/* end of the last whole one in the open batch */
+	TruckerMember *direct;		/* the only active one: takes changes as they arrive */
+	TimestampTz batch_started;	/* 0: no batch is open */
+	XLogRecPtr	batch_end;		/* end of the last whole source transaction in it */
+	XLogRecPtr	applied;		/* all before it is applied by all active trucks */
 	TimestampTz sent_at;
 	TimestampTz confirmed_at;
+	TimestampTz joined_at;		/* when we last tried to join the home */
 	MemoryContext message_context;
 
 	/* from one attempt to the next */
-	int			failures;		/* in a row, without progress */
-	XLogRecPtr	failed_lsn;		/* one source transaction a batch until beyond it */
+	int			failures;		/* of the stream itself, in a row */
+	TimestampTz next_attempt_at;	/* 0: at once */
+	XLogRecPtr	published;		/* what shared memory says of the active trucks */
 	XLogRecPtr	confirmed;		/* what the slot can have been told by now; 0: not known */
-	bool		lost;			/* no further attempt can help */
 } TruckerStream;
 
 /* in stream.c */
-extern bool trucker_stream_follow(TruckerStream *stream);
+extern TruckerOutcome trucker_stream_follow(TruckerStream *stream);
+extern void trucker_stream_connect(TruckerStream *stream);
+extern void trucker_stream_abandon(TruckerStream *stream);
+
+/* in roster.c: which trucks the stream carries */
+extern bool trucker_roster_refresh(TruckerStream *stream);
+extern bool trucker_roster_has_work(const TruckerStream *stream);
+extern TimestampTz trucker_roster_next_retry(const TruckerStream *stream);
+extern void trucker_roster_activate(TruckerStream *stream);
+extern XLogRecPtr trucker_roster_confirmable(TruckerStream *stream);
+extern bool trucker_roster_has_unflushed(const TruckerStream *stream);
+extern void trucker_roster_record_error(TruckerStream *stream, const ErrorData *edata);
+
+/* in tables.c: the input tables of the stream's trucks */
+extern void trucker_tables_build(TruckerStream *stream);
+extern TruckerTable *trucker_tables_find(TruckerStream *stream, const TruckerMessage *message);
+extern void trucker_tables_forget(TruckerStream *stream, const TruckerMember *member);
+extern List *trucker_tables_names(const TruckerStream *stream);
+extern void trucker_tables_check_names(TruckerStream *stream);
+extern List *trucker_tables_current_names(const TruckerTruck *truck);
+
+/* in transition.c: from one state of a truck, or stream, to another */
+extern bool trucker_transition_leave(TruckerStream *stream, TruckerMember *member);
+extern bool trucker_transition_join(TruckerStream *stream);
+extern void trucker_transition_board_again(TruckerStream *stream, TruckerMember *member);
+extern void trucker_transition_reopen(TruckerStream *stream);
+extern bool trucker_transition_promote(TruckerStream *stream);
+
+/* in first_start.c */
+extern bool trucker_first_start(TruckerStream *stream);
+
+/* the one decoder of this release */
+extern const TruckerDecoder *const trucker_stream_decoder;
 
 #endif							/* TRUCKER_STREAM_H */

@@ -1,19 +1,13 @@
 /*
  * truck.c
- *	  Reading and writing the definition and the state of trucks.
+ *	  The definition of trucks: read, written, and its options.
  *
- * The only file that knows the columns of trucker.truck, trucker.truck_state
- * and trucker.input_table.  (trucker.position is position.c's.)
- *
- * Ordinary users have no rights on these tables.  The functions here act as
- * the bootstrap superuser with a search_path that nobody else can write to;
- * the callers check first who asks.  All of them need a transaction.
+ * The only file that knows the columns of trucker.truck.  What a truck is to do
+ * and which stream carries it is state.c's, its position is position.c's; a
+ * TruckerTruck shows the state as well, as it was when the truck was loaded.
  */
 #include "trucker.h"
 
-#include "access/htup_details.h"
-#include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -22,110 +16,20 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "identity.h"
+#include "catalog.h"
+#include "state.h"
 #include "truck.h"
-
-#define UNREADABLE "EXISTS (SELECT FROM trucker.unreadable_input u WHERE u.truck_id = t.id)"
 
 #define TRUCK_COLUMNS \
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
 	"t.output_sql, t.output_connection, t.search_path, t.options, " \
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
-	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " UNREADABLE ", s.slot_name, s.truck_id IS NULL, " \
-	"coalesce(s.confirmed_lsn, '0/0') " \
+	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " TRUCKER_UNREADABLE ", " \
+	"s.truck_id IS NULL, s.stream_id, coalesce(s.failed, false), " \
+	"coalesce(s.applied_lsn, '0/0'), coalesce(s.skip_lsn, '0/0') " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
-
-/* ----
- * Talking to the catalog
- * ----
- */
-
-typedef struct CatalogAccess
-{
-	TruckerIdentity identity;
-	MemoryContext result_context;
-	bool		pushed_snapshot;
-} CatalogAccess;
-
-static void
-catalog_begin(CatalogAccess *access)
-{
-	access->result_context = CurrentMemoryContext;
-	access->pushed_snapshot = !ActiveSnapshotSet();
-	if (access->pushed_snapshot)
-		PushActiveSnapshot(GetTransactionSnapshot());
-	trucker_identity_push(&access->identity, BOOTSTRAP_SUPERUSERID,
-						  SECURITY_LOCAL_USERID_CHANGE, "pg_catalog, pg_temp");
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-}
-
-static void
-catalog_end(const CatalogAccess *access)
-{
-	SPI_finish();
-	trucker_identity_pop(&access->identity);
-	if (access->pushed_snapshot)
-		PopActiveSnapshot();
-}
-
-/* Run one statement; how many rows it touched. */
-static uint64
-catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
-				const char *nulls, int expected)
-{
-	int			rc = SPI_execute_with_args(sql, nargs, types, values, nulls,
-										   false, 0);
-
-	if (rc != expected)
-		elog(ERROR, "unexpected result of \"%s\": %s", sql, SPI_result_code_string(rc));
-	return SPI_processed;
-}
-
-/* A statement about one truck, with its id as $1 and up to one text as $2. */
-static uint64
-write_state(const char *sql, const pg_uuid_t *id, const char *text,
-			int expected)
-{
-	Oid			types[] = {UUIDOID, TEXTOID};
-	Datum		values[] = {UUIDPGetDatum(id), text ? CStringGetTextDatum(text) : (Datum) 0};
-	char		nulls[] = {' ', text ? ' ' : 'n', '\0'};
-	CatalogAccess access;
-	uint64		touched;
-
-	catalog_begin(&access);
-	touched = catalog_execute(sql, 2, types, values, nulls, expected);
-	catalog_end(&access);
-	return touched;
-}
-
-static Datum
-column(HeapTuple tuple, int number, bool *isnull)
-{
-	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, number, isnull);
-}
-
-/* A text column, copied to the current context; NULL for a null. */
-static char *
-text_column(HeapTuple tuple, int number)
-{
-	bool		isnull;
-	Datum		value = column(tuple, number, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
-static bool
-bool_column(HeapTuple tuple, int number)
-{
-	bool		isnull;
-
-	return DatumGetBool(column(tuple, number, &isnull));
-}
-
 
 static TruckerTruck *
 form_truck(HeapTuple tuple)
@@ -133,27 +37,33 @@ form_truck(HeapTuple tuple)
 	TruckerTruck *truck = palloc0(sizeof(TruckerTruck));
 	bool		isnull;
 	ArrayType  *inputs;
+	Datum		stream_id;
 	char	   *ignored;
 
-	truck->id = *DatumGetUUIDP(column(tuple, 1, &isnull));
-	truck->name = text_column(tuple, 2);
-	truck->owner = DatumGetObjectId(column(tuple, 3, &isnull));
-	truck->role = DatumGetObjectId(column(tuple, 4, &isnull));
-	inputs = DatumGetArrayTypePCopy(column(tuple, 5, &isnull));
+	truck->id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
+	truck->name = trucker_text_column(tuple, 2);
+	truck->owner = DatumGetObjectId(trucker_column(tuple, 3, &isnull));
+	truck->role = DatumGetObjectId(trucker_column(tuple, 4, &isnull));
+	inputs = DatumGetArrayTypePCopy(trucker_column(tuple, 5, &isnull));
 	truck->ninputs = ArrayGetNItems(ARR_NDIM(inputs), ARR_DIMS(inputs));
 	truck->inputs = (Oid *) ARR_DATA_PTR(inputs);
-	truck->input_sql = text_column(tuple, 6);
-	truck->output_sql = text_column(tuple, 7);
-	truck->connection = text_column(tuple, 8);
-	truck->search_path = text_column(tuple, 9);
-	truck->options = DatumGetJsonbPCopy(column(tuple, 10, &isnull));
-	truck->enabled = bool_column(tuple, 11);
-	truck->needs_backfill = bool_column(tuple, 12);
-	truck->needs_reset = bool_column(tuple, 13);
-	truck->lost = bool_column(tuple, 14);
-	truck->slot_name = text_column(tuple, 15);
-	truck->restored = bool_column(tuple, 16);
-	truck->confirmed_lsn = DatumGetLSN(column(tuple, 17, &isnull));
+	truck->input_sql = trucker_text_column(tuple, 6);
+	truck->output_sql = trucker_text_column(tuple, 7);
+	truck->connection = trucker_text_column(tuple, 8);
+	truck->search_path = trucker_text_column(tuple, 9);
+	truck->options = DatumGetJsonbPCopy(trucker_column(tuple, 10, &isnull));
+	truck->enabled = trucker_bool_column(tuple, 11);
+	truck->needs_backfill = trucker_bool_column(tuple, 12);
+	truck->needs_reset = trucker_bool_column(tuple, 13);
+	truck->lost = trucker_bool_column(tuple, 14);
+	truck->restored = trucker_bool_column(tuple, 15);
+	stream_id = trucker_column(tuple, 16, &isnull);
+	truck->has_stream = !isnull;
+	if (!isnull)
+		truck->stream_id = *DatumGetUUIDP(stream_id);
+	truck->failed = trucker_bool_column(tuple, 17);
+	truck->applied_lsn = DatumGetLSN(trucker_column(tuple, 18, &isnull));
+	truck->skip_lsn = DatumGetLSN(trucker_column(tuple, 19, &isnull));
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -162,39 +72,19 @@ form_truck(HeapTuple tuple)
 static TruckerTruck *
 load_one(const char *sql, Oid type, Datum value)
 {
-	CatalogAccess access;
+	TruckerCatalog access;
 	TruckerTruck *truck = NULL;
 
-	catalog_begin(&access);
-	if (catalog_execute(sql, 1, &type, &value, NULL, SPI_OK_SELECT) > 0)
+	trucker_catalog_begin(&access);
+	if (trucker_catalog_execute(sql, 1, &type, &value, NULL, SPI_OK_SELECT) > 0)
 	{
 		MemoryContext old = MemoryContextSwitchTo(access.result_context);
 
 		truck = form_truck(SPI_tuptable->vals[0]);
 		MemoryContextSwitchTo(old);
 	}
-	catalog_end(&access);
+	trucker_catalog_end(&access);
 	return truck;
-}
-
-/* A list, in the caller's context, of what form() makes of each row. */
-static List *
-load_list(const char *sql, const pg_uuid_t *id, void *(*form) (HeapTuple tuple))
-{
-	Oid			type = UUIDOID;
-	Datum		value = id ? UUIDPGetDatum(id) : (Datum) 0;
-	CatalogAccess access;
-	MemoryContext old;
-	List	   *result = NIL;
-
-	catalog_begin(&access);
-	catalog_execute(sql, id ? 1 : 0, &type, &value, NULL, SPI_OK_SELECT);
-	old = MemoryContextSwitchTo(access.result_context);
-	for (uint64 i = 0; i < SPI_processed; i++)
-		result = lappend(result, form(SPI_tuptable->vals[i]));
-	MemoryContextSwitchTo(old);
-	catalog_end(&access);
-	return result;
 }
 
 /* ----
@@ -226,6 +116,31 @@ text_option(const char *key, const JsonbValue *value)
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
+static char *
+name_option(const char *key, const JsonbValue *value)
+{
+	char	   *name = text_option(key, value);
+
+	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
+		option_type_error(key, psprintf("a name of 1 to %d bytes", NAMEDATALEN - 1));
+	return name;
+}
+
+static TruckerOnError
+on_error_option(const char *key, const JsonbValue *value)
+{
+	char	   *policy = text_option(key, value);
+
+	if (strcmp(policy, "retry") == 0)
+		return TRUCKER_ON_ERROR_RETRY;
+	if (strcmp(policy, "stop") == 0)
+		return TRUCKER_ON_ERROR_STOP;
+	if (strcmp(policy, "quarantine") == 0)
+		return TRUCKER_ON_ERROR_QUARANTINE;
+	option_type_error(key, "\"retry\", \"stop\" or \"quarantine\"");
+	return TRUCKER_ON_ERROR_RETRY;	/* keep compiler quiet */
+}
+
 static void
 set_option(TruckerTruck *truck, char **role_name, const char *key,
 		   const JsonbValue *value)
@@ -238,6 +153,10 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		truck->inserts_only = bool_option(key, value);
 	else if (strcmp(key, "role") == 0)
 		*role_name = text_option(key, value);
+	else if (strcmp(key, "stream") == 0)
+		truck->stream_name = name_option(key, value);
+	else if (strcmp(key, "on_error") == 0)
+		truck->on_error = on_error_option(key, value);
 	else if (strcmp(key, "toast") == 0)
 	{
 		char	   *mode = text_option(key, value);
@@ -250,7 +169,7 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown option \"%s\" of a truck", key),
-				 errhint("Valid options are: backfill, inserts_only, reset_sql, role, toast.")));
+				 errhint("Valid options are: backfill, inserts_only, on_error, reset_sql, role, stream, toast.")));
 }
 
 /*
@@ -268,6 +187,8 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 	truck->reset_sql = NULL;
 	truck->inserts_only = false;
 	truck->toast_current = false;
+	truck->stream_name = pstrdup(TRUCKER_DEFAULT_STREAM);
+	truck->on_error = TRUCKER_ON_ERROR_RETRY;
 	*role_name = NULL;
 
 	if (!JB_ROOT_IS_OBJECT(truck->options))
@@ -330,11 +251,22 @@ form_truck_pointer(HeapTuple tuple)
 	return form_truck(tuple);
 }
 
+/*
+ * The trucks (TruckerTruck *) that a stream carries, in the order of their names:
+ * those that are stopped, failed or lost included.
+ */
+List *
+trucker_truck_of_stream(const pg_uuid_t *stream_id)
+{
+	return trucker_catalog_list("SELECT " TRUCK_COLUMNS "WHERE s.stream_id = $1 ORDER BY t.name",
+								stream_id, form_truck_pointer);
+}
+
 /* Names (char *) of all trucks that the current user may manage, in order. */
 List *
 trucker_truck_own_names(void)
 {
-	List	   *all = load_list("SELECT " TRUCK_COLUMNS "ORDER BY t.name",
+	List	   *all = trucker_catalog_list("SELECT " TRUCK_COLUMNS "ORDER BY t.name",
 								NULL, form_truck_pointer);
 	List	   *names = NIL;
 	ListCell   *lc;
@@ -347,49 +279,6 @@ trucker_truck_own_names(void)
 			names = lappend(names, truck->name);
 	}
 	return names;
-}
-
-/* All trucks (TruckerTruck *) that shall run. */
-List *
-trucker_truck_enabled(void)
-{
-	return load_list("SELECT " TRUCK_COLUMNS "WHERE s.enabled AND NOT s.lost AND NOT " UNREADABLE " ORDER BY t.name",
-					 NULL, form_truck_pointer);
-}
-
-static void *
-form_text(HeapTuple tuple)
-{
-	return text_column(tuple, 1);
-}
-
-/* Names (char *) of all slots that some truck needs. */
-List *
-trucker_truck_slot_names(void)
-{
-	return load_list("SELECT s.slot_name FROM trucker.truck t "
-					 "JOIN trucker.truck_state s ON s.truck_id = t.id "
-					 "WHERE s.slot_name IS NOT NULL", NULL, form_text);
-}
-
-static void *
-form_input_name(HeapTuple tuple)
-{
-	TruckerInputName *name = palloc(sizeof(TruckerInputName));
-	bool		isnull;
-
-	name->relid = DatumGetObjectId(column(tuple, 1, &isnull));
-	name->schema = text_column(tuple, 2);
-	name->table = text_column(tuple, 3);
-	return name;
-}
-
-/* The names (TruckerInputName *) of a truck's inputs as of its position. */
-List *
-trucker_truck_input_names(const pg_uuid_t *id)
-{
-	return load_list("SELECT relid, schema_name, table_name FROM trucker.input_table "
-					 "WHERE truck_id = $1", id, form_input_name);
 }
 
 /* ----
@@ -408,7 +297,7 @@ trucker_truck_insert(const TruckerTruck *truck)
 	Datum		values[9];
 	char		nulls[10] = "         ";
 	Datum	   *inputs = palloc(truck->ninputs * sizeof(Datum));
-	CatalogAccess access;
+	TruckerCatalog access;
 
 	for (int i = 0; i < truck->ninputs; i++)
 		inputs[i] = ObjectIdGetDatum(truck->inputs[i]);
@@ -424,8 +313,8 @@ trucker_truck_insert(const TruckerTruck *truck)
 	values[7] = JsonbPGetDatum(truck->options);
 	values[8] = CStringGetTextDatum(truck->search_path);
 
-	catalog_begin(&access);
-	if (catalog_execute("WITH new AS (INSERT INTO trucker.truck (name, owner, run_as, input_tables, input_sql, "
+	trucker_catalog_begin(&access);
+	if (trucker_catalog_execute("WITH new AS (INSERT INTO trucker.truck (name, owner, run_as, input_tables, input_sql, "
 						"output_sql, output_connection, options, search_path) "
 						"VALUES ($1, $2::regrole, $3::regrole, "
 						"$4::regclass[], $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING RETURNING id) "
@@ -434,139 +323,16 @@ trucker_truck_insert(const TruckerTruck *truck)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("truck \"%s\" already exists", truck->name)));
-	catalog_end(&access);
+	trucker_catalog_end(&access);
 }
 
 /* Remove all that is known of a truck, its position included. */
 void
 trucker_truck_delete(const pg_uuid_t *id)
 {
-	static const char *const statements[] = {
-		"DELETE FROM trucker.truck WHERE id = $1 AND $2 IS NULL",
-		"DELETE FROM trucker.truck_state WHERE truck_id = $1 AND $2 IS NULL",
-		"DELETE FROM trucker.input_table WHERE truck_id = $1 AND $2 IS NULL",
-		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1 AND $2 IS NULL",
-		"DELETE FROM trucker.position WHERE truck_id = $1 AND $2 IS NULL"
-	};
-
-	for (int i = 0; i < lengthof(statements); i++)
-		write_state(statements[i], id, NULL, SPI_OK_DELETE);
-}
-
-/* Change the wished-for state; nothing is written if it is that already. */
-void
-trucker_truck_set_enabled(const pg_uuid_t *id, bool enabled)
-{
-	write_state("INSERT INTO trucker.truck_state AS s (truck_id, enabled) "
-				"VALUES ($1, $2::boolean) ON CONFLICT (truck_id) DO UPDATE "
-				"SET enabled = excluded.enabled WHERE s.enabled <> excluded.enabled",
-				id, enabled ? "true" : "false", SPI_OK_INSERT);
-}
-
-void
-trucker_truck_request_resync(const pg_uuid_t *id)
-{
-	/* the names that hold from now on are recorded with the new slot */
-	write_state("DELETE FROM trucker.input_table WHERE truck_id = $1 AND $2 IS NULL",
-				id, NULL, SPI_OK_DELETE);
-	write_state("DELETE FROM trucker.unreadable_input WHERE truck_id = $1 AND $2 IS NULL",
-				id, NULL, SPI_OK_DELETE);
-	write_state("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
-				"SELECT $1, true WHERE $2 IS NULL ON CONFLICT (truck_id) DO UPDATE "
-				"SET needs_backfill = true, needs_reset = true, lost = false, confirmed_lsn = NULL",
-				id, NULL, SPI_OK_INSERT);
-}
-
-/* Record the slot's name; before the slot is made, so that none is forgotten. */
-void
-trucker_truck_set_slot(const pg_uuid_t *id, const char *slot_name)
-{
-	write_state("UPDATE trucker.truck_state SET slot_name = $2 WHERE truck_id = $1",
-				id, slot_name, SPI_OK_UPDATE);
-}
-
-void
-trucker_truck_set_backfilled(const pg_uuid_t *id)
-{
-	if (write_state("UPDATE trucker.truck_state SET needs_backfill = false, needs_reset = false "
-					"WHERE truck_id = $1 AND $2 IS NULL", id, NULL, SPI_OK_UPDATE) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the truck has been dropped")));
-}
-
-/* Remember why the truck could not go on; lost: nor will it by itself. */
-void
-trucker_truck_set_error(const pg_uuid_t *id, const char *message, bool lost)
-{
-	write_state("UPDATE trucker.truck_state "
-				"SET last_error = $2, last_error_at = clock_timestamp() WHERE truck_id = $1",
-				id, message, SPI_OK_UPDATE);
-	if (lost)
-		write_state("UPDATE trucker.truck_state SET lost = true WHERE truck_id = $1 AND $2 IS NULL",
-					id, NULL, SPI_OK_UPDATE);
-}
-
-/*
- * Note, for trucks that are stopped, up to where their slots are confirmed.  The
- * slot of a truck that rests must not move; if it does, somebody else has read
- * from it or advanced it.
- */
-void
-trucker_truck_note_confirmed(void)
-{
-	CatalogAccess access;
-
-	catalog_begin(&access);
-	catalog_execute("UPDATE trucker.truck_state s SET confirmed_lsn = r.confirmed_flush_lsn "
-					"FROM pg_replication_slots r WHERE r.slot_name = s.slot_name AND NOT r.active "
-					"AND NOT s.enabled AND s.confirmed_lsn IS NULL",
-					0, NULL, NULL, NULL, SPI_OK_UPDATE);
-	catalog_end(&access);
-}
-
-/* The truck's worker is about to move the slot again. */
-void
-trucker_truck_forget_confirmed(const pg_uuid_t *id)
-{
-	write_state("UPDATE trucker.truck_state SET confirmed_lsn = NULL "
-				"WHERE truck_id = $1 AND $2 IS NULL AND confirmed_lsn IS NOT NULL",
-				id, NULL, SPI_OK_UPDATE);
-}
-
-/*
- * Trucks that have begun to read a table are lost when it is renamed (what it was
- * called at which point of the WAL cannot be found out later), or when its
- * changes are no longer in the WAL.  Called in the transaction that has altered
- * something; returns how many trucks that has cost.
- */
-int
-trucker_truck_mark_unreadable(void)
-{
-	static const char *const sql =
-		"INSERT INTO trucker.unreadable_input (truck_id, reason) SELECT t.id, "
-		"format(CASE WHEN c.oid IS NULL "
-		"THEN E'42P01: input table %I.%I %s\\nHINT: SELECT trucker.drop_truck(%L), and create it again with the tables that there are.' "
-		"ELSE E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.' END, "
-		"i.schema_name, i.table_name, why.reason, t.name) "
-		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
-		"LEFT JOIN pg_class c ON c.oid = i.relid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace "
-		"CROSS JOIN LATERAL (SELECT CASE WHEN c.oid IS NULL THEN 'has been dropped' "
-		"WHEN (n.nspname, c.relname) <> (i.schema_name, i.table_name) "
-		"THEN format('has been renamed to %I.%I', n.nspname, c.relname) "
-		"WHEN c.relpersistence <> 'p' THEN 'has been made unlogged' "
-		"WHEN t.options @> '{\"inserts_only\": true}' OR c.relreplident = 'f' THEN NULL "
-		"WHEN NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate "
-		"AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END) "
-		"THEN 'has lost its replica identity' END) AS why(reason) "
-		"WHERE why.reason IS NOT NULL AND NOT " UNREADABLE;
-	CatalogAccess access;
-	int			touched;
-
-	catalog_begin(&access);
-	touched = (int) catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_INSERT);
-	catalog_end(&access);
-	return touched;
+	trucker_catalog_write("DELETE FROM trucker.truck WHERE id = $1", id, NULL, SPI_OK_DELETE);
+	trucker_state_delete(id);
+	trucker_catalog_write("DELETE FROM trucker.position WHERE truck_id = $1", id, NULL, SPI_OK_DELETE);
 }
 
 static void
@@ -610,27 +376,3 @@ trucker_raise_dropped(const char *truck_name, Oid relid)
 			 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
 }
 
-/* Replace the names of a truck's inputs. */
-void
-trucker_truck_set_input_names(const pg_uuid_t *id, List *names)
-{
-	Oid			types[] = {UUIDOID, OIDOID, TEXTOID, TEXTOID};
-	Datum		values[] = {UUIDPGetDatum(id), (Datum) 0, (Datum) 0, (Datum) 0};
-	CatalogAccess access;
-	ListCell   *lc;
-
-	catalog_begin(&access);
-	catalog_execute("DELETE FROM trucker.input_table WHERE truck_id = $1",
-					1, types, values, NULL, SPI_OK_DELETE);
-	foreach(lc, names)
-	{
-		TruckerInputName *name = lfirst(lc);
-
-		values[1] = ObjectIdGetDatum(name->relid);
-		values[2] = CStringGetTextDatum(name->schema);
-		values[3] = CStringGetTextDatum(name->table);
-		catalog_execute("INSERT INTO trucker.input_table VALUES ($1, $2, $3, $4)",
-						4, types, values, NULL, SPI_OK_INSERT);
-	}
-	catalog_end(&access);
-}

@@ -13,6 +13,17 @@
 /* the connection that means: this database */
 #define TRUCKER_CONNECTION_LOCAL "local"
 
+/* the stream of trucks that name none */
+#define TRUCKER_DEFAULT_STREAM "main"
+
+/* What an error that will not go away by itself leads to. */
+typedef enum TruckerOnError
+{
+	TRUCKER_ON_ERROR_RETRY,		/* some more attempts, then as with STOP */
+	TRUCKER_ON_ERROR_STOP,		/* the truck is failed, until start() */
+	TRUCKER_ON_ERROR_QUARANTINE /* the source transaction is put aside */
+} TruckerOnError;
+
 typedef struct TruckerTruck
 {
 	pg_uuid_t	id;
@@ -32,24 +43,21 @@ typedef struct TruckerTruck
 	char	   *reset_sql;		/* or NULL */
 	bool		inserts_only;
 	bool		toast_current;	/* accept today's value for an unchanged TOAST value */
+	char	   *stream_name;
+	TruckerOnError on_error;
 
-	/* state */
+	/* state, as it was when the truck was loaded */
 	bool		enabled;
 	bool		needs_backfill;
 	bool		needs_reset;
 	bool		lost;			/* cannot go on from its position */
 	bool		restored;		/* from a dump, which holds no position: lost, too */
-	XLogRecPtr	confirmed_lsn;	/* of its slot, while the truck is stopped */
-	char	   *slot_name;		/* recorded before the slot is made; or NULL */
+	bool		failed;			/* stopped by an error */
+	bool		has_stream;
+	pg_uuid_t	stream_id;		/* which carries it now */
+	XLogRecPtr	applied_lsn;	/* when it came aboard that stream */
+	XLogRecPtr	skip_lsn;		/* start of a commit record that shall not be applied; 0: none */
 } TruckerTruck;
-
-/* An input table's name at the truck's position. */
-typedef struct TruckerInputName
-{
-	Oid			relid;
-	char	   *schema;
-	char	   *table;
-} TruckerInputName;
 
 /* in truck.c */
 extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
@@ -57,24 +65,12 @@ extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
 extern TruckerTruck *trucker_truck_get(const char *name);
 extern TruckerTruck *trucker_truck_load(const pg_uuid_t *id);
 extern List *trucker_truck_own_names(void);
-extern List *trucker_truck_enabled(void);
-extern List *trucker_truck_slot_names(void);
+extern List *trucker_truck_of_stream(const pg_uuid_t *stream_id);
 
 extern void trucker_truck_insert(const TruckerTruck *truck);
 extern void trucker_truck_delete(const pg_uuid_t *id);
-extern void trucker_truck_set_enabled(const pg_uuid_t *id, bool enabled);
-extern void trucker_truck_request_resync(const pg_uuid_t *id);
-extern void trucker_truck_set_slot(const pg_uuid_t *id, const char *slot_name);
-extern void trucker_truck_set_backfilled(const pg_uuid_t *id);
-extern void trucker_truck_set_error(const pg_uuid_t *id, const char *message, bool lost);
 
-extern void trucker_truck_note_confirmed(void);
-extern void trucker_truck_forget_confirmed(const pg_uuid_t *id);
-extern int	trucker_truck_mark_unreadable(void);
 extern void trucker_truck_check_role(const TruckerTruck *truck);
 extern void trucker_raise_dropped(const char *truck_name, Oid relid) pg_attribute_noreturn();
-
-extern List *trucker_truck_input_names(const pg_uuid_t *id);
-extern void trucker_truck_set_input_names(const pg_uuid_t *id, List *names);
 
 #endif							/* TRUCKER_TRUCK_H */

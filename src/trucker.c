@@ -9,6 +9,9 @@
 
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
 #include "utils/guc.h"
 
 #include "shmem.h"
@@ -23,7 +26,15 @@ int			trucker_slow_query_threshold = 1000;
 int			trucker_run_timeout = 0;
 int			trucker_retry_initial_delay = 1000;
 int			trucker_retry_max_delay = 60000;
+int			trucker_max_trucks = 1000;
+int			trucker_batch_memory = 65536;
+int			trucker_max_truck_delay = 2000;
+int			trucker_max_failures = 10;
+int			trucker_max_backfills = 2;
+int			trucker_max_catchup_streams = 4;
+int			trucker_max_retained_wal = 16384;
 char	   *trucker_replication_conninfo = NULL;
+char	   *trucker_stop_point_name = NULL;
 
 extern PGDLLEXPORT void _PG_init(void);
 
@@ -35,6 +46,31 @@ trucker_retry_delay(int failures, int max)
 	for (int i = 1; i < failures && delay < max; i++)
 		delay *= 2;
 	return (int) Min(delay, max);
+}
+
+/*
+ * Tests that want a process to be in a certain state, to kill it there, name the
+ * point in trucker.stop_point and wait for the log line.
+ */
+void
+trucker_stop_point(const char *point)
+{
+	bool		told = false;
+
+	while (trucker_stop_point_name && strcmp(trucker_stop_point_name, point) == 0)
+	{
+		if (!told)
+			ereport(LOG, (errmsg("stop point \"%s\" reached", point), errhidecontext(true)));
+		told = true;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
 }
 
 static void
@@ -71,6 +107,43 @@ define_settings(void)
 							"Longest pause between two attempts of a failing truck.",
 							NULL, &trucker_retry_max_delay, 60000, 10, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.max_trucks",
+							"Maximum number of trucks that run in this server.",
+							NULL, &trucker_max_trucks, 1000, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.batch_memory",
+							"Memory that a stream with several trucks uses for a batch before it goes to disk.",
+							NULL, &trucker_batch_memory, 65536, 64, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.max_truck_delay",
+							"Time after which a truck that holds up the others of its stream is set aside.",
+							"It goes on on a catch-up stream.  0 means no limit.",
+							&trucker_max_truck_delay, 2000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.max_failures",
+							"Number of errors in a row, other than transient ones, after which a truck is stopped.",
+							"0 means no limit.",
+							&trucker_max_failures, 10, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.max_backfills",
+							"Maximum number of backfills that a stream makes at the same time.",
+							NULL, &trucker_max_backfills, 2, 1, 1000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.max_catchup_streams",
+							"Maximum number of catch-up streams, and of their replication slots, in a database.",
+							NULL, &trucker_max_catchup_streams, 4, 1, 10000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.max_retained_wal",
+							"WAL that a truck may be behind before it is given up as lost.",
+							"0 means no limit.",
+							&trucker_max_retained_wal, 16384, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomStringVariable("trucker.stop_point",
+							   "Point in the life of a truck at which processes wait; for tests.",
+							   "They go on when the setting names another.",
+							   &trucker_stop_point_name, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL,
+							   NULL, NULL, NULL);
 	DefineCustomStringVariable("trucker.replication_conninfo",
 							   "How trucker connects to its own server for replication.",
 							   "Empty: the first socket directory, as the bootstrap superuser.",

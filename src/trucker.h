@@ -33,7 +33,18 @@ extern int	trucker_slow_query_threshold;
 extern int	trucker_run_timeout;
 extern int	trucker_retry_initial_delay;
 extern int	trucker_retry_max_delay;
+extern int	trucker_max_trucks;
+extern int	trucker_batch_memory;
+extern int	trucker_max_truck_delay;
+extern int	trucker_max_failures;
+extern int	trucker_max_backfills;
+extern int	trucker_max_catchup_streams;
+extern int	trucker_max_retained_wal;
 extern char *trucker_replication_conninfo;
+extern char *trucker_stop_point_name;
+
+/* Wait here while trucker.stop_point names this point. */
+extern void trucker_stop_point(const char *point);
 
 /*
  * The pause, in milliseconds, before another attempt after that many failures in

@@ -15,6 +15,9 @@ extern void trucker_worker_describe(BackgroundWorker *worker, const char *functi
 extern PGDLLEXPORT void trucker_stream_main(Datum main_arg);
 extern bool trucker_stream_register(int index, uint64 generation, const char *name, BackgroundWorkerHandle **handle);
 
+/* in backfill_worker.c */
+extern PGDLLEXPORT void trucker_backfill_main(Datum main_arg);
+
 /* in probe.c */
 extern PGDLLEXPORT void trucker_probe_main(Datum main_arg);
 extern bool trucker_probe_register(Oid database, BackgroundWorkerHandle **handle);
@@ -27,5 +30,6 @@ extern void trucker_launcher_register(void);
 extern void trucker_hooks_init(void);
 extern void trucker_at_commit_scan(void);
 extern void trucker_at_commit_signal(const pg_uuid_t *truck_id, TruckerSignal signal);
+extern void trucker_at_commit_poke(const pg_uuid_t *stream_id);
 
 #endif							/* TRUCKER_WORKER_H */

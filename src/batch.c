@@ -1,0 +1,294 @@
+/*
+ * batch.c
+ *	  Whole source transactions, kept until each truck of the stream has applied them.
+ *
+ * Several trucks cannot have their destination transactions open side by side in
+ * one process, so what has been decoded is kept, and applied truck by truck.
+ * Changes are kept by table: what a truck costs depends on the tables that it
+ * reads, not on how many there are.  A truck that reads several gets their changes
+ * in the order of the source, by number.
+ *
+ * The tables' changes are tuplestores, which go to disk when they grow.  Each
+ * table that occurs in a batch is given half of the memory that is left of
+ * trucker.batch_memory: the first ones, which are mostly the only ones, get most.
+ *
+ * Tuplestores here live across transactions, and belong to no resource owner; the
+ * batch's memory context and trucker_batch_clear() end them.
+ */
+#include "trucker.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "batch.h"
+
+/* what a tuplestore is given at least */
+#define MIN_TABLE_MEMORY (64 * 1024)
+
+/* a column's value in a packed change: its length, or one of these */
+#define PACKED_NULL (-1)
+
+/* No catalog may be looked at outside a transaction; to a tuple, text is as good as bytea. */
+static TupleDesc
+packed_desc(void)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(2);
+
+	TupleDescInitBuiltinEntry(desc, 1, "number", INT8OID, -1, 0);
+	TupleDescInitBuiltinEntry(desc, 2, "change", TEXTOID, -1, 0);
+	return desc;
+}
+
+/* ----
+ * A change as a string of bytes
+ * ----
+ */
+
+static void
+pack_fields(StringInfo buf, const TruckerField *fields, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		int32		len = fields[i].value ? (int32) strlen(fields[i].value) : PACKED_NULL;
+		int32		attnum = fields[i].attnum;
+
+		appendBinaryStringInfo(buf, (char *) &attnum, sizeof(attnum));
+		appendBinaryStringInfo(buf, (char *) &len, sizeof(len));
+		appendBinaryStringInfo(buf, fields[i].name, strlen(fields[i].name) + 1);
+		if (fields[i].value)
+			appendBinaryStringInfo(buf, fields[i].value, len + 1);
+	}
+}
+
+/* A change's kind, columns and values, without its transaction and table. */
+bytea *
+trucker_message_pack(const TruckerMessage *message)
+{
+	StringInfoData buf;
+	int32		header[3] = {message->kind, message->nnew, message->nold};
+
+	initStringInfo(&buf);
+	appendStringInfoSpaces(&buf, VARHDRSZ);
+	appendBinaryStringInfo(&buf, (char *) header, sizeof(header));
+	pack_fields(&buf, message->newfields, message->nnew);
+	pack_fields(&buf, message->oldfields, message->nold);
+	SET_VARSIZE(buf.data, buf.len);
+	return (bytea *) buf.data;
+}
+
+static const char *
+unpack_fields(const char *p, TruckerField **fields, int n)
+{
+	*fields = palloc(Max(n, 1) * sizeof(TruckerField));
+	for (int i = 0; i < n; i++)
+	{
+		TruckerField *field = &(*fields)[i];
+		int32		attnum;
+		int32		len;
+
+		memcpy(&attnum, p, sizeof(attnum));
+		memcpy(&len, p + sizeof(attnum), sizeof(len));
+		p += sizeof(attnum) + sizeof(len);
+		field->attnum = attnum;
+		field->name = p;
+		p += strlen(p) + 1;
+		field->value = NULL;
+		if (len != PACKED_NULL)
+		{
+			field->value = p;
+			p += len + 1;
+		}
+	}
+	return p;
+}
+
+/* The reverse; the message points into what it was packed in, which must not be toasted. */
+void
+trucker_message_unpack(const bytea *packed, TruckerMessage *message)
+{
+	const char *p = VARDATA_ANY(packed);
+	int32		header[3];
+
+	memset(message, 0, sizeof(*message));
+	memcpy(header, p, sizeof(header));
+	message->kind = header[0];
+	message->nnew = header[1];
+	message->nold = header[2];
+	p = unpack_fields(p + sizeof(header), &message->newfields, message->nnew);
+	(void) unpack_fields(p, &message->oldfields, message->nold);
+}
+
+/* ----
+ * Writing
+ * ----
+ */
+
+/* An empty batch for that many tables, in a child of the current memory context. */
+TruckerBatch *
+trucker_batch_create(int ntables)
+{
+	TruckerBatch *batch = palloc0(sizeof(TruckerBatch));
+
+	batch->context = AllocSetContextCreate(CurrentMemoryContext, "trucker stream batch",
+										   ALLOCSET_DEFAULT_SIZES);
+	batch->ntables = ntables;
+	batch->tables = palloc0(Max(ntables, 1) * sizeof(TruckerBatchTable));
+	batch->memory_left = (int64) trucker_batch_memory * 1024;
+	return batch;
+}
+
+/* The changes that follow are this source transaction's. */
+void
+trucker_batch_begin_source(TruckerBatch *batch, const TruckerMessage *begin)
+{
+	if (batch->nsources == batch->max_sources)
+	{
+		batch->max_sources = Max(16, batch->max_sources * 2);
+		if (batch->sources == NULL)
+			batch->sources = MemoryContextAlloc(batch->context, batch->max_sources * sizeof(TruckerSource));
+		else
+			batch->sources = repalloc_huge(batch->sources, batch->max_sources * sizeof(TruckerSource));
+	}
+	batch->sources[batch->nsources].begin = *begin;
+	batch->sources[batch->nsources].first = batch->nchanges;
+	batch->nsources++;
+}
+
+static void
+open_table(TruckerBatch *batch, TruckerBatchTable *table)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	ResourceOwner owner = CurrentResourceOwner;
+	int64		memory = Max(batch->memory_left / 2, MIN_TABLE_MEMORY);
+
+	batch->memory_left = Max(batch->memory_left - memory, 0);
+	CurrentResourceOwner = NULL;
+	table->store = tuplestore_begin_heap(false, true, (int) (memory / 1024));
+	tuplestore_set_eflags(table->store, EXEC_FLAG_REWIND);
+	CurrentResourceOwner = owner;
+	table->slot = MakeSingleTupleTableSlot(packed_desc(), &TTSOpsMinimalTuple);
+	MemoryContextSwitchTo(old);
+}
+
+/* A change of the current source transaction.  Scratch is taken from the current context. */
+void
+trucker_batch_add(TruckerBatch *batch, int table_number, const TruckerMessage *message)
+{
+	TruckerBatchTable *table = &batch->tables[table_number];
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+
+	if (table->store == NULL)
+		open_table(batch, table);
+	values[0] = Int64GetDatum(batch->nchanges);
+	values[1] = PointerGetDatum(trucker_message_pack(message));
+	tuplestore_putvalues(table->store, table->slot->tts_tupleDescriptor, values, nulls);
+	pfree(DatumGetPointer(values[1]));
+	table->nchanges++;
+	batch->nchanges++;
+}
+
+/* Empty the batch. */
+void
+trucker_batch_clear(TruckerBatch *batch)
+{
+	for (int i = 0; i < batch->ntables; i++)
+	{
+		TruckerBatchTable *table = &batch->tables[i];
+
+		if (table->store == NULL)
+			continue;
+		ExecDropSingleTupleTableSlot(table->slot);
+		tuplestore_end(table->store);
+		memset(table, 0, sizeof(*table));
+	}
+	MemoryContextReset(batch->context);
+	batch->sources = NULL;
+	batch->nsources = batch->max_sources = 0;
+	batch->nchanges = 0;
+	batch->memory_left = (int64) trucker_batch_memory * 1024;
+}
+
+/* ----
+ * Reading
+ * ----
+ */
+
+static void
+fetch(TruckerBatchTable *table)
+{
+	bool		isnull;
+
+	if (table->store == NULL ||
+		!tuplestore_gettupleslot(table->store, true, false, table->slot))
+		table->next = -1;
+	else
+		table->next = DatumGetInt64(slot_getattr(table->slot, 1, &isnull));
+}
+
+/* Start to read the changes of some tables; one reader at a time. */
+void
+trucker_batch_read(TruckerBatch *batch, int ntables, const int *tables)
+{
+	batch->source = 0;
+	batch->nreading = ntables;
+	batch->reading = tables;
+	batch->last = -1;
+	for (int i = 0; i < ntables; i++)
+	{
+		TruckerBatchTable *table = &batch->tables[tables[i]];
+
+		if (table->store)
+			tuplestore_rescan(table->store);
+		fetch(table);
+	}
+}
+
+/*
+ * The next change, in the order of the source, with its transaction and its table;
+ * false: there are no more.  What message points at is valid until the next call.
+ */
+bool
+trucker_batch_next(TruckerBatch *batch, const TruckerSource **source, int *table_number,
+				   TruckerMessage *message)
+{
+	TruckerBatchTable *table = NULL;
+	int			found = -1;
+	bool		isnull;
+
+	if (batch->last >= 0)
+		fetch(&batch->tables[batch->last]);
+	for (int i = 0; i < batch->nreading; i++)
+	{
+		TruckerBatchTable *candidate = &batch->tables[batch->reading[i]];
+
+		if (candidate->next >= 0 && (table == NULL || candidate->next < table->next))
+		{
+			table = candidate;
+			found = batch->reading[i];
+		}
+	}
+	if (table == NULL)
+	{
+		batch->last = -1;
+		return false;
+	}
+	while (batch->source + 1 < batch->nsources &&
+		   batch->sources[batch->source + 1].first <= table->next)
+		batch->source++;
+
+	trucker_message_unpack(DatumGetByteaPP(slot_getattr(table->slot, 2, &isnull)), message);
+	*source = &batch->sources[batch->source];
+	*table_number = batch->last = found;
+	message->xid = (*source)->begin.xid;
+	message->commit_lsn = (*source)->begin.commit_lsn;
+	message->end_lsn = (*source)->begin.end_lsn;
+	message->committed_at = (*source)->begin.committed_at;
+	return true;
+}

@@ -1,0 +1,404 @@
+/*
+ * member.c
+ *	  One truck on the stream that carries it: its errors are its own.
+ *
+ * Whatever a truck's SQL raises ends that truck's transaction and nothing else:
+ * trucker_member_try() catches it, rolls back, keeps the error where
+ * trucker.status shows it, and sets the truck aside.  The stream goes on with the
+ * others.  What then becomes of the one is decided in transition.c.
+ *
+ * Among others a truck has limited time (trucker.max_truck_delay) for one step:
+ * one that waits for a lock, or has a huge transaction to apply, must not hold up
+ * the rest.  It is set aside like one that has failed, and given twice the time
+ * when it is tried again.  Alone it has all the time.
+ */
+#include "trucker.h"
+
+#include "access/xact.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "identity.h"
+#include "member.h"
+#include "shmem.h"
+
+/* what trucker.status keeps of each part of an error, in bytes */
+#define MAX_ERROR_TEXT 2000
+/* a truck's time is doubled at most so often */
+#define MAX_PATIENCE 20
+
+static TimeoutId delay_timeout;
+static volatile sig_atomic_t delay_is_over = false;
+
+/* the entry of the truck whose turn it is, or -1 */
+static int	executing = -1;
+
+static void
+delay_handler(void)
+{
+	delay_is_over = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/* Once, when the worker starts. */
+void
+trucker_member_init(void)
+{
+	delay_timeout = RegisterTimeout(USER_TIMEOUT, delay_handler);
+}
+
+/*
+ * A truck that is carried now.  slot_lsn is up to where the stream's slot is
+ * confirmed: the truck has applied all before.  In a transaction; the member is a
+ * child of the current memory context.
+ */
+TruckerMember *
+trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker member",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	TruckerMember *member = palloc0(sizeof(TruckerMember));
+	TruckerTruckInfo info;
+
+	member->context = context;
+	member->truck = trucker_truck_load(&truck->id);
+	if (member->truck == NULL)	/* dropped since it was listed */
+		member->truck = truck;
+	member->truck_id = truck->id;
+	member->entry = trucker_truck_attach(&truck->id);
+	if (member->entry < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("more than %d trucks shall run", trucker_max_trucks),
+				 errhint("Raise trucker.max_trucks, and restart the server.")));
+	trucker_truck_get_info(member->entry, &info);
+	member->failures = info.failures;
+	member->failed_lsn = info.failed_lsn;
+	member->retry_at = info.next_retry_at;
+
+	member->position = trucker_position_load(&truck->id, truck->applied_lsn);
+	if (member->position->exists)
+		member->position->durable = Max(member->position->durable, slot_lsn);
+	member->names = trucker_state_input_names(&truck->id);
+	member->pipeline = trucker_pipeline_create(member->truck, decoder, member->position);
+	MemoryContextSwitchTo(old);
+	return member;
+}
+
+/* Not in a batch. */
+void
+trucker_member_free(TruckerMember *member)
+{
+	trucker_truck_detach(member->entry);
+	MemoryContextDelete(member->context);
+}
+
+bool
+trucker_member_shall_run(const TruckerMember *member)
+{
+	return member->truck->enabled && !member->truck->lost && !member->lost && !member->gone;
+}
+
+void
+trucker_member_raise_lost(TruckerMember *member, const char *why)
+{
+	member->lost = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("truck \"%s\" cannot go on: %s", member->truck->name, why),
+			 errdetail("Changes would be skipped or applied twice if it did."),
+			 errhint("SELECT trucker.resync(%s) loads the destination anew.",
+					 quote_literal_cstr(member->truck->name))));
+}
+
+/* ----
+ * Errors
+ * ----
+ */
+
+/* A message may be of any size; what is kept of it may not. */
+static void
+append_clipped(StringInfo text, const char *prefix, const char *message)
+{
+	int			len;
+
+	if (message == NULL)
+		return;
+	len = pg_mbcliplen(message, strlen(message), MAX_ERROR_TEXT);
+	appendStringInfoString(text, prefix);
+	appendBinaryStringInfo(text, message, len);
+	if (message[len] != '\0')
+		appendStringInfoString(text, "...");
+}
+
+/* Errors that may go away by themselves: connections, concurrency, resources, operators. */
+static bool
+is_transient(int sqlstate)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Shall a truck that has failed that often in a row, at last with this error, be stopped? */
+static bool
+is_final(const TruckerTruck *truck, int sqlstate, int failures)
+{
+	if (is_transient(sqlstate))
+		return false;
+	return truck->on_error == TRUCKER_ON_ERROR_STOP ||
+		(trucker_max_failures > 0 && failures >= trucker_max_failures);
+}
+
+/*
+ * Remember an error where trucker.status shows it, and what comes of it: the truck
+ * is lost, or has failed for good, or neither.  Outside any transaction.
+ */
+void
+trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost)
+{
+	StringInfoData text;
+	bool		final = !lost && is_final(truck, edata->sqlerrcode, failures);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s: ", unpack_sql_state(edata->sqlerrcode));
+	append_clipped(&text, "", edata->message);
+	append_clipped(&text, "\nDETAIL: ", edata->detail);
+	append_clipped(&text, "\nHINT: ", edata->hint);
+	append_clipped(&text, "\nQUERY: ", edata->internalquery);
+	append_clipped(&text, "\nCONTEXT: ", edata->context);
+	trucker_state_set_error(&truck->id, text.data);
+	if (lost)
+		trucker_state_set_lost(&truck->id);
+	if (final)
+		trucker_state_set_failed(&truck->id);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	if (final)
+		ereport(LOG,
+				(errmsg("truck \"%s\" has failed: it is stopped after %d errors in a row",
+						truck->name, failures),
+				 errhint("When the cause is removed: SELECT trucker.start(%s);",
+						 quote_literal_cstr(truck->name)),
+				 errhidecontext(true)));
+}
+
+/* The truck gets no more changes for now, and when it may have the next is known. */
+void
+trucker_member_set_aside(TruckerMember *member)
+{
+	member->active = false;
+	member->follows = false;
+	member->compiled = false;
+	if (member->failures > 0)
+	{
+		member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   trucker_retry_delay(member->failures, trucker_retry_max_delay));
+		trucker_truck_set_state(member->entry, TRUCKER_RETRYING);
+	}
+	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, member->retry_at);
+	trucker_truck_set_applied(member->entry, trucker_position_confirmable(member->position), 0, false);
+}
+
+/* Is this how the truck was told to stop, or did its time run out? */
+static bool
+is_no_failure(const TruckerMember *member, const ErrorData *edata)
+{
+	return edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		(trucker_truck_must_reload(member->entry) || trucker_worker_must_end());
+}
+
+/*
+ * A step has failed: clean up, tell, and set the truck aside.  Called with the
+ * error still in place, in no particular memory context.
+ */
+static void
+handle_error(TruckerMember *member, bool ran_out_of_time)
+{
+	ErrorData  *edata;
+	bool		ended;
+
+	HOLD_INTERRUPTS();
+	disable_all_timeouts(false);
+	QueryCancelPending = false;
+	MemoryContextSwitchTo(member->context);
+	edata = CopyErrorData();
+	LWLockReleaseAll();
+	ended = is_no_failure(member, edata);
+	if (!ended && !ran_out_of_time)
+		EmitErrorReport();
+	FlushErrorState();
+	(void) trucker_worker_was_cancelled();
+
+	AbortOutOfAnyTransaction();
+	trucker_identity_reset();
+	if (member->pipeline->in_batch)
+		member->failed_lsn = Max(member->failed_lsn, member->pipeline->commit_lsn);
+	trucker_pipeline_rollback(member->pipeline);
+	RESUME_INTERRUPTS();
+
+	MemoryContextSwitchTo(member->context);
+	if (ended)
+		member->gone = true;
+	else if (ran_out_of_time)
+	{
+		member->patience = Min(member->patience + 1, MAX_PATIENCE);
+		ereport(LOG,
+				(errmsg("truck \"%s\" holds up the others of its stream", member->truck->name),
+				 errdetail("It has not ended its batch within trucker.max_truck_delay."),
+				 errhidecontext(true)));
+	}
+	else
+	{
+		member->failures++;
+		trucker_record_error(member->truck, edata, member->failures, member->lost);
+	}
+	FreeErrorData(edata);
+	trucker_member_set_aside(member);
+}
+
+static void
+error_context(void *arg)
+{
+	trucker_pipeline_error_context(((TruckerMember *) arg)->pipeline);
+}
+
+static void
+start_clock(const TruckerMember *member)
+{
+	int64		ms = (int64) trucker_max_truck_delay << member->patience;
+
+	if (trucker_max_truck_delay > 0 && ms < PG_INT32_MAX)
+		enable_timeout_after(delay_timeout, (int) ms);
+}
+
+/*
+ * From now on it is this truck's SQL that is executed, and cancelled should the
+ * truck be stopped.  False: it has been already.
+ */
+static bool
+take_turn(TruckerMember *member)
+{
+	if (executing == member->entry)
+		return true;
+	trucker_worker_set_executing(member->entry);
+	executing = member->entry;
+	if (!trucker_truck_must_reload(member->entry))
+		return true;
+	member->gone = true;
+	trucker_member_set_aside(member);
+	return false;
+}
+
+/* It is nobody's turn. */
+void
+trucker_member_end_turn(void)
+{
+	if (executing >= 0)
+		trucker_worker_set_executing(-1);
+	executing = -1;
+}
+
+/*
+ * Do a step of a truck's work.  False: it has failed, and the truck is set aside;
+ * or the truck is told to stop.  Without "alone", the step has limited time.
+ */
+bool
+trucker_member_try(TruckerMember *member, TruckerMemberStep step, void *arg, bool alone)
+{
+	MemoryContext old = CurrentMemoryContext;
+	ErrorContextCallback callback;
+	volatile bool succeeded = false;
+
+	if (!take_turn(member))
+		return false;
+	callback.callback = error_context;
+	callback.arg = member;
+	callback.previous = error_context_stack;
+
+	PG_TRY();
+	{
+		error_context_stack = &callback;
+		delay_is_over = false;
+		if (!alone)
+			start_clock(member);
+		step(member, arg);
+		if (!alone)
+			disable_timeout(delay_timeout, false);
+		if (delay_is_over)
+			QueryCancelPending = false; /* just in time */
+		error_context_stack = callback.previous;
+		succeeded = true;
+	}
+	PG_CATCH();
+	{
+		/* PG_CATCH has put the error context stack back */
+		handle_error(member, delay_is_over);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	return succeeded;
+}
+
+/*
+ * All that committed before lsn is at the truck's destination: if it had failed
+ * before that, it has recovered.
+ */
+void
+trucker_member_progress(TruckerMember *member, XLogRecPtr lsn, TruckerState state)
+{
+	if (lsn <= member->failed_lsn || (member->failures == 0 && member->failed_lsn == 0))
+		return;
+	if (member->failures > 0)
+		ereport(LOG,
+				(errmsg("truck \"%s\" has recovered", member->truck->name), errhidecontext(true)));
+	member->failures = 0;
+	member->patience = 0;
+	member->failed_lsn = InvalidXLogRecPtr;
+	member->retry_at = 0;
+	trucker_truck_set_failure(member->entry, 0, InvalidXLogRecPtr, 0);
+	trucker_truck_set_state(member->entry, state);
+}
+
+/* ----
+ * Steps
+ * ----
+ */
+
+/*
+ * Check the rights and compile the SQL now: errors show before the first change
+ * comes, and before a slot is made in vain.
+ */
+void
+trucker_member_compile(TruckerMember *member, void *arg)
+{
+	TruckerPipeline *pipeline = member->pipeline;
+
+	trucker_pipeline_begin_batch(pipeline, NULL);
+	pipeline->commit_lsn = member->position->lsn;
+	pipeline->xid = InvalidTransactionId;
+	trucker_pipeline_compile(pipeline);
+	trucker_pipeline_end_empty(pipeline);
+}

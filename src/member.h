@@ -1,0 +1,54 @@
+/*
+ * member.h
+ *	  One truck on the stream that carries it.
+ */
+#ifndef TRUCKER_MEMBER_H
+#define TRUCKER_MEMBER_H
+
+#include "pipeline.h"
+#include "shmem.h"
+#include "state.h"
+
+typedef struct TruckerMember
+{
+	pg_uuid_t	truck_id;
+	int			entry;			/* in shared memory */
+	MemoryContext context;		/* all of the below */
+	TruckerTruck *truck;
+	TruckerPosition *position;
+	TruckerPipeline *pipeline;
+	List	   *names;			/* of TruckerInputName: the inputs, as the plugin names them */
+
+	bool		active;			/* it gets the changes of this pass */
+	bool		gone;			/* it is to be forgotten, or loaded anew */
+	bool		lost;			/* no attempt can help */
+	bool		compiled;
+	bool		in_batch;		/* the batch holds changes of its tables */
+	int			ntables;
+	int		   *tables;			/* numbers of its tables in this pass */
+
+	int			failures;		/* in a row, without progress */
+	XLogRecPtr	failed_lsn;		/* one source transaction a batch until beyond it */
+	TimestampTz retry_at;		/* 0: at once */
+	bool		follows;		/* it is known to be as far as its stream */
+	TimestampTz leave_at;		/* when to try again to leave the home */
+	int			patience;		/* how often its time among others has been doubled */
+} TruckerMember;
+
+/* A step of a member's work that may fail. */
+typedef void (*TruckerMemberStep) (TruckerMember *member, void *arg);
+
+/* in member.c */
+extern TruckerMember *trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn);
+extern void trucker_member_free(TruckerMember *member);
+extern bool trucker_member_shall_run(const TruckerMember *member);
+extern bool trucker_member_try(TruckerMember *member, TruckerMemberStep step, void *arg, bool alone);
+extern void trucker_member_set_aside(TruckerMember *member);
+extern void trucker_member_progress(TruckerMember *member, XLogRecPtr lsn, TruckerState state);
+extern void trucker_member_raise_lost(TruckerMember *member, const char *why) pg_attribute_noreturn();
+extern void trucker_member_compile(TruckerMember *member, void *arg);
+extern void trucker_member_end_turn(void);
+extern void trucker_member_init(void);
+extern void trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost);
+
+#endif							/* TRUCKER_MEMBER_H */

@@ -1,0 +1,71 @@
+/*
+ * state.h
+ *	  What trucks are to do, which streams there are, and which carries which truck.
+ */
+#ifndef TRUCKER_STATE_H
+#define TRUCKER_STATE_H
+
+#include "access/xlogdefs.h"
+#include "nodes/pg_list.h"
+#include "utils/uuid.h"
+
+#include "truck.h"
+
+/* holds in a query in which t is trucker.truck */
+#define TRUCKER_UNREADABLE "EXISTS (SELECT FROM trucker.unreadable_input u WHERE u.truck_id = t.id)"
+
+/* A row of trucker.stream. */
+typedef struct TruckerStreamRow
+{
+	pg_uuid_t	id;
+	Oid			owner;
+	Oid			role;
+	char	   *name;
+	bool		home;			/* trucks end here; else it is a catch-up stream */
+	char	   *slot_name;		/* NULL: trucks may still come aboard */
+	XLogRecPtr	confirmed_lsn;	/* of its slot, noted while it rests; 0: not noted */
+} TruckerStreamRow;
+
+/* An input table's name at the truck's position. */
+typedef struct TruckerInputName
+{
+	Oid			relid;
+	char	   *schema;
+	char	   *table;
+	XLogRecPtr	from_lsn;		/* changes below it are in the backfill; 0: yet to be loaded */
+} TruckerInputName;
+
+/* in state.c: trucks */
+extern void trucker_state_delete(const pg_uuid_t *truck_id);
+extern void trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
+extern void trucker_state_set_failed(const pg_uuid_t *truck_id);
+extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
+extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point);
+extern void trucker_state_set_error(const pg_uuid_t *truck_id, const char *message);
+extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
+extern void trucker_state_set_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
+extern int	trucker_state_mark_unreadable(void);
+extern List *trucker_state_input_names(const pg_uuid_t *truck_id);
+extern void trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names);
+
+/* in state.c: streams */
+extern TruckerStreamRow *trucker_state_stream(const pg_uuid_t *stream_id);
+extern TruckerStreamRow *trucker_state_lock_stream(const pg_uuid_t *stream_id);
+extern TruckerStreamRow *trucker_state_home_of(const TruckerStreamRow *stream);
+extern bool trucker_state_has_work(const pg_uuid_t *stream_id);
+extern List *trucker_state_wanted_streams(void);
+extern List *trucker_state_slot_names(void);
+extern int	trucker_state_slot_count(void);
+extern pg_uuid_t trucker_state_board(const TruckerTruck *truck);
+extern void trucker_state_set_slot(const pg_uuid_t *stream_id, const char *slot_name);
+extern bool trucker_state_reopen(const pg_uuid_t *stream_id);
+extern pg_uuid_t trucker_state_add_catchup(const TruckerStreamRow *home, const char *slot_name);
+extern List *trucker_state_catchup_streams(const TruckerStreamRow *home);
+extern void trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr applied_lsn);
+extern void trucker_state_set_home(const pg_uuid_t *stream_id, bool home);
+extern void trucker_state_note_confirmed(void);
+extern void trucker_state_forget_confirmed(const pg_uuid_t *stream_id);
+extern List *trucker_state_empty_streams(void);
+extern void trucker_state_delete_empty(const pg_uuid_t *stream_id);
+
+#endif							/* TRUCKER_STATE_H */
