@@ -196,38 +196,38 @@ sub psql_err
 # The process id that the query returns, as soon as it returns one.
 sub _wait_pid
 {
-	my ($node, $query) = @_;
+	my ($node, $query, $db) = @_;
 
-	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($query) AS p")
+	$db //= 'postgres';
+	$node->poll_query_until($db, "SELECT count(*) = 1 FROM ($query) AS p")
 	  or die "no process, or more than one: $query";
-	return $node->safe_psql('postgres', $query);
+	return $node->safe_psql($db, $query);
 }
 
-# worker_pid($node, $truck): the pid of the truck's worker, as soon as it runs.
-# Names are unique in a database only; db => $name picks one.
+# worker_pid($node, $truck): the pid of the process that works for the truck, as soon
+# as there is one: the worker of the stream that carries it, or its backfill.  Names
+# are unique in a database only; db => $name picks one.
 sub worker_pid
 {
 	my ($node, $truck, %opts) = @_;
-	my $where = $opts{db} ? ' AND datname = ' . _literal($opts{db}) : '';
 
-	return _wait_pid($node,
-		    q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'trucker stream'}
-		  . ' AND application_name = '
-		  . _literal("trucker $truck")
-		  . $where);
+	return _wait_pid($node, _worker_query('pid', $truck), $opts{db});
 }
 
-# walsender_pid($node, $truck): the pid of the walsender that serves the truck.
+# walsender_pid($node, $truck): the pid of the walsender that serves the truck's stream.
 sub walsender_pid
 {
 	my ($node, $truck, %opts) = @_;
-	my $where = $opts{db} ? ' AND datname = ' . _literal($opts{db}) : '';
 
-	return _wait_pid($node,
-		    q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walsender'}
-		  . ' AND application_name = '
-		  . _literal("trucker $truck")
-		  . $where);
+	return _wait_pid($node, _worker_query('walsender_pid', $truck), $opts{db});
+}
+
+sub _worker_query
+{
+	my ($column, $truck) = @_;
+
+	return "SELECT w.$column FROM trucker.truck_workers() AS w JOIN trucker.truck AS t ON t.id = w.truck_id"
+	  . " WHERE w.$column IS NOT NULL AND t.name = " . _literal($truck);
 }
 
 # spawn_pgbench($node, $stdout, $stderr, @args): pgbench on database postgres, in the
