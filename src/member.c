@@ -25,6 +25,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "identity.h"
 #include "member.h"
 #include "shmem.h"
@@ -169,15 +170,21 @@ is_final(const TruckerTruck *truck, int sqlstate, int failures)
 		(trucker_max_failures > 0 && failures >= trucker_max_failures);
 }
 
-/*
- * Remember an error where trucker.status shows it, and what comes of it: the truck
- * is lost, or has failed for good, or neither.  Outside any transaction.
- */
-void
-trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost)
+typedef struct ErrorRecord
 {
+	const TruckerTruck *truck;
+	const ErrorData *edata;
+	bool		lost;
+	bool		final;
+} ErrorRecord;
+
+static bool
+write_error(void *arg)
+{
+	const ErrorRecord *record = arg;
+	const TruckerTruck *truck = record->truck;
+	const ErrorData *edata = record->edata;
 	StringInfoData text;
-	bool		final = !lost && is_final(truck, edata->sqlerrcode, failures);
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -189,14 +196,26 @@ trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int fail
 	append_clipped(&text, "\nQUERY: ", edata->internalquery);
 	append_clipped(&text, "\nCONTEXT: ", edata->context);
 	trucker_state_set_error(&truck->id, text.data);
-	if (lost)
+	if (record->lost)
 		trucker_state_set_lost(&truck->id);
-	if (final)
+	if (record->final)
 		trucker_state_set_failed(&truck->id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	return true;
+}
 
-	if (final)
+/*
+ * Remember an error where trucker.status shows it, and what comes of it: the truck
+ * is lost, or has failed for good, or neither.  Should that not be possible now,
+ * the next error is another chance.  Outside any transaction.
+ */
+void
+trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost)
+{
+	ErrorRecord record = {truck, edata, lost, !lost && is_final(truck, edata->sqlerrcode, failures)};
+
+	if (trucker_catalog_try(write_error, &record) && record.final)
 		ereport(LOG,
 				(errmsg("truck \"%s\" has failed: it is stopped after %d errors in a row",
 						truck->name, failures),

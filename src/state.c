@@ -393,14 +393,19 @@ trucker_state_set_slot(const pg_uuid_t *stream_id, const char *slot_name)
 						  stream_id, slot_name, SPI_OK_UPDATE);
 }
 
-/* Let trucks come aboard again; false: there is another stream for that. */
+/*
+ * Let trucks come aboard again.  False: there is another stream for that, or a
+ * truck with a position rides this one.  The caller has locked the stream.
+ */
 bool
 trucker_state_reopen(const pg_uuid_t *stream_id)
 {
 	return trucker_catalog_write("UPDATE trucker.stream x SET slot_name = NULL, confirmed_lsn = NULL "
 								 "WHERE x.id = $1 AND NOT EXISTS (SELECT FROM trucker.stream y "
 								 "WHERE (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
-								 "AND y.slot_name IS NULL)", stream_id, NULL, SPI_OK_UPDATE) > 0;
+								 "AND y.slot_name IS NULL) AND NOT EXISTS "
+								 "(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id "
+								 "AND NOT s.needs_backfill)", stream_id, NULL, SPI_OK_UPDATE) > 0;
 }
 
 /* A new catch-up stream for trucks of a home, with a slot that is yet to be made. */

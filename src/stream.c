@@ -42,6 +42,8 @@
 #include "slots.h"
 #include "stream.h"
 
+/* how often, at least, to look for other trucks than those that it knows */
+#define LOOK_INTERVAL_MS 100
 /* how often to look whether our commits have been flushed, and to confirm */
 #define FLUSH_CHECK_MS 100
 #define CONFIRM_INTERVAL_MS 1000
@@ -175,12 +177,15 @@ sort_out_unfilled(TruckerStream *stream)
 static void
 let_resting_leave(TruckerStream *stream)
 {
-	List	   *members = list_copy(stream->members);
-	TimestampTz now = GetCurrentTimestamp();
+	List	   *members;
+	TimestampTz now;
 	ListCell   *lc;
 
-	if (!stream->row->home || stream->nactive == 0)
+	if (!stream->row->home || stream->nactive == 0 ||
+		stream->nactive == list_length(stream->members))
 		return;
+	members = list_copy(stream->members);
+	now = GetCurrentTimestamp();
 	foreach(lc, members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -720,10 +725,18 @@ retry_is_due(const TruckerStream *stream)
 static bool
 pass_must_end(TruckerStream *stream)
 {
+	bool		poked;
+
 	if (stream->nactive == 0)
 		return true;
 	if (stream->in_source || stream->batch_started != 0)
 		return false;
+
+	/* under load, not behind each source transaction */
+	poked = trucker_worker_is_poked();
+	if (!poked && !TimestampDifferenceExceeds(stream->looked_at, GetCurrentTimestamp(), LOOK_INTERVAL_MS))
+		return false;
+	stream->looked_at = GetCurrentTimestamp();
 	if (trucker_worker_poked() || trucker_takeover_pending())
 	{
 		if (trucker_roster_refresh(stream))

@@ -23,7 +23,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/lwlock.h"
 #include "storage/standby.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -43,37 +42,34 @@
 #define JOIN_BYTES (16 * 1024 * 1024)
 #define JOIN_INTERVAL_MS 100
 
-typedef bool (*Transition) (TruckerStream *stream, TruckerMember *member);
+typedef struct Transition
+{
+	bool		(*action) (TruckerStream *stream, TruckerMember *member);
+	TruckerStream *stream;
+	TruckerMember *member;
+} Transition;
+
+static bool
+run_transition(void *arg)
+{
+	Transition *transition = arg;
+
+	return transition->action(transition->stream, transition->member);
+}
 
 /*
  * Try a transition; false: it was not possible, or has failed, which is only
  * logged.
  */
 static bool
-try_transition(Transition transition, TruckerStream *stream, TruckerMember *member)
+try_transition(bool (*action) (TruckerStream *stream, TruckerMember *member),
+			   TruckerStream *stream, TruckerMember *member)
 {
-	MemoryContext old = CurrentMemoryContext;
-	volatile bool done = false;
+	Transition	transition = {action, stream, member};
+	bool		done = trucker_catalog_try(run_transition, &transition);
 
-	PG_TRY();
-	{
-		done = transition(stream, member);
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		QueryCancelPending = false;
-		MemoryContextSwitchTo(old);
-		LWLockReleaseAll();
-		EmitErrorReport();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
 	trucker_move_end();
 	trucker_worker_set_splitting(false);
-	MemoryContextSwitchTo(old);
 	return done;
 }
 
@@ -151,6 +147,8 @@ nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 static bool
 move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, XLogRecPtr lsn)
 {
+	TruckerStreamRow *locked;
+
 	if (!trucker_move_begin(&to->id, lsn))
 		return false;
 	/* looked at only now that it cannot go beyond lsn any more */
@@ -158,7 +156,8 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 		trucker_slot_confirmed(to->slot_name) > lsn)
 		return false;
 	begin();
-	if (trucker_state_lock_stream(&to->id) == NULL)
+	locked = trucker_state_lock_stream(&to->id);
+	if (locked == NULL || locked->slot_name == NULL || strcmp(locked->slot_name, to->slot_name) != 0)
 	{
 		commit();
 		return false;
@@ -310,7 +309,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 
 	begin();
 	home = trucker_state_lock_stream(&home->id);
-	if (home == NULL || !home->home)
+	if (home == NULL || !home->home || home->slot_name == NULL)
 	{
 		commit();
 		return false;
@@ -410,7 +409,7 @@ reopen(TruckerStream *stream, TruckerMember *member)
 	bool		reopened;
 
 	begin();
-	reopened = trucker_state_reopen(&stream->id);
+	reopened = trucker_state_lock_stream(&stream->id) != NULL && trucker_state_reopen(&stream->id);
 	commit();
 	if (reopened)
 	{
