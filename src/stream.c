@@ -280,6 +280,7 @@ begin_pass(TruckerStream *stream)
 	stream->confirmed_at = stream->sent_at = 0;
 	stream->pass_started = GetCurrentTimestamp();
 	stream->fresh_at = 0;
+	stream->standby_at = 0;
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	stream->applied = trucker_slot_confirmed(stream->row->slot_name);
@@ -296,10 +297,12 @@ begin_pass(TruckerStream *stream)
 		/* after a failure it is "retrying" until something has gone well */
 		if (member->failures == 0)
 			trucker_truck_set_state(member->entry, active_state(stream));
-		ereport(LOG,
-				(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
-						LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
-				 errhidecontext(true)));
+		/* not again for each of those that others join or leave */
+		if (!member->follows)
+			ereport(LOG,
+					(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
+							LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
+					 errhidecontext(true)));
 	}
 }
 

@@ -41,6 +41,7 @@
 /* how far behind its home a stream may be when it first tries to join */
 #define JOIN_BYTES (16 * 1024 * 1024)
 #define JOIN_INTERVAL_MS 100
+#define STANDBY_WAIT_MS 3000
 
 typedef struct Transition
 {
@@ -326,6 +327,25 @@ join(TruckerStream *stream, TruckerMember *ignored)
 }
 
 /*
+ * The home will start decoding anew, from its slot's restart_lsn, which follows
+ * what is confirmed only at records of running transactions.  The server writes
+ * one every 15 s; here is another, so that the others need not wait while much is
+ * decoded twice.  True: the home has come past it, or does not come on.
+ */
+static bool
+restart_is_near(TruckerStream *stream, const TruckerWorkerInfo *home, TimestampTz now)
+{
+	if (stream->standby_at == 0)
+	{
+		stream->standby_lsn = LogStandbySnapshot();
+		stream->standby_at = now;
+		XLogFlush(stream->standby_lsn);
+	}
+	return home->told_lsn >= stream->standby_lsn ||
+		TimestampDifferenceExceeds(stream->standby_at, now, STANDBY_WAIT_MS);
+}
+
+/*
  * The trucks of a catch-up stream have applied all that there is to apply, nothing
  * is open: let them join their home, if they are as far, or become the home.  True:
  * none that is active is left here, or this is the home now.
@@ -350,7 +370,8 @@ trucker_transition_join(TruckerStream *stream)
 	if (home == NULL)
 		return trucker_transition_promote(stream);
 	if (!trucker_find_worker(MyDatabaseId, &home->id, &info) || info.pid == 0 ||
-		(info.applied_lsn > stream->applied && info.applied_lsn - stream->applied > JOIN_BYTES))
+		(info.applied_lsn > stream->applied && info.applied_lsn - stream->applied > JOIN_BYTES) ||
+		!restart_is_near(stream, &info, now))
 		return false;
 	if (!try_transition(join, stream, NULL))
 		return false;
