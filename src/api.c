@@ -32,6 +32,7 @@
 #include "shmem.h"
 #include "truck.h"
 #include "worker.h"
+#include "written.h"
 
 PG_FUNCTION_INFO_V1(trucker_create_truck);
 PG_FUNCTION_INFO_V1(trucker_drop_truck);
@@ -240,11 +241,12 @@ trucker_start(PG_FUNCTION_ARGS)
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);
+		List	   *written;
 
 		if (is_lost(truck, PG_ARGISNULL(0)))
 			continue;
-		trucker_check_truck(truck);
-		trucker_truck_set_enabled(&truck->id, true);
+		written = trucker_check_truck(truck);
+		trucker_written_start(truck, written, trucker_truck_set_enabled(&truck->id, true));
 		trucker_at_commit_signal(&truck->id, TRUCKER_POKE);
 	}
 	trucker_at_commit_scan();

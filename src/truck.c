@@ -2,8 +2,9 @@
  * truck.c
  *	  Reading and writing the definition and the state of trucks.
  *
- * The only file that knows the columns of trucker.truck, trucker.truck_state
- * and trucker.input_table.  (trucker.position is position.c's.)
+ * The only file that knows the columns of trucker.truck, trucker.truck_state,
+ * trucker.input_table and trucker.output_table.  (trucker.position is
+ * position.c's.)
  *
  * Ordinary users have no rights on these tables.  The functions here act as
  * the bootstrap superuser with a search_path that nobody else can write to;
@@ -392,6 +393,60 @@ trucker_truck_input_names(const pg_uuid_t *id)
 					 "WHERE truck_id = $1", id, form_input_name);
 }
 
+/* An array of OIDs as a list. */
+static List *
+oid_list_column(HeapTuple tuple, int number)
+{
+	bool		isnull;
+	ArrayType  *array = DatumGetArrayTypeP(column(tuple, number, &isnull));
+	List	   *list = NIL;
+
+	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)); i++)
+		list = lappend_oid(list, ((Oid *) ARR_DATA_PTR(array))[i]);
+	return list;
+}
+
+static TruckerNode *
+form_node(HeapTuple tuple)
+{
+	TruckerNode *node = palloc(sizeof(TruckerNode));
+	bool		isnull;
+
+	node->id = *DatumGetUUIDP(column(tuple, 1, &isnull));
+	node->name = text_column(tuple, 2);
+	node->enabled = bool_column(tuple, 3);
+	node->inputs = oid_list_column(tuple, 4);
+	node->outputs = oid_list_column(tuple, 5);
+	return node;
+}
+
+/*
+ * All trucks (TruckerNode *) as they are now, whatever the transaction's snapshot:
+ * it may be a backfill's.  SPI uses the active snapshot when it only reads.
+ */
+List *
+trucker_truck_nodes(void)
+{
+	CatalogAccess access;
+	MemoryContext old;
+	List	   *nodes = NIL;
+
+	catalog_begin(&access);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (SPI_execute("SELECT t.id, t.name, coalesce(s.enabled, false), t.input_tables::oid[], coalesce(o.relids, '{}') "
+					"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
+					"LEFT JOIN (SELECT truck_id, array_agg(relid) AS relids FROM trucker.output_table "
+					"GROUP BY truck_id) o ON o.truck_id = t.id ORDER BY t.name", true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the trucks");
+	PopActiveSnapshot();
+	old = MemoryContextSwitchTo(access.result_context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		nodes = lappend(nodes, form_node(SPI_tuptable->vals[i]));
+	MemoryContextSwitchTo(old);
+	catalog_end(&access);
+	return nodes;
+}
+
 /* ----
  * Writing
  * ----
@@ -446,6 +501,8 @@ trucker_truck_delete(const pg_uuid_t *id)
 		"DELETE FROM trucker.truck_state WHERE truck_id = $1 AND $2 IS NULL",
 		"DELETE FROM trucker.input_table WHERE truck_id = $1 AND $2 IS NULL",
 		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1 AND $2 IS NULL",
+		/* and what the last batch of a truck may have added after it had been dropped */
+		"DELETE FROM trucker.output_table WHERE $2 IS NULL AND truck_id NOT IN (SELECT id FROM trucker.truck)",
 		"DELETE FROM trucker.position WHERE truck_id = $1 AND $2 IS NULL"
 	};
 
@@ -453,14 +510,14 @@ trucker_truck_delete(const pg_uuid_t *id)
 		write_state(statements[i], id, NULL, SPI_OK_DELETE);
 }
 
-/* Change the wished-for state; nothing is written if it is that already. */
-void
+/* Change the wished-for state; false: it is that already, and nothing is written. */
+bool
 trucker_truck_set_enabled(const pg_uuid_t *id, bool enabled)
 {
-	write_state("INSERT INTO trucker.truck_state AS s (truck_id, enabled) "
-				"VALUES ($1, $2::boolean) ON CONFLICT (truck_id) DO UPDATE "
-				"SET enabled = excluded.enabled WHERE s.enabled <> excluded.enabled",
-				id, enabled ? "true" : "false", SPI_OK_INSERT);
+	return write_state("INSERT INTO trucker.truck_state AS s (truck_id, enabled) "
+					   "VALUES ($1, $2::boolean) ON CONFLICT (truck_id) DO UPDATE "
+					   "SET enabled = excluded.enabled WHERE s.enabled <> excluded.enabled",
+					   id, enabled ? "true" : "false", SPI_OK_INSERT) > 0;
 }
 
 void
@@ -632,5 +689,29 @@ trucker_truck_set_input_names(const pg_uuid_t *id, List *names)
 		catalog_execute("INSERT INTO trucker.input_table VALUES ($1, $2, $3, $4)",
 						4, types, values, NULL, SPI_OK_INSERT);
 	}
+	catalog_end(&access);
+}
+
+/* Add tables (Oid) to those that a truck writes; or replace them. */
+void
+trucker_truck_set_outputs(const pg_uuid_t *id, List *relids, bool replace)
+{
+	Oid			types[] = {UUIDOID, OIDARRAYOID};
+	Datum		values[] = {UUIDPGetDatum(id), (Datum) 0};
+	Datum	   *elements = palloc(Max(list_length(relids), 1) * sizeof(Datum));
+	int			n = 0;
+	CatalogAccess access;
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		elements[n++] = ObjectIdGetDatum(lfirst_oid(lc));
+	values[1] = PointerGetDatum(construct_array(elements, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	catalog_begin(&access);
+	if (replace)
+		catalog_execute("DELETE FROM trucker.output_table WHERE truck_id = $1 AND relid <> ALL ($2)",
+						2, types, values, NULL, SPI_OK_DELETE);
+	catalog_execute("INSERT INTO trucker.output_table SELECT $1, unnest($2) "
+					"EXCEPT SELECT truck_id, relid FROM trucker.output_table WHERE truck_id = $1",
+					2, types, values, NULL, SPI_OK_INSERT);
 	catalog_end(&access);
 }

@@ -51,6 +51,16 @@ typedef struct TruckerInputName
 	char	   *table;
 } TruckerInputName;
 
+/* A truck as a node of the graph that trucks make (lineage.c). */
+typedef struct TruckerNode
+{
+	pg_uuid_t	id;
+	char	   *name;
+	bool		enabled;
+	List	   *inputs;			/* tables (Oid) that it reads */
+	List	   *outputs;		/* tables (Oid) that it is known to write */
+} TruckerNode;
+
 /* in truck.c */
 extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
 
@@ -59,10 +69,11 @@ extern TruckerTruck *trucker_truck_load(const pg_uuid_t *id);
 extern List *trucker_truck_own_names(void);
 extern List *trucker_truck_enabled(void);
 extern List *trucker_truck_slot_names(void);
+extern List *trucker_truck_nodes(void);
 
 extern void trucker_truck_insert(const TruckerTruck *truck);
 extern void trucker_truck_delete(const pg_uuid_t *id);
-extern void trucker_truck_set_enabled(const pg_uuid_t *id, bool enabled);
+extern bool trucker_truck_set_enabled(const pg_uuid_t *id, bool enabled);
 extern void trucker_truck_request_resync(const pg_uuid_t *id);
 extern void trucker_truck_set_slot(const pg_uuid_t *id, const char *slot_name);
 extern void trucker_truck_set_backfilled(const pg_uuid_t *id);
@@ -76,5 +87,6 @@ extern void trucker_raise_dropped(const char *truck_name, Oid relid) pg_attribut
 
 extern List *trucker_truck_input_names(const pg_uuid_t *id);
 extern void trucker_truck_set_input_names(const pg_uuid_t *id, List *names);
+extern void trucker_truck_set_outputs(const pg_uuid_t *id, List *relids, bool replace);
 
 #endif							/* TRUCKER_TRUCK_H */
