@@ -14,7 +14,6 @@
  */
 #include "trucker.h"
 
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"

@@ -15,7 +15,8 @@
  * has committed: of two that close a loop together, the second sees the first.
  * Nobody waits for anything while holding that lock but for the end of the commit,
  * so it makes no deadlock, and an open transaction that has called start() holds up
- * nobody.
+ * nobody.  (A commit of start() that waits for a synchronous standby does hold up
+ * others' first writes; while the standby is away, the application waits likewise.)
  *
  * A truck writes the same tables again and again: a worker remembers them for an
  * attempt, and for these a write costs one look into a hash table.  When one of
