@@ -164,6 +164,7 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 	truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 	set_role(truck, role_name);
 	trucker_truck_insert(truck);
+	trucker_written_readers_changed();
 	PG_RETURN_VOID();
 }
 

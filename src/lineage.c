@@ -328,3 +328,23 @@ trucker_lineage_check_write(const pg_uuid_t *id, List *relids)
 	MemoryContextDelete(scratch);
 	return unknown;
 }
+
+/* Does any truck, stopped or not, read what a write to the table changes? */
+bool
+trucker_lineage_is_read(Oid relid)
+{
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "trucker lineage",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+	const GraphTable *output = graph_table(relid);
+	bool		found = false;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, load_graph())
+		foreach(lc2, ((GraphTruck *) lfirst(lc))->inputs)
+			found |= feeds(output, lfirst(lc2));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+	return found;
+}

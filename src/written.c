@@ -28,6 +28,15 @@
  * trucks of others.
  *
  * Not seen is what SQL makes other sessions write (dblink, postgres_fdw).
+ *
+ * What nobody reads need not be decoded.  Every stream's walsender goes over the
+ * WAL of all that trucks write, and a backfill's one transaction of millions of
+ * rows would hold up each for seconds, only to be thrown away.  So a batch's
+ * changes bear the origin DoNotReplicateId, which the decoders are told to filter,
+ * until it writes a table that some truck reads: from then on they bear none.  The
+ * look at who reads a table must not be out of date: a truck that is created makes
+ * all workers look again, and since the batch has a transaction id by then, a slot
+ * that is made after the look comes to its consistent point only after the batch.
  */
 #include "trucker.h"
 
@@ -37,6 +46,7 @@
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "lib/ilist.h"
+#include "replication/origin.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -54,6 +64,7 @@ typedef struct WrittenTable
 {
 	Oid			relid;			/* hash key */
 	bool		checked;		/* closes no loop, and has not been altered since that was seen */
+	bool		read;			/* by some truck */
 	bool		covered;		/* is a partition of another one of these: needs no row of its own */
 	SubTransactionId since;		/* which has written it; invalid if the catalog says so */
 } WrittenTable;
@@ -76,6 +87,9 @@ static List *starting = NIL;
 
 /* goes up with each table that is altered */
 static uint64 alterations = 0;
+
+/* trucker.output_table: "altered" by whoever changes what trucks read */
+static Oid	output_table = InvalidOid;
 
 /*
  * Are changes of this kind of table of any interest?  Temporary tables, often made
@@ -145,6 +159,7 @@ look_at(Oid relid)
 		table->covered = whole != NULL;
 		open_batch->unsettled |= unknown;
 	}
+	table->read = trucker_lineage_is_read(relid);
 	/* if something was altered while we were looking, look again next time */
 	table->checked = seen == alterations;
 }
@@ -156,14 +171,33 @@ trucker_written_in_batch(void)
 	return open_batch != NULL;
 }
 
+/* The open batch's changes are to be decoded from now on. */
+void
+trucker_written_show(void)
+{
+	if (open_batch)
+		replorigin_session_origin = InvalidRepOriginId;
+}
+
 /* The open batch is about to write this table. */
 void
 trucker_written_note(Oid relid)
 {
-	WrittenTable *table = find_table(relid);
+	WrittenTable *table;
 
+	if (replorigin_session_origin != InvalidRepOriginId)
+	{
+		(void) GetCurrentTransactionId();
+		AcceptInvalidationMessages();
+	}
+	table = find_table(relid);
 	if (table == NULL ? is_of_interest(relid) : !table->checked)
+	{
 		look_at(relid);
+		table = find_table(relid);
+	}
+	if (table && table->read)
+		trucker_written_show();
 }
 
 /* ----
@@ -220,6 +254,8 @@ end_transaction(bool committed)
 	settle(TopSubTransactionId, committed, InvalidSubTransactionId);
 	if (open_batch)
 		open_batch->unsettled = false;
+	if (open_batch)
+		replorigin_session_origin = InvalidRepOriginId;
 	open_batch = NULL;
 	list_free_deep(starting);
 	starting = NIL;
@@ -274,7 +310,7 @@ relcache_callback(Datum arg, Oid relid)
 		HASH_SEQ_STATUS scan;
 		WrittenTable *table;
 
-		if (OidIsValid(relid))
+		if (OidIsValid(relid) && relid != output_table)
 		{
 			table = hash_search(written->tables, &relid, HASH_FIND, NULL);
 			if (table)
@@ -323,6 +359,7 @@ trucker_written_create(const TruckerTruck *truck, MemoryContext context)
 	HASHCTL		ctl;
 
 	register_callbacks();
+	output_table = get_relname_relid("output_table", get_namespace_oid(TRUCKER_SCHEMA, false));
 	ctl.keysize = sizeof(Oid);
 	ctl.entrysize = sizeof(WrittenTable);
 	ctl.hcxt = context;
@@ -341,6 +378,15 @@ void
 trucker_written_begin(TruckerWritten *written)
 {
 	open_batch = written;
+	if (trucker_hide_writes)
+		replorigin_session_origin = DoNotReplicateId;
+}
+
+/* This transaction changes what trucks read: workers shall look again when it has committed. */
+void
+trucker_written_readers_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(get_relname_relid("output_table", get_namespace_oid(TRUCKER_SCHEMA, false)));
 }
 
 /* Without partitions of what is in the list as well. */

@@ -15,6 +15,8 @@ extern TruckerWritten *trucker_written_create(const TruckerTruck *truck, MemoryC
 extern void trucker_written_begin(TruckerWritten *written);
 extern bool trucker_written_in_batch(void);
 extern void trucker_written_note(Oid relid);
+extern void trucker_written_show(void);
+extern void trucker_written_readers_changed(void);
 extern void trucker_written_start(const TruckerTruck *truck, List *planned, bool was_stopped);
 
 #endif							/* TRUCKER_WRITTEN_H */

@@ -3,8 +3,8 @@
 # Builds, installs, makes a server in a temporary directory, and lets pgbench commit
 # single rows at a steady rate.  The truck writes, with each row, the time from its
 # commit to the moment that its SQL runs.  Prints the percentiles, alone and beside a
-# backfill of a large table by another truck of the same stream, in turns; the same
-# while that truck fails again and again.  Leaves nothing behind.
+# backfill of a large table by another truck of the same stream, beside a plain INSERT
+# ... SELECT of the same rows, and beside a truck that fails again and again, in turns.  Leaves nothing behind.
 #
 #   ROWS=5000000           rows of the large table
 #   RATE=200               transactions a second
@@ -92,6 +92,14 @@ for ((i = 1; i <= repetitions; i++)); do
 	wait_until "state = 'streaming' AND stream = 'main' FROM trucker.status WHERE truck = 'large'"
 	sql "UPDATE phase SET name = 'after it'"
 	sql "SELECT trucker.stop('large')" >/dev/null
+
+	# what the machine makes of so many rows, without trucker
+	sql "CREATE TABLE plain_copy (id int PRIMARY KEY, a int, b text)"
+	sql "UPDATE phase SET name = 'beside INSERT ... SELECT of these rows'"
+	sql "INSERT INTO plain_copy SELECT * FROM big"
+	sql "UPDATE phase SET name = 'after it'"
+	sql "DROP TABLE plain_copy"
+	wait_until "lag_bytes = 0 FROM trucker.status WHERE truck = 'steady'"
 
 	sql "UPDATE phase SET name = 'beside a failing truck'"
 	sql "SELECT trucker.start('failing')" >/dev/null
