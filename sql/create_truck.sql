@@ -158,7 +158,17 @@ SELECT options, refusal(options => options::jsonb) FROM (VALUES
 	('{"role": ""}'),
 	('{"role": "no_such_role"}'),
 	('{"role": "public"}'),
-	('{"role": "none"}')) AS v(options);
+	('{"role": "none"}'),
+	('{"stream": "other"}'),
+	('{"stream": ""}'),
+	('{"stream": null}'),
+	('{"stream": 1}'),
+	('{"stream": "' || repeat('s', 64) || '"}'),
+	('{"on_error": "retry"}'),
+	('{"on_error": "stop"}'),
+	('{"on_error": "Stop"}'),
+	('{"on_error": null}'),
+	('{"on_error": true}')) AS v(options);
 
 -- names
 SELECT trucker.create_truck('twice', '{ct}', 'SELECT 1');
