@@ -107,7 +107,7 @@ copy_truck_locked(const TruckerTruckEntry *entry, TruckerTruckInfo *info)
 	else if (info->follows)
 	{
 		info->applied_lsn = Max(info->applied_lsn, worker->info.applied_lsn);
-		info->applied_at = Max(info->applied_at, worker->info.applied_at);
+		info->applied_at = worker->info.applied_at;
 	}
 }
 

@@ -23,6 +23,7 @@ my $node = trucker_node('cascade', conf => q{
 max_replication_slots = 40
 max_wal_senders = 40
 max_worker_processes = 60
+autovacuum = off	# it makes workers look at the graph again
 trucker.retry_max_delay = '200ms'
 });
 
