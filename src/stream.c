@@ -41,6 +41,7 @@
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
+#include "written.h"
 
 /* how often, at least, to look for other trucks than those that it knows */
 #define LOOK_INTERVAL_MS 100
@@ -659,6 +660,9 @@ rest(TruckerStream *stream)
 {
 	if (!stream->in_source)
 		finish_batch(stream);
+	/* the next truck of a cascade need not wait for the WAL writer */
+	if (stream->batch_started == 0 && trucker_written_is_awaited())
+		XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 	confirm(stream, false);
 	if (stream->nactive == 0 || trucker_worker_is_poked())
 		return;

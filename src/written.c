@@ -82,6 +82,9 @@ struct TruckerWritten
 static dlist_head all_written = DLIST_STATIC_INIT(all_written);
 static TruckerWritten *open_batch = NULL;
 
+/* has a batch written what some truck reads, and is that truck waiting for it? */
+static bool is_awaited = false;
+
 /* trucks (pg_uuid_t *) that this transaction starts */
 static List *starting = NIL;
 
@@ -197,7 +200,24 @@ trucker_written_note(Oid relid)
 		table = find_table(relid);
 	}
 	if (table && table->read)
+	{
 		trucker_written_show();
+		is_awaited = true;
+	}
+}
+
+/*
+ * Have batches of this process written what another truck reads?  It gets to see
+ * them when they are flushed, so with nothing else to do one should see to that.
+ * Asking forgets it.
+ */
+bool
+trucker_written_is_awaited(void)
+{
+	bool		awaited = is_awaited;
+
+	is_awaited = false;
+	return awaited;
 }
 
 /* ----

@@ -16,6 +16,7 @@ extern void trucker_written_begin(TruckerWritten *written);
 extern bool trucker_written_in_batch(void);
 extern void trucker_written_note(Oid relid);
 extern void trucker_written_show(void);
+extern bool trucker_written_is_awaited(void);
 extern void trucker_written_readers_changed(void);
 extern void trucker_written_start(const TruckerTruck *truck, List *planned, bool was_stopped);
 
