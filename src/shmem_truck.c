@@ -231,7 +231,8 @@ trucker_truck_attach(const pg_uuid_t *truck_id)
 		entry->worker_generation = trucker_my_entry->info.generation;
 		entry->info.reload = false;
 		entry->info.follows = false;
-		entry->info.state = TRUCKER_STARTING;
+		/* in the pause after a failure it changes streams */
+		entry->info.state = entry->info.next_retry_at != 0 ? TRUCKER_RETRYING : TRUCKER_STARTING;
 		entry->info.since = GetCurrentTimestamp();
 	}
 	LWLockRelease(trucker_shared_lock);
@@ -255,6 +256,8 @@ trucker_truck_detach(int truck)
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (is_mine_locked(entry))
 	{
+		/* what others have seen of it stays true */
+		copy_truck_locked(entry, &entry->info);
 		entry->info.worker = -1;
 		entry->info.follows = false;
 	}
@@ -315,14 +318,14 @@ trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, Timest
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
-/* Does the catalog say something new about the truck? */
+/* Does the catalog say something new about the truck?  It may be another worker's by now. */
 bool
 trucker_truck_must_reload(int truck)
 {
 	bool		reload;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	reload = trucker_shared->trucks[truck].info.reload;
+	reload = trucker_shared->trucks[truck].info.reload || !is_mine_locked(&trucker_shared->trucks[truck]);
 	LWLockRelease(trucker_shared_lock);
 	return reload;
 }

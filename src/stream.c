@@ -65,13 +65,6 @@ load(TruckerStream *stream)
 {
 	TruckerMember *first;
 
-	/*
-	 * The positions that we are about to read may have been committed, by the
-	 * attempt before this one, without waiting for the disk.  They must be safe
-	 * before anything is confirmed because of them.
-	 */
-	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
-
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
@@ -792,7 +785,6 @@ trucker_stream_follow(TruckerStream *stream)
 		if (!trucker_first_start(stream))
 			return trucker_roster_has_work(stream) ? TRUCKER_AGAIN : TRUCKER_FINISHED;
 		end_pass(stream);
-		sort_out_unfilled(stream);
 	}
 	check_slot(stream);
 
@@ -802,6 +794,9 @@ trucker_stream_follow(TruckerStream *stream)
 		(void) trucker_roster_refresh(stream);
 		if (!trucker_roster_has_work(stream) || trucker_worker_must_end())
 			return TRUCKER_FINISHED;
+		sort_out_unfilled(stream);
+		if (stream->row->slot_name == NULL)
+			break;
 		trucker_roster_activate(stream);
 		compile_new(stream);
 		if (stream->nactive == 0)
