@@ -62,13 +62,6 @@ load(TruckerStream *stream)
 {
 	TruckerMember *first;
 
-	/*
-	 * The positions that we are about to read may have been committed, by the
-	 * attempt before this one, without waiting for the disk.  They must be safe
-	 * before anything is confirmed because of them.
-	 */
-	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
-
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
