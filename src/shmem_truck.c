@@ -313,14 +313,18 @@ trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, Timest
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
-/* Does the catalog say something new about the truck? */
+/*
+ * Does the catalog say something new about the truck?  If another worker has taken it
+ * over, it does: that one has cleared the mark.
+ */
 bool
 trucker_truck_must_reload(int truck)
 {
+	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
 	bool		reload;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	reload = trucker_shared->trucks[truck].info.reload;
+	reload = entry->info.reload || !is_mine_locked(entry);
 	LWLockRelease(trucker_shared_lock);
 	return reload;
 }
