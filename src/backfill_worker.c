@@ -31,6 +31,7 @@ typedef struct BackfillOrder
 {
 	pg_uuid_t	truck_id;
 	int			entry;			/* in shared memory */
+	pid_t		worker_pid;		/* who has ordered it */
 	XLogRecPtr	consistent_point;
 	char		snapshot[64];
 } BackfillOrder;
@@ -52,6 +53,7 @@ trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name
 	memset(&order, 0, sizeof(order));
 	order.truck_id = *truck_id;
 	order.entry = entry;
+	order.worker_pid = MyProcPid;
 	order.consistent_point = consistent_point;
 	if (strlcpy(order.snapshot, snapshot, sizeof(order.snapshot)) >= sizeof(order.snapshot))
 		elog(ERROR, "name of snapshot \"%s\" is too long", snapshot);
@@ -142,7 +144,7 @@ trucker_backfill_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
-	if (!trucker_truck_attach_backfill(order.entry, &order.truck_id))
+	if (!trucker_truck_attach_backfill(order.entry, &order.truck_id, order.worker_pid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
 	trucker_identity_protect();

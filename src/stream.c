@@ -65,13 +65,7 @@ load(TruckerStream *stream)
 {
 	TruckerMember *first;
 
-	/*
-	 * The positions that we are about to read may have been committed, by the
-	 * attempt before this one, without waiting for the disk.  They must be safe
-	 * before anything is confirmed because of them.
-	 */
-	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
-
+	trucker_first_start_wait_for_abandoned();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
@@ -829,6 +823,7 @@ trucker_stream_abandon(TruckerStream *stream)
 		trucker_truck_set_applied(member->entry, InvalidXLogRecPtr, 0, false);
 	}
 	stream->members = NIL;
+	trucker_first_start_abandon();
 	end_pass(stream);
 	trucker_member_end_turn();
 	trucker_move_end();

@@ -144,6 +144,23 @@ nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 	return best;
 }
 
+/*
+ * Can a truck that has applied all before lsn ride on from that slot?  To be asked
+ * once trucker_move_begin() keeps the slot's worker from going beyond.  A walsender
+ * whose worker has ended may have yet to read what that one has confirmed at last.
+ */
+static bool
+slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
+{
+	int			pid = trucker_slot_active_pid(to->slot_name);
+	XLogRecPtr	confirmed;
+
+	if (pid > 0 && !trucker_is_walsender(pid))
+		return false;
+	confirmed = trucker_slot_confirmed(to->slot_name);
+	return !XLogRecPtrIsInvalid(confirmed) && confirmed <= lsn;
+}
+
 /* Change the catalog so that another stream, which has a slot, carries the truck. */
 static bool
 move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, XLogRecPtr lsn)
@@ -152,9 +169,7 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 
 	if (!trucker_move_begin(&to->id, lsn))
 		return false;
-	/* looked at only now that it cannot go beyond lsn any more */
-	if (XLogRecPtrIsInvalid(trucker_slot_confirmed(to->slot_name)) ||
-		trucker_slot_confirmed(to->slot_name) > lsn)
+	if (!slot_will_do(to, lsn))
 		return false;
 	begin();
 	locked = trucker_state_lock_stream(&to->id);
@@ -304,8 +319,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	flush_all();
 	if (!trucker_move_begin(&home->id, stream->applied))
 		return false;
-	if (XLogRecPtrIsInvalid(trucker_slot_confirmed(home->slot_name)) ||
-		trucker_slot_confirmed(home->slot_name) > stream->applied)
+	if (!slot_will_do(home, stream->applied))
 		return false;
 
 	begin();
