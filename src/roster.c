@@ -252,7 +252,7 @@ trucker_roster_has_unflushed(const TruckerStream *stream)
 static void
 record_error(TruckerMember *member, void *arg)
 {
-	trucker_record_error(member->truck, arg, 0, false);
+	(void) trucker_record_error(member->truck, arg, 0, false);
 }
 
 /* An error of the stream itself is each of its trucks' last error; all pause together. */

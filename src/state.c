@@ -28,6 +28,10 @@
 /* a truck of the query's shall run: s is trucker.truck_state, t trucker.truck */
 #define SHALL_RUN "s.enabled AND NOT s.lost AND NOT " TRUCKER_UNREADABLE
 
+/* the truck's row, unless somebody else has it locked; of trucker.truck_state */
+#define UNLESS_LOCKED \
+	"WHERE truck_id = (SELECT x.truck_id FROM trucker.truck_state x WHERE x.truck_id = $1 FOR UPDATE SKIP LOCKED)"
+
 #define STREAM_COLUMNS \
 	"x.id, x.owner::oid, x.run_as::oid, x.name, x.home, x.slot_name, coalesce(x.confirmed_lsn, '0/0') " \
 	"FROM trucker.stream x "
@@ -64,14 +68,6 @@ trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled)
 								 truck_id, enabled ? "true" : "false", SPI_OK_INSERT) > 0;
 }
 
-/* An error has stopped the truck; start() lets it run again. */
-void
-trucker_state_set_failed(const pg_uuid_t *truck_id)
-{
-	trucker_catalog_write("UPDATE trucker.truck_state SET enabled = false, failed = true "
-						  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE);
-}
-
 void
 trucker_state_request_resync(const pg_uuid_t *truck_id)
 {
@@ -103,21 +99,36 @@ trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_po
 				 errmsg("the truck has been dropped")));
 }
 
-/* Remember why the truck could not go on. */
-void
-trucker_state_set_error(const pg_uuid_t *truck_id, const char *message)
+/*
+ * Remember why the truck could not go on, and what comes of it.  Lost: it cannot go
+ * on by itself, and no stream needs to keep anything for it.  Failed: it is
+ * stopped until start().  False: somebody has the row locked, in a transaction that
+ * starts, stops or drops the truck; nobody else shall wait for that.
+ */
+bool
+trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed)
 {
-	trucker_catalog_write("UPDATE trucker.truck_state "
-						  "SET last_error = $2, last_error_at = clock_timestamp() WHERE truck_id = $1",
-						  truck_id, message, SPI_OK_UPDATE);
+	Oid			types[] = {UUIDOID, TEXTOID, BOOLOID, BOOLOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), CStringGetTextDatum(message),
+	BoolGetDatum(lost), BoolGetDatum(failed)};
+	TruckerCatalog access;
+	bool		recorded;
+
+	trucker_catalog_begin(&access);
+	recorded = trucker_catalog_execute("UPDATE trucker.truck_state SET last_error = $2, last_error_at = clock_timestamp(), "
+									   "lost = lost OR $3, stream_id = CASE WHEN NOT $3 THEN stream_id END, "
+									   "failed = failed OR $4, enabled = enabled AND NOT $4 " UNLESS_LOCKED,
+									   4, types, values, NULL, SPI_OK_UPDATE) > 0;
+	trucker_catalog_end(&access);
+	return recorded;
 }
 
-/* The truck cannot go on by itself.  No stream needs to keep anything for it. */
+/* DDL has marked the truck as lost: no stream needs to keep anything for it. */
 void
 trucker_state_set_lost(const pg_uuid_t *truck_id)
 {
-	trucker_catalog_write("UPDATE trucker.truck_state SET lost = true, stream_id = NULL "
-						  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE);
+	trucker_catalog_write("UPDATE trucker.truck_state SET lost = true, stream_id = NULL " UNLESS_LOCKED,
+						  truck_id, NULL, SPI_OK_UPDATE);
 }
 
 /* One source transaction shall not be applied (0: none). */
