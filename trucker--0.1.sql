@@ -101,6 +101,15 @@ CREATE TABLE trucker.unreadable_input (
 COMMENT ON TABLE trucker.unreadable_input IS
 'why trucks are lost whose input tables were altered; emptied by resync; not dumped';
 
+-- The tables that each truck writes, as far as its plans show, or its batches have
+-- shown.  Loops of trucks are told by it.  No index: it is read as a whole.
+CREATE TABLE trucker.output_table (
+	truck_id uuid NOT NULL,
+	relid    oid NOT NULL
+);
+COMMENT ON TABLE trucker.output_table IS
+'tables that each truck writes, by its plans or by what it has done since it was started; not dumped';
+
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
@@ -109,6 +118,7 @@ ALTER TABLE trucker.truck_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.

@@ -33,6 +33,7 @@
 #include "state.h"
 #include "truck.h"
 #include "worker.h"
+#include "written.h"
 
 PG_FUNCTION_INFO_V1(trucker_create_truck);
 PG_FUNCTION_INFO_V1(trucker_drop_truck);
@@ -163,6 +164,7 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 	truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 	set_role(truck, role_name);
 	trucker_truck_insert(truck);
+	trucker_written_readers_changed();
 	PG_RETURN_VOID();
 }
 
@@ -243,11 +245,12 @@ trucker_start(PG_FUNCTION_ARGS)
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);
+		List	   *written;
 
 		if (is_lost(truck, PG_ARGISNULL(0)))
 			continue;
-		trucker_check_truck(truck);
-		trucker_state_set_enabled(&truck->id, true);
+		written = trucker_check_truck(truck);
+		trucker_written_start(truck, written, trucker_state_set_enabled(&truck->id, true));
 		if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
 			truck->stream_id = trucker_state_board(truck);
 		trucker_at_commit_signal(&truck->id, truck->enabled ? TRUCKER_POKE : TRUCKER_RELOAD);

@@ -129,7 +129,7 @@ handle_error(const BackfillOrder *order, const TruckerTruck *truck, MemoryContex
 	trucker_truck_get_info(order->entry, &info);
 	trucker_truck_count_backfill_failure(order->entry);
 	MemoryContextSwitchTo(context);
-	trucker_record_error(truck, edata, info.failures + 1, false);
+	(void) trucker_record_error(truck, edata, info.failures + 1, false);
 }
 
 /* bgworker entry point: the argument is the database's OID. */

@@ -8,11 +8,13 @@
  */
 #include "trucker.h"
 
+#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -60,6 +62,36 @@ trucker_catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
 	if (rc != expected)
 		elog(ERROR, "unexpected result of \"%s\": %s", sql, SPI_result_code_string(rc));
 	return SPI_processed;
+}
+
+/*
+ * Do something to the catalog, in transactions of its own, that may fail without
+ * harm: it is logged then, and false returned.  Outside any transaction.
+ */
+bool
+trucker_catalog_try(bool (*action) (void *arg), void *arg)
+{
+	MemoryContext old = CurrentMemoryContext;
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		done = action(arg);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		QueryCancelPending = false;
+		MemoryContextSwitchTo(old);
+		LWLockReleaseAll();
+		EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	return done;
 }
 
 /* One writing statement, with an id as $1 and up to one text as $2. */

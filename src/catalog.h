@@ -27,6 +27,8 @@ extern uint64 trucker_catalog_execute(const char *sql, int nargs, Oid *types, Da
 extern uint64 trucker_catalog_write(const char *sql, const pg_uuid_t *id, const char *text, int expected);
 extern List *trucker_catalog_list(const char *sql, const pg_uuid_t *id, void *(*form) (HeapTuple tuple));
 
+extern bool trucker_catalog_try(bool (*action) (void *arg), void *arg);
+
 /* columns (numbered from 1) of a row of the last statement; copies, in the current context */
 extern Datum trucker_column(HeapTuple tuple, int number, bool *isnull);
 extern char *trucker_text_column(HeapTuple tuple, int number);

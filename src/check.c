@@ -101,29 +101,11 @@ warn(const TruckerTruck *truck, const TruckerProgram *program)
 }
 
 static void
-check_written(const TruckerTruck *truck, List *written)
-{
-	ListCell   *lc;
-
-	foreach(lc, written)
-	{
-		for (int i = 0; i < truck->ninputs; i++)
-			if (trucker_writes_to(lfirst_oid(lc), truck->inputs[i]))
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-						 errmsg("truck \"%s\" writes its own input table %s",
-								truck->name, get_rel_name(truck->inputs[i])),
-						 errdetail("Its own changes would reach it again, without end.")));
-	}
-}
-
-static void
-check_input(const TruckerTruck *truck, Oid relid)
+check_input(const TruckerTruck *truck, Oid relid, List **written)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 	TruckerIdentity saved;
 	TruckerProgram *program;
-	List	   *written = NIL;
 
 	if (rel == NULL)
 		trucker_raise_dropped(truck->name, relid);
@@ -135,22 +117,27 @@ check_input(const TruckerTruck *truck, Oid relid)
 						  truck->search_path);
 	program = trucker_program_create(truck, &trucker_output_local, rel);
 	trucker_program_check_identity(program);
-	trucker_program_check(program, &written);
+	trucker_program_check(program, written);
 	trucker_identity_pop(&saved);
 
-	check_written(truck, written);
 	warn(truck, program);
 	trucker_program_free(program);
 	relation_close(rel, NoLock);
 }
 
-/* Check one truck; raises an error for the first thing that is wrong. */
-void
+/*
+ * Check one truck; raises an error for the first thing that is wrong.  Returns the
+ * tables (Oid) that its plans write.
+ */
+List *
 trucker_check_truck(const TruckerTruck *truck)
 {
+	List	   *written = NIL;
+
 	trucker_truck_check_role(truck);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < truck->ninputs; i++)
-		check_input(truck, truck->inputs[i]);
+		check_input(truck, truck->inputs[i], &written);
 	PopActiveSnapshot();
+	return written;
 }

@@ -13,6 +13,6 @@ extern void trucker_check_is_no_standby(void);
 extern void trucker_check_server(int new_trucks, int new_slots);
 
 /* in check.c */
-extern void trucker_check_truck(const TruckerTruck *truck);
+extern List *trucker_check_truck(const TruckerTruck *truck);
 
 #endif							/* TRUCKER_CHECK_H */

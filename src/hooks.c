@@ -17,8 +17,8 @@
  *	 and leaves out what has no identity, so what follows would be invisible to
  *	 the trucks that read the table.  The transaction that does it marks them as
  *	 lost.
- * - In a worker's own batch: no SQL, also none in a function or a trigger, may
- *	 write to the truck's own input tables; that would go round for ever.
+ * - What a truck's SQL writes, also in functions and triggers: written.c must
+ *	 know, so that changes do not go round for ever.
  */
 #include "trucker.h"
 
@@ -38,11 +38,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
 #include "worker.h"
+#include "written.h"
 
 /* how long a dropping session waits for workers and walsenders to end */
 #define QUIESCE_TIMEOUT_MS 20000
@@ -222,6 +222,8 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 {
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, class_id, object_id, sub_id, arg);
+	if (access == OAT_TRUNCATE && trucker_written_in_batch())
+		trucker_written_note(object_id);
 	if (access != OAT_DROP)
 		return;
 	if (class_id == DatabaseRelationId)
@@ -305,39 +307,25 @@ look_for_unreadable_inputs(void)
  * ----
  */
 
+/*
+ * INSERT, UPDATE, DELETE, MERGE.  A partitioned table stands behind its partitions
+ * in the list; it comes first here, since then they need not be looked at.
+ */
 static void
-refuse_own_input(Oid relid)
+writes_of_plan(const PlannedStmt *stmt)
 {
-	if (trucker_pipeline_is_input(trucker_open_pipeline, relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("truck \"%s\" would write its own input table through %s",
-						trucker_open_pipeline->truck->name, get_rel_name(relid)),
-				 errdetail("Its own changes would reach it again, without end.")));
+	for (int i = list_length(stmt->resultRelations) - 1; i >= 0; i--)
+		trucker_written_note(rt_fetch(list_nth_int(stmt->resultRelations, i), stmt->rtable)->relid);
 }
 
-/* TRUNCATE and COPY FROM do not come by ExecutorStart. */
+/* COPY FROM comes neither by ExecutorStart nor by an object access hook. */
 static void
-refuse_utility_on_own_input(Node *node)
+writes_of_utility(Node *node)
 {
-	List	   *written = NIL;
-	ListCell   *lc;
+	CopyStmt   *copy = (CopyStmt *) node;
 
-	if (IsA(node, TruncateStmt))
-		written = ((TruncateStmt *) node)->relations;
-	else if (IsA(node, CopyStmt) && ((CopyStmt *) node)->is_from)
-		written = list_make1(((CopyStmt *) node)->relation);
-	foreach(lc, written)
-		refuse_own_input(RangeVarGetRelid(lfirst_node(RangeVar, lc), NoLock, true));
-}
-
-static void
-refuse_own_inputs(const PlannedStmt *stmt)
-{
-	ListCell   *lc;
-
-	foreach(lc, stmt->resultRelations)
-		refuse_own_input(rt_fetch(lfirst_int(lc), stmt->rtable)->relid);
+	if (IsA(node, CopyStmt) && copy->is_from)
+		trucker_written_note(RangeVarGetRelid(copy->relation, NoLock, true));
 }
 
 static void
@@ -347,8 +335,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 {
 	if (drops_trucker(pstmt->utilityStmt))
 		quiesce(MyDatabaseId);
-	if (trucker_open_pipeline != NULL)
-		refuse_utility_on_own_input(pstmt->utilityStmt);
+	if (trucker_written_in_batch())
+		writes_of_utility(pstmt->utilityStmt);
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
 								  query_env, dest, qc);
@@ -362,12 +350,13 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 static void
 executor_start(QueryDesc *query, int eflags)
 {
-	if (trucker_open_pipeline != NULL)
-		refuse_own_inputs(query->plannedstmt);
 	if (prev_executor_start_hook)
 		prev_executor_start_hook(query, eflags);
 	else
 		standard_ExecutorStart(query, eflags);
+	/* now the server has checked the rights, and nothing has been written yet */
+	if (trucker_written_in_batch() && !(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		writes_of_plan(query->plannedstmt);
 }
 
 /* Called while preloading. */

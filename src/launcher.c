@@ -265,9 +265,8 @@ start_worker(const TruckerWorkerInfo *info)
 static long
 tend_workers(void)
 {
-	long		wait = -1;
+	long		wait = trucker_kill_stubborn() ? TRUCKER_END_PATIENCE_MS : -1;
 
-	trucker_kill_stubborn();
 	for (int i = 0; i < trucker_worker_count(); i++)
 	{
 		TruckerWorkerInfo info;

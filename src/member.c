@@ -15,6 +15,7 @@
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
@@ -25,6 +26,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "identity.h"
 #include "member.h"
 #include "shmem.h"
@@ -169,15 +171,21 @@ is_final(const TruckerTruck *truck, int sqlstate, int failures)
 		(trucker_max_failures > 0 && failures >= trucker_max_failures);
 }
 
-/*
- * Remember an error where trucker.status shows it, and what comes of it: the truck
- * is lost, or has failed for good, or neither.  Outside any transaction.
- */
-void
-trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost)
+typedef struct ErrorRecord
 {
+	const TruckerTruck *truck;
+	const ErrorData *edata;
+	bool		lost;
+	bool		final;
+} ErrorRecord;
+
+static bool
+write_error(void *arg)
+{
+	const ErrorRecord *record = arg;
+	const ErrorData *edata = record->edata;
 	StringInfoData text;
-	bool		final = !lost && is_final(truck, edata->sqlerrcode, failures);
+	bool		recorded;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -188,21 +196,35 @@ trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int fail
 	append_clipped(&text, "\nHINT: ", edata->hint);
 	append_clipped(&text, "\nQUERY: ", edata->internalquery);
 	append_clipped(&text, "\nCONTEXT: ", edata->context);
-	trucker_state_set_error(&truck->id, text.data);
-	if (lost)
-		trucker_state_set_lost(&truck->id);
-	if (final)
-		trucker_state_set_failed(&truck->id);
+	recorded = trucker_state_record_error(&record->truck->id, text.data, record->lost, record->final);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	/* the slot is held back for a lost truck no more, and must not survive that */
+	if (recorded && record->lost)
+		XLogFlush(XactLastCommitEnd);
+	return recorded;
+}
 
-	if (final)
+/*
+ * Remember an error where trucker.status shows it, and what comes of it: the truck
+ * is lost, or has failed for good, or neither.  False: that was not possible now.
+ * Outside any transaction.
+ */
+bool
+trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost)
+{
+	ErrorRecord record = {truck, edata, lost, !lost && is_final(truck, edata->sqlerrcode, failures)};
+
+	if (!trucker_catalog_try(write_error, &record))
+		return false;
+	if (record.final)
 		ereport(LOG,
 				(errmsg("truck \"%s\" has failed: it is stopped after %d errors in a row",
 						truck->name, failures),
 				 errhint("When the cause is removed: SELECT trucker.start(%s);",
 						 quote_literal_cstr(truck->name)),
 				 errhidecontext(true)));
+	return true;
 }
 
 /* The truck gets no more changes for now, and when it may have the next is known. */
@@ -222,12 +244,28 @@ trucker_member_set_aside(TruckerMember *member)
 	trucker_truck_set_applied(member->entry, trucker_position_confirmable(member->position), 0, false);
 }
 
-/* Is this how the truck was told to stop, or did its time run out? */
+/* Is this how the truck, or the worker, was told to stop? */
 static bool
-is_no_failure(const TruckerMember *member, const ErrorData *edata)
+is_told_to_stop(const TruckerMember *member)
 {
-	return edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-		(trucker_truck_must_reload(member->entry) || trucker_worker_must_end());
+	return trucker_truck_must_reload(member->entry) || trucker_worker_must_end();
+}
+
+/*
+ * The truck has failed.  If that could not be recorded it is not known to be lost, or
+ * stopped, after a restart; so it is neither, and the next error is another chance.
+ */
+static void
+fail(TruckerMember *member, const ErrorData *edata)
+{
+	bool		recorded;
+
+	member->failures++;
+	recorded = trucker_record_error(member->truck, edata, member->failures, member->lost);
+	if (!recorded)
+		member->lost = false;
+	else if (!member->lost && is_final(member->truck, edata->sqlerrcode, member->failures))
+		member->truck->enabled = false;
 }
 
 /*
@@ -238,7 +276,7 @@ static void
 handle_error(TruckerMember *member, bool ran_out_of_time)
 {
 	ErrorData  *edata;
-	bool		ended;
+	bool		cancelled;
 
 	HOLD_INTERRUPTS();
 	disable_all_timeouts(false);
@@ -246,11 +284,12 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	MemoryContextSwitchTo(member->context);
 	edata = CopyErrorData();
 	LWLockReleaseAll();
-	ended = is_no_failure(member, edata);
-	if (!ended && !ran_out_of_time)
+	/* it may also have been meant for the truck before this one */
+	cancelled = trucker_worker_was_cancelled() || is_told_to_stop(member);
+	cancelled = cancelled && edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
+	if (!cancelled && !ran_out_of_time)
 		EmitErrorReport();
 	FlushErrorState();
-	(void) trucker_worker_was_cancelled();
 
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
@@ -260,8 +299,8 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	RESUME_INTERRUPTS();
 
 	MemoryContextSwitchTo(member->context);
-	if (ended)
-		member->gone = true;
+	if (cancelled)
+		member->gone = is_told_to_stop(member);
 	else if (ran_out_of_time)
 	{
 		member->patience = Min(member->patience + 1, MAX_PATIENCE);
@@ -271,10 +310,7 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 				 errhidecontext(true)));
 	}
 	else
-	{
-		member->failures++;
-		trucker_record_error(member->truck, edata, member->failures, member->lost);
-	}
+		fail(member, edata);
 	FreeErrorData(edata);
 	trucker_member_set_aside(member);
 }

@@ -45,8 +45,6 @@
 #include "pipeline.h"
 #include "toast.h"
 
-TruckerPipeline *trucker_open_pipeline = NULL;
-
 /*
  * A pipeline for a truck, in a child of the current memory context.  Needs a
  * transaction.
@@ -65,6 +63,7 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
 	pipeline->output = &trucker_output_local;
 	pipeline->decoder = decoder;
 	pipeline->position = position;
+	pipeline->written = trucker_written_create(truck, context);
 	pipeline->batch_context = AllocSetContextCreate(context, "trucker batch",
 													ALLOCSET_DEFAULT_SIZES);
 	pipeline->change_context = AllocSetContextCreate(context, "trucker change",
@@ -74,16 +73,6 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
 	for (int i = 0; i < truck->ninputs; i++)
 		pipeline->inputs[i].relid = truck->inputs[i];
 	return pipeline;
-}
-
-/* Would writing to this table write to one of the inputs? */
-bool
-trucker_pipeline_is_input(const TruckerPipeline *pipeline, Oid relid)
-{
-	for (int i = 0; i < pipeline->ninputs; i++)
-		if (trucker_writes_to(relid, pipeline->inputs[i].relid))
-			return true;
-	return false;
 }
 
 /* ----
@@ -101,7 +90,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	const TruckerTruck *truck = pipeline->truck;
 
 	trucker_identity_begin(truck->role, pipeline->role_is_superuser, truck->search_path);
-	trucker_open_pipeline = pipeline;
+	trucker_written_begin(pipeline->written);
 	pipeline->in_batch = true;
 	pipeline->batch_rows = 0;
 	pipeline->batch_started = GetCurrentTimestamp();
@@ -125,7 +114,6 @@ forget_batch(TruckerPipeline *pipeline)
 	pipeline->current = NULL;
 	pipeline->changing = NULL;
 	pipeline->toast_taken = NULL;
-	trucker_open_pipeline = NULL;
 	for (int i = 0; i < pipeline->ninputs; i++)
 		pipeline->inputs[i].rel = NULL;
 	MemoryContextReset(pipeline->batch_context);

@@ -9,6 +9,7 @@
 #include "decoder.h"
 #include "program.h"
 #include "utils/hsearch.h"
+#include "written.h"
 
 /* One input table of the truck. */
 typedef struct TruckerInput
@@ -28,6 +29,7 @@ typedef struct TruckerPipeline
 	const TruckerOutputRoutine *output;
 	const TruckerDecoder *decoder;
 	TruckerPosition *position;
+	TruckerWritten *written;
 
 	MemoryContext context;		/* lives as long as the pipeline */
 	MemoryContext batch_context;	/* one batch */
@@ -66,10 +68,6 @@ extern void trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input)
 extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);
 extern void trucker_pipeline_end_empty(TruckerPipeline *pipeline);
 extern void trucker_pipeline_rollback(TruckerPipeline *pipeline);
-extern bool trucker_pipeline_is_input(const TruckerPipeline *pipeline, Oid relid);
 extern void trucker_pipeline_error_context(void *arg);
-
-/* the pipeline whose batch is open in this process, or NULL */
-extern TruckerPipeline *trucker_open_pipeline;
 
 #endif							/* TRUCKER_PIPELINE_H */

@@ -19,8 +19,6 @@
  */
 #include "trucker.h"
 
-#include "catalog/partition.h"
-#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -265,20 +263,6 @@ trucker_check_input_rights(const TruckerTruck *truck, Relation rel)
 				 errmsg("row security of table %s applies to role \"%s\"", table, role),
 				 errdetail("A truck reads all rows of its input tables."),
 				 errhint("Give the truck a role that row security does not apply to, with the option \"role\".")));
-}
-
-/*
- * Can writing to target write to input?  If it is the same table, or if input is
- * a partition of it, however deep.
- */
-bool
-trucker_writes_to(Oid target, Oid input)
-{
-	if (target == input)
-		return true;
-	return get_rel_relkind(target) == RELKIND_PARTITIONED_TABLE &&
-		get_rel_relispartition(input) &&
-		list_member_oid(get_partition_ancestors(input), target);
 }
 
 static void

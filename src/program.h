@@ -41,7 +41,6 @@ extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, const T
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
 extern void trucker_check_input_rights(const TruckerTruck *truck, Relation rel);
-extern bool trucker_writes_to(Oid target, Oid input);
 extern void trucker_program_check_identity(const TruckerProgram *program);
 extern void trucker_program_check(TruckerProgram *program, List **written);
 extern void trucker_program_check_syntax(const TruckerTruck *truck);

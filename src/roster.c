@@ -14,6 +14,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
@@ -51,12 +52,13 @@ check_member(TruckerMember *member, void *arg)
 }
 
 /* The truck is lost, as DDL has marked it: no stream needs to keep anything for it. */
-static void
-let_go_of_lost(const TruckerTruck *truck)
+static bool
+let_go_of_lost(void *arg)
 {
 	StartTransactionCommand();
-	trucker_state_set_lost(&truck->id);
+	trucker_state_set_lost(&((TruckerTruck *) arg)->id);
 	CommitTransactionCommand();
+	return true;
 }
 
 /* Forget those that the catalog gives to other streams, or that must be loaded anew. */
@@ -138,7 +140,7 @@ trucker_roster_refresh(TruckerStream *stream)
 	MemoryContextSwitchTo(scratch);
 
 	foreach(lc, lost)
-		let_go_of_lost(lfirst(lc));
+		(void) trucker_catalog_try(let_go_of_lost, lfirst(lc));
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -250,7 +252,7 @@ trucker_roster_has_unflushed(const TruckerStream *stream)
 static void
 record_error(TruckerMember *member, void *arg)
 {
-	trucker_record_error(member->truck, arg, 0, false);
+	(void) trucker_record_error(member->truck, arg, 0, false);
 }
 
 /* An error of the stream itself is each of its trucks' last error; all pause together. */

@@ -446,13 +446,16 @@ trucker_worker_terminate(int index, uint64 generation)
 	LWLockRelease(trucker_shared_lock);
 }
 
-/* End what goes on although it was cancelled. */
-void
+/* End what goes on although it was cancelled a while ago; true: look again after another while. */
+bool
 trucker_kill_stubborn(void)
 {
+	bool		any;
+
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	trucker_kill_stubborn_locked();
+	any = trucker_kill_stubborn_locked();
 	LWLockRelease(trucker_shared_lock);
+	return any;
 }
 
 /* Does this walsender serve a worker that is alive? */

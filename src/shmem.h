@@ -115,7 +115,7 @@ extern void trucker_worker_set_launch(int index, uint64 generation, TimestampTz 
 extern void trucker_worker_launched(int index, uint64 generation);
 extern void trucker_worker_forget(int index, uint64 generation);
 extern void trucker_worker_terminate(int index, uint64 generation);
-extern void trucker_kill_stubborn(void);
+extern bool trucker_kill_stubborn(void);
 extern bool trucker_is_walsender(int pid);
 extern int	trucker_database_workers(Oid database);
 

@@ -59,7 +59,7 @@ extern void trucker_poke_worker_locked(TruckerWorkerEntry *entry);
 /* in shmem_truck.c */
 extern void trucker_release_trucks_locked(int worker);
 extern TruckerWorkerEntry *trucker_carrier_locked(const TruckerTruckEntry *truck);
-extern void trucker_kill_stubborn_locked(void);
+extern bool trucker_kill_stubborn_locked(void);
 
 /* in shmem_worker.c: this process's entry, NULL if it is no stream worker */
 extern TruckerWorkerEntry *trucker_my_entry;

@@ -107,7 +107,7 @@ copy_truck_locked(const TruckerTruckEntry *entry, TruckerTruckInfo *info)
 	else if (info->follows)
 	{
 		info->applied_lsn = Max(info->applied_lsn, worker->info.applied_lsn);
-		info->applied_at = Max(info->applied_at, worker->info.applied_at);
+		info->applied_at = worker->info.applied_at;
 	}
 }
 
@@ -184,27 +184,29 @@ trucker_signal_truck(Oid database, const pg_uuid_t *truck_id, TruckerSignal sign
 
 /*
  * A truck's SQL that goes on although it has been cancelled for a while is ended
- * together with its worker.  The caller holds the lock.
+ * together with its worker.  True: there is some.  The caller holds the lock.
  */
-void
+bool
 trucker_kill_stubborn_locked(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		any = false;
 
 	for (int i = 0; i < trucker_shared->ntrucks; i++)
 	{
 		TruckerTruckEntry *entry = &trucker_shared->trucks[i];
 		TruckerWorkerEntry *worker;
 
-		if (!entry->in_use || !entry->info.reload ||
-			!TimestampDifferenceExceeds(entry->info.reload_since, now, TRUCKER_END_PATIENCE_MS))
+		if (!entry->in_use || !entry->info.reload)
 			continue;
 		worker = trucker_carrier_locked(entry);
-		if (entry->info.backfill_pid != 0)
-			kill(entry->info.backfill_pid, SIGTERM);
-		else if (worker && worker->info.truck == i)
-			kill(worker->info.pid, SIGTERM);
+		if (entry->info.backfill_pid == 0 && (worker == NULL || worker->info.truck != i))
+			continue;
+		any = true;
+		if (TimestampDifferenceExceeds(entry->info.reload_since, now, TRUCKER_END_PATIENCE_MS))
+			kill(entry->info.backfill_pid ? entry->info.backfill_pid : worker->info.pid, SIGTERM);
 	}
+	return any;
 }
 
 /* ----

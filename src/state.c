@@ -3,7 +3,7 @@
  *	  What trucks are to do, which streams there are, and which carries which truck.
  *
  * The only file that knows the columns of trucker.truck_state, trucker.stream,
- * trucker.input_table and trucker.unreadable_input.  What is written here is the
+ * trucker.input_table, trucker.output_table and trucker.unreadable_input.  What is written here is the
  * truth; shared memory only tells of it.
  *
  * Who locks what: whoever lets a truck board a stream, or moves it there, locks
@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -26,6 +27,10 @@
 
 /* a truck of the query's shall run: s is trucker.truck_state, t trucker.truck */
 #define SHALL_RUN "s.enabled AND NOT s.lost AND NOT " TRUCKER_UNREADABLE
+
+/* the truck's row, unless somebody else has it locked; of trucker.truck_state */
+#define UNLESS_LOCKED \
+	"WHERE truck_id = (SELECT x.truck_id FROM trucker.truck_state x WHERE x.truck_id = $1 FOR UPDATE SKIP LOCKED)"
 
 #define STREAM_COLUMNS \
 	"x.id, x.owner::oid, x.run_as::oid, x.name, x.home, x.slot_name, coalesce(x.confirmed_lsn, '0/0') " \
@@ -43,30 +48,24 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 	static const char *const statements[] = {
 		"DELETE FROM trucker.truck_state WHERE truck_id = $1",
 		"DELETE FROM trucker.input_table WHERE truck_id = $1",
-		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1"
+		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
+		/* and what the last batch of a truck may have added after it had been dropped */
+		"DELETE FROM trucker.output_table WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)"
 	};
 
 	for (int i = 0; i < lengthof(statements); i++)
 		trucker_catalog_write(statements[i], truck_id, NULL, SPI_OK_DELETE);
 }
 
-/* Change the wished-for state; nothing is written if it is that already. */
-void
+/* Change the wished-for state; false: it is that already, and nothing is written. */
+bool
 trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled)
 {
-	trucker_catalog_write("INSERT INTO trucker.truck_state AS s (truck_id, enabled) "
-						  "VALUES ($1, $2::boolean) ON CONFLICT (truck_id) DO UPDATE "
-						  "SET enabled = excluded.enabled, failed = false "
-						  "WHERE s.enabled <> excluded.enabled OR s.failed",
-						  truck_id, enabled ? "true" : "false", SPI_OK_INSERT);
-}
-
-/* An error has stopped the truck; start() lets it run again. */
-void
-trucker_state_set_failed(const pg_uuid_t *truck_id)
-{
-	trucker_catalog_write("UPDATE trucker.truck_state SET enabled = false, failed = true "
-						  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE);
+	return trucker_catalog_write("INSERT INTO trucker.truck_state AS s (truck_id, enabled) "
+								 "VALUES ($1, $2::boolean) ON CONFLICT (truck_id) DO UPDATE "
+								 "SET enabled = excluded.enabled, failed = false "
+								 "WHERE s.enabled <> excluded.enabled OR s.failed",
+								 truck_id, enabled ? "true" : "false", SPI_OK_INSERT) > 0;
 }
 
 void
@@ -100,21 +99,36 @@ trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_po
 				 errmsg("the truck has been dropped")));
 }
 
-/* Remember why the truck could not go on. */
-void
-trucker_state_set_error(const pg_uuid_t *truck_id, const char *message)
+/*
+ * Remember why the truck could not go on, and what comes of it.  Lost: it cannot go
+ * on by itself, and no stream needs to keep anything for it.  Failed: it is
+ * stopped until start().  False: somebody has the row locked, in a transaction that
+ * starts, stops or drops the truck; nobody else shall wait for that.
+ */
+bool
+trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed)
 {
-	trucker_catalog_write("UPDATE trucker.truck_state "
-						  "SET last_error = $2, last_error_at = clock_timestamp() WHERE truck_id = $1",
-						  truck_id, message, SPI_OK_UPDATE);
+	Oid			types[] = {UUIDOID, TEXTOID, BOOLOID, BOOLOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), CStringGetTextDatum(message),
+	BoolGetDatum(lost), BoolGetDatum(failed)};
+	TruckerCatalog access;
+	bool		recorded;
+
+	trucker_catalog_begin(&access);
+	recorded = trucker_catalog_execute("UPDATE trucker.truck_state SET last_error = $2, last_error_at = clock_timestamp(), "
+									   "lost = lost OR $3, stream_id = CASE WHEN NOT $3 THEN stream_id END, "
+									   "failed = failed OR $4, enabled = enabled AND NOT $4 " UNLESS_LOCKED,
+									   4, types, values, NULL, SPI_OK_UPDATE) > 0;
+	trucker_catalog_end(&access);
+	return recorded;
 }
 
-/* The truck cannot go on by itself.  No stream needs to keep anything for it. */
+/* DDL has marked the truck as lost: no stream needs to keep anything for it. */
 void
 trucker_state_set_lost(const pg_uuid_t *truck_id)
 {
-	trucker_catalog_write("UPDATE trucker.truck_state SET lost = true, stream_id = NULL "
-						  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE);
+	trucker_catalog_write("UPDATE trucker.truck_state SET lost = true, stream_id = NULL " UNLESS_LOCKED,
+						  truck_id, NULL, SPI_OK_UPDATE);
 }
 
 /* One source transaction shall not be applied (0: none). */
@@ -205,6 +219,89 @@ trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names)
 		trucker_catalog_execute("INSERT INTO trucker.input_table VALUES ($1, $2, $3, $4, nullif($5, '0/0'))",
 								5, types, values, NULL, SPI_OK_INSERT);
 	}
+	trucker_catalog_end(&access);
+}
+
+/* ----
+ * What trucks write
+ * ----
+ */
+
+/* An array of OIDs as a list. */
+static List *
+oid_list_column(HeapTuple tuple, int number)
+{
+	bool		isnull;
+	ArrayType  *array = DatumGetArrayTypeP(trucker_column(tuple, number, &isnull));
+	List	   *list = NIL;
+
+	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)); i++)
+		list = lappend_oid(list, ((Oid *) ARR_DATA_PTR(array))[i]);
+	return list;
+}
+
+static TruckerNode *
+form_node(HeapTuple tuple)
+{
+	TruckerNode *node = palloc(sizeof(TruckerNode));
+	bool		isnull;
+
+	node->id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
+	node->name = trucker_text_column(tuple, 2);
+	node->enabled = trucker_bool_column(tuple, 3);
+	node->inputs = oid_list_column(tuple, 4);
+	node->outputs = oid_list_column(tuple, 5);
+	return node;
+}
+
+/*
+ * All trucks (TruckerNode *) as they are now, whatever the transaction's snapshot:
+ * it may be a backfill's.  SPI uses the active snapshot when it only reads.
+ */
+List *
+trucker_state_nodes(void)
+{
+	TruckerCatalog access;
+	MemoryContext old;
+	List	   *nodes = NIL;
+
+	trucker_catalog_begin(&access);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (SPI_execute("SELECT t.id, t.name, coalesce(s.enabled, false), t.input_tables::oid[], coalesce(o.relids, '{}') "
+					"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
+					"LEFT JOIN (SELECT truck_id, array_agg(relid) AS relids FROM trucker.output_table "
+					"GROUP BY truck_id) o ON o.truck_id = t.id ORDER BY t.name", true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the trucks");
+	PopActiveSnapshot();
+	old = MemoryContextSwitchTo(access.result_context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		nodes = lappend(nodes, form_node(SPI_tuptable->vals[i]));
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
+	return nodes;
+}
+
+/* Add tables (Oid) to those that a truck writes; or replace them. */
+void
+trucker_state_set_outputs(const pg_uuid_t *id, List *relids, bool replace)
+{
+	Oid			types[] = {UUIDOID, OIDARRAYOID};
+	Datum		values[] = {UUIDPGetDatum(id), (Datum) 0};
+	Datum	   *elements = palloc(Max(list_length(relids), 1) * sizeof(Datum));
+	int			n = 0;
+	TruckerCatalog access;
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		elements[n++] = ObjectIdGetDatum(lfirst_oid(lc));
+	values[1] = PointerGetDatum(construct_array(elements, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	trucker_catalog_begin(&access);
+	if (replace)
+		trucker_catalog_execute("DELETE FROM trucker.output_table WHERE truck_id = $1 AND relid <> ALL ($2)",
+						2, types, values, NULL, SPI_OK_DELETE);
+	trucker_catalog_execute("INSERT INTO trucker.output_table SELECT $1, unnest($2) "
+					"EXCEPT SELECT truck_id, relid FROM trucker.output_table WHERE truck_id = $1",
+					2, types, values, NULL, SPI_OK_INSERT);
 	trucker_catalog_end(&access);
 }
 
@@ -393,14 +490,19 @@ trucker_state_set_slot(const pg_uuid_t *stream_id, const char *slot_name)
 						  stream_id, slot_name, SPI_OK_UPDATE);
 }
 
-/* Let trucks come aboard again; false: there is another stream for that. */
+/*
+ * Let trucks come aboard again.  False: there is another stream for that, or a
+ * truck with a position rides this one.  The caller has locked the stream.
+ */
 bool
 trucker_state_reopen(const pg_uuid_t *stream_id)
 {
 	return trucker_catalog_write("UPDATE trucker.stream x SET slot_name = NULL, confirmed_lsn = NULL "
 								 "WHERE x.id = $1 AND NOT EXISTS (SELECT FROM trucker.stream y "
 								 "WHERE (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
-								 "AND y.slot_name IS NULL)", stream_id, NULL, SPI_OK_UPDATE) > 0;
+								 "AND y.slot_name IS NULL) AND NOT EXISTS "
+								 "(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id "
+								 "AND NOT s.needs_backfill)", stream_id, NULL, SPI_OK_UPDATE) > 0;
 }
 
 /* A new catch-up stream for trucks of a home, with a slot that is yet to be made. */

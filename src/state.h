@@ -35,18 +35,31 @@ typedef struct TruckerInputName
 	XLogRecPtr	from_lsn;		/* changes below it are in the backfill; 0: yet to be loaded */
 } TruckerInputName;
 
+/* A truck as a node of the graph that trucks make (lineage.c). */
+typedef struct TruckerNode
+{
+	pg_uuid_t	id;
+	char	   *name;
+	bool		enabled;
+	List	   *inputs;			/* tables (Oid) that it reads */
+	List	   *outputs;		/* tables (Oid) that it is known to write */
+} TruckerNode;
+
 /* in state.c: trucks */
 extern void trucker_state_delete(const pg_uuid_t *truck_id);
-extern void trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
-extern void trucker_state_set_failed(const pg_uuid_t *truck_id);
+extern bool trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
 extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
 extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point);
-extern void trucker_state_set_error(const pg_uuid_t *truck_id, const char *message);
+extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
 extern void trucker_state_set_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
 extern int	trucker_state_mark_unreadable(void);
 extern List *trucker_state_input_names(const pg_uuid_t *truck_id);
 extern void trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names);
+
+/* in state.c: what trucks write */
+extern List *trucker_state_nodes(void);
+extern void trucker_state_set_outputs(const pg_uuid_t *truck_id, List *relids, bool replace);
 
 /* in state.c: streams */
 extern TruckerStreamRow *trucker_state_stream(const pg_uuid_t *stream_id);

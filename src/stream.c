@@ -41,7 +41,10 @@
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
+#include "written.h"
 
+/* how often, at least, to look for other trucks than those that it knows */
+#define LOOK_INTERVAL_MS 100
 /* how often to look whether our commits have been flushed, and to confirm */
 #define FLUSH_CHECK_MS 100
 #define CONFIRM_INTERVAL_MS 1000
@@ -169,12 +172,15 @@ sort_out_unfilled(TruckerStream *stream)
 static void
 let_resting_leave(TruckerStream *stream)
 {
-	List	   *members = list_copy(stream->members);
-	TimestampTz now = GetCurrentTimestamp();
+	List	   *members;
+	TimestampTz now;
 	ListCell   *lc;
 
-	if (!stream->row->home || stream->nactive == 0)
+	if (!stream->row->home || stream->nactive == 0 ||
+		stream->nactive == list_length(stream->members))
 		return;
+	members = list_copy(stream->members);
+	now = GetCurrentTimestamp();
 	foreach(lc, members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -269,6 +275,7 @@ begin_pass(TruckerStream *stream)
 	stream->confirmed_at = stream->sent_at = 0;
 	stream->pass_started = GetCurrentTimestamp();
 	stream->fresh_at = 0;
+	stream->standby_at = 0;
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	stream->applied = trucker_slot_confirmed(stream->row->slot_name);
@@ -285,10 +292,12 @@ begin_pass(TruckerStream *stream)
 		/* after a failure it is "retrying" until something has gone well */
 		if (member->failures == 0)
 			trucker_truck_set_state(member->entry, active_state(stream));
-		ereport(LOG,
-				(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
-						LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
-				 errhidecontext(true)));
+		/* not again for each of those that others join or leave */
+		if (!member->follows)
+			ereport(LOG,
+					(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
+							LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
+					 errhidecontext(true)));
 	}
 }
 
@@ -645,6 +654,9 @@ rest(TruckerStream *stream)
 {
 	if (!stream->in_source)
 		finish_batch(stream);
+	/* the next truck of a cascade need not wait for the WAL writer */
+	if (stream->batch_started == 0 && trucker_written_is_awaited())
+		XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 	confirm(stream, false);
 	if (stream->nactive == 0 || trucker_worker_is_poked())
 		return;
@@ -714,10 +726,18 @@ retry_is_due(const TruckerStream *stream)
 static bool
 pass_must_end(TruckerStream *stream)
 {
+	bool		poked;
+
 	if (stream->nactive == 0)
 		return true;
 	if (stream->in_source || stream->batch_started != 0)
 		return false;
+
+	/* under load, not behind each source transaction */
+	poked = trucker_worker_is_poked();
+	if (!poked && !TimestampDifferenceExceeds(stream->looked_at, GetCurrentTimestamp(), LOOK_INTERVAL_MS))
+		return false;
+	stream->looked_at = GetCurrentTimestamp();
 	if (trucker_worker_poked() || trucker_takeover_pending())
 	{
 		if (trucker_roster_refresh(stream))

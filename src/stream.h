@@ -63,6 +63,9 @@ typedef struct TruckerStream
 	XLogRecPtr	applied;		/* all before it is applied by all active trucks */
 	TimestampTz sent_at;
 	TimestampTz confirmed_at;
+	TimestampTz looked_at;		/* when we last looked who is aboard */
+	XLogRecPtr	standby_lsn;	/* record of running transactions, written to join */
+	TimestampTz standby_at;		/* 0: not written */
 	TimestampTz joined_at;		/* when we last tried to join the home */
 	MemoryContext message_context;
 

@@ -23,7 +23,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/lwlock.h"
 #include "storage/standby.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -42,38 +41,36 @@
 /* how far behind its home a stream may be when it first tries to join */
 #define JOIN_BYTES (16 * 1024 * 1024)
 #define JOIN_INTERVAL_MS 100
+#define STANDBY_WAIT_MS 3000
 
-typedef bool (*Transition) (TruckerStream *stream, TruckerMember *member);
+typedef struct Transition
+{
+	bool		(*action) (TruckerStream *stream, TruckerMember *member);
+	TruckerStream *stream;
+	TruckerMember *member;
+} Transition;
+
+static bool
+run_transition(void *arg)
+{
+	Transition *transition = arg;
+
+	return transition->action(transition->stream, transition->member);
+}
 
 /*
  * Try a transition; false: it was not possible, or has failed, which is only
  * logged.
  */
 static bool
-try_transition(Transition transition, TruckerStream *stream, TruckerMember *member)
+try_transition(bool (*action) (TruckerStream *stream, TruckerMember *member),
+			   TruckerStream *stream, TruckerMember *member)
 {
-	MemoryContext old = CurrentMemoryContext;
-	volatile bool done = false;
+	Transition	transition = {action, stream, member};
+	bool		done = trucker_catalog_try(run_transition, &transition);
 
-	PG_TRY();
-	{
-		done = transition(stream, member);
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		QueryCancelPending = false;
-		MemoryContextSwitchTo(old);
-		LWLockReleaseAll();
-		EmitErrorReport();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
 	trucker_move_end();
 	trucker_worker_set_splitting(false);
-	MemoryContextSwitchTo(old);
 	return done;
 }
 
@@ -168,12 +165,15 @@ slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
 static bool
 move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, XLogRecPtr lsn)
 {
+	TruckerStreamRow *locked;
+
 	if (!trucker_move_begin(&to->id, lsn))
 		return false;
 	if (!slot_will_do(to, lsn))
 		return false;
 	begin();
-	if (trucker_state_lock_stream(&to->id) == NULL)
+	locked = trucker_state_lock_stream(&to->id);
+	if (locked == NULL || locked->slot_name == NULL || strcmp(locked->slot_name, to->slot_name) != 0)
 	{
 		commit();
 		return false;
@@ -324,7 +324,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 
 	begin();
 	home = trucker_state_lock_stream(&home->id);
-	if (home == NULL || !home->home)
+	if (home == NULL || !home->home || home->slot_name == NULL)
 	{
 		commit();
 		return false;
@@ -338,6 +338,25 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	}
 	commit();
 	return true;
+}
+
+/*
+ * The home will start decoding anew, from its slot's restart_lsn, which follows
+ * what is confirmed only at records of running transactions.  The server writes
+ * one every 15 s; here is another, so that the others need not wait while much is
+ * decoded twice.  True: the home has come past it, or does not come on.
+ */
+static bool
+restart_is_near(TruckerStream *stream, const TruckerWorkerInfo *home, TimestampTz now)
+{
+	if (stream->standby_at == 0)
+	{
+		stream->standby_lsn = LogStandbySnapshot();
+		stream->standby_at = now;
+		XLogFlush(stream->standby_lsn);
+	}
+	return home->told_lsn >= stream->standby_lsn ||
+		TimestampDifferenceExceeds(stream->standby_at, now, STANDBY_WAIT_MS);
 }
 
 /*
@@ -365,7 +384,8 @@ trucker_transition_join(TruckerStream *stream)
 	if (home == NULL)
 		return trucker_transition_promote(stream);
 	if (!trucker_find_worker(MyDatabaseId, &home->id, &info) || info.pid == 0 ||
-		(info.applied_lsn > stream->applied && info.applied_lsn - stream->applied > JOIN_BYTES))
+		(info.applied_lsn > stream->applied && info.applied_lsn - stream->applied > JOIN_BYTES) ||
+		!restart_is_near(stream, &info, now))
 		return false;
 	if (!try_transition(join, stream, NULL))
 		return false;
@@ -424,7 +444,7 @@ reopen(TruckerStream *stream, TruckerMember *member)
 	bool		reopened;
 
 	begin();
-	reopened = trucker_state_reopen(&stream->id);
+	reopened = trucker_state_lock_stream(&stream->id) != NULL && trucker_state_reopen(&stream->id);
 	commit();
 	if (reopened)
 	{

@@ -26,6 +26,7 @@ int			trucker_slow_query_threshold = 1000;
 int			trucker_run_timeout = 0;
 int			trucker_retry_initial_delay = 1000;
 int			trucker_retry_max_delay = 60000;
+bool		trucker_hide_writes = true;
 int			trucker_max_trucks = 1000;
 int			trucker_batch_memory = 65536;
 int			trucker_max_truck_delay = 2000;
@@ -107,6 +108,11 @@ define_settings(void)
 							"Longest pause between two attempts of a failing truck.",
 							NULL, &trucker_retry_max_delay, 60000, 10, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.hide_writes",
+							 "Marks what trucks write, and no truck reads, so that decoding can leave it out.",
+							 "Subscriptions with origin = none leave it out, too.",
+							 &trucker_hide_writes, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("trucker.max_trucks",
 							"Maximum number of trucks that run in this server.",
 							NULL, &trucker_max_trucks, 1000, 1, 100000,

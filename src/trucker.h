@@ -33,6 +33,7 @@ extern int	trucker_slow_query_threshold;
 extern int	trucker_run_timeout;
 extern int	trucker_retry_initial_delay;
 extern int	trucker_retry_max_delay;
+extern bool trucker_hide_writes;
 extern int	trucker_max_trucks;
 extern int	trucker_batch_memory;
 extern int	trucker_max_truck_delay;

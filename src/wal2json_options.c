@@ -12,6 +12,7 @@
 
 #include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
+#include "replication/origin.h"
 
 #include "decoder.h"
 #include "wal2json.h"
@@ -139,6 +140,8 @@ trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 	append_option(&options, "include-types", "0");
 	append_option(&options, "include-column-positions", "1");
 	append_option(&options, "add-msg-prefixes", unknown_prefix());
+	/* what trucks write, and no truck reads: see written.c */
+	append_option(&options, "filter-origins", psprintf("%d", DoNotReplicateId));
 	append_option(&options, "add-tables", list.data);
 
 	appendBinaryStringInfo(buf, options.data, options.len);

@@ -100,15 +100,16 @@ handle_error(TruckerStream *stream)
 		stream->failures++;
 		stream->next_attempt_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 															  trucker_retry_delay(stream->failures, trucker_retry_max_delay));
+		RESUME_INTERRUPTS();
 		trucker_roster_record_error(stream, edata);
 	}
 	else
 	{
 		FlushErrorState();
 		stream->next_attempt_at = 0;
+		RESUME_INTERRUPTS();
 	}
 	trucker_stream_abandon(stream);
-	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(stream->context);
 }
 

@@ -323,9 +323,17 @@ sub _kill_server_process
 
 	# it may just have ended by itself
 	kill 'KILL', $pid or return;
-	$node->poll_query_until('postgres',
-		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $started")
-	  or die 'the server does not come back';
+	my $back;
+	do
+	{
+		# a psql that is refused may end before it has got the query, and that is
+		# an error to IPC::Run
+		$back = eval {
+			$node->poll_query_until('postgres',
+				"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $started");
+		};
+	} until defined $back;
+	die 'the server does not come back' unless $back;
 	return;
 }
 

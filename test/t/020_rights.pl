@@ -818,7 +818,7 @@ is(sql('monitor', q{SELECT last_error IS NOT NULL FROM trucker.status WHERE truc
 	extra_params => [ '-U', 'eve' ]);
 is("$rc $stdout$stderr", '0 ', 'a cheap function in the query does not see others\' rows before they are hidden');
 
-foreach my $table (qw(truck truck_state position input_table))
+foreach my $table (qw(truck truck_state position input_table output_table))
 {
 	foreach my $user (qw(alice eve))
 	{
@@ -830,7 +830,7 @@ refused('eve', 'CREATE TABLE trucker.mine ()', qr/42501: permission denied for s
 
 # pg_write_all_data writes ordinary tables; what a worker will run with whose rights
 # is not ordinary data.
-my $catalog = join ', ', map { "(SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM trucker.$_ AS t)" } qw(truck input_table);
+my $catalog = join ', ', map { "(SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM trucker.$_ AS t)" } qw(truck input_table output_table);
 my $before = $node->safe_psql('postgres', "SELECT $catalog");
 foreach my $sql (
 	qq{UPDATE trucker.truck SET run_as = '$super', output_sql = 'SELECT alice.note(''writer'', ''x'')'},
@@ -841,7 +841,9 @@ foreach my $sql (
 	q{DELETE FROM trucker.position},
 	q{DELETE FROM trucker.truck},
 	q{UPDATE trucker.truck_state SET lost = true},
-	q{DELETE FROM trucker.input_table})
+	q{DELETE FROM trucker.input_table},
+	q{DELETE FROM trucker.output_table},
+	q{INSERT INTO trucker.output_table SELECT gen_random_uuid(), 1})
 {
 	$node->psql('postgres', $sql, extra_params => [ '-U', 'writer' ]);
 }
