@@ -31,6 +31,7 @@ typedef struct BackfillOrder
 {
 	pg_uuid_t	truck_id;
 	int			entry;			/* in shared memory */
+	pid_t		worker_pid;		/* who has ordered it */
 	XLogRecPtr	consistent_point;
 	char		snapshot[32];
 	char		slot_name[48];
@@ -53,6 +54,7 @@ trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name
 	memset(&order, 0, sizeof(order));
 	order.truck_id = *truck_id;
 	order.entry = entry;
+	order.worker_pid = MyProcPid;
 	order.consistent_point = consistent_point;
 	if (strlcpy(order.snapshot, snapshot, sizeof(order.snapshot)) >= sizeof(order.snapshot) ||
 		strlcpy(order.slot_name, slot_name, sizeof(order.slot_name)) >= sizeof(order.slot_name))
@@ -144,7 +146,7 @@ trucker_backfill_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
-	if (!trucker_truck_attach_backfill(order.entry, &order.truck_id))
+	if (!trucker_truck_attach_backfill(order.entry, &order.truck_id, order.worker_pid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
 	trucker_identity_protect();

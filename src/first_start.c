@@ -16,7 +16,10 @@
  * and goes aboard where that will be made.
  *
  * Backfills are processes of their own (backfill_worker.c): at most
- * trucker.max_backfills at a time, and one that fails is no other one's trouble.
+ * trucker.max_backfills at a time, and one that fails is no other one's trouble.  They
+ * end with the attempt that has ordered them, and before the next one looks at the
+ * catalog: what one of them commits must not come as a surprise to a stream that has
+ * another slot by then.
  */
 #include "trucker.h"
 
@@ -55,11 +58,46 @@ static List *running = NIL;
 static void
 terminate_running(int code, Datum arg)
 {
+	trucker_first_start_abandon();
+}
+
+/* The attempt that has ordered them is over: backfills that run end, too. */
+void
+trucker_first_start_abandon(void)
+{
 	ListCell   *lc;
 
 	foreach(lc, running)
 		TerminateBackgroundWorker((BackgroundWorkerHandle *) lfirst(lc));
-	running = NIL;
+}
+
+/* Wait until no backfill of an earlier attempt, perhaps another process's, is under way. */
+void
+trucker_first_start_wait_for_abandoned(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(terminate_running, (Datum) 0);
+	registered = true;
+
+	while (running != NIL)
+	{
+		BackgroundWorkerHandle *handle = linitial(running);
+
+		if (WaitForBackgroundWorkerShutdown(handle) == BGWH_POSTMASTER_DIED)
+			proc_exit(1);
+		running = list_delete_first(running);
+		pfree(handle);
+	}
+
+	/* another process's were told to end when it did, and tell us when they have */
+	while (trucker_worker_has_backfills())
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /* ----
@@ -268,7 +306,6 @@ take_result(TruckerStream *stream, TruckerMember *member)
 bool
 trucker_first_start(TruckerStream *stream)
 {
-	static bool registered = false;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz retry_at = trucker_roster_next_retry(stream);
 	List	   *members;
@@ -276,11 +313,6 @@ trucker_first_start(TruckerStream *stream)
 	char	   *snapshot;
 	bool		any = false;
 	ListCell   *lc;
-
-	if (!registered)
-		before_shmem_exit(terminate_running, (Datum) 0);
-	registered = true;
-	terminate_running(0, (Datum) 0);
 
 	stream->next_attempt_at = retry_at;
 	if (retry_at > now)

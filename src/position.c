@@ -91,6 +91,10 @@ find_row(TruckerPosition *position, Relation rel, Snapshot as_of)
  * Read a truck's position.  applied_lsn was noted, durably, when it last changed
  * streams: it may be further, for what was no business of the truck's leaves no
  * trace in the row.  The result belongs to the current context.
+ *
+ * What the row says may have been committed without waiting for the disk, by the
+ * attempt before this one or by the truck's backfill.  It is put there before anybody
+ * confirms anything because of it.
  */
 TruckerPosition *
 trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn)
@@ -106,6 +110,7 @@ trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn)
 	rel = table_open(position->relid, AccessShareLock);
 	find_row(position, rel, GetLatestSnapshot());
 	table_close(rel, AccessShareLock);
+	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 	position->applied = applied_lsn;
 	position->durable = Max(position->lsn, applied_lsn);
 	return position;

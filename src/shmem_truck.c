@@ -318,14 +318,18 @@ trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, Timest
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
-/* Does the catalog say something new about the truck?  It may be another worker's by now. */
+/*
+ * Does the catalog say something new about the truck?  If another worker has taken it
+ * over, it does: that one has cleared the mark.
+ */
 bool
 trucker_truck_must_reload(int truck)
 {
+	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
 	bool		reload;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	reload = trucker_shared->trucks[truck].info.reload || !is_mine_locked(&trucker_shared->trucks[truck]);
+	reload = entry->info.reload || !is_mine_locked(entry);
 	LWLockRelease(trucker_shared_lock);
 	return reload;
 }
@@ -359,17 +363,22 @@ backfill_detach(int code, Datum arg)
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
-/* A backfill takes its truck's entry.  False: it is not wanted any more. */
+/*
+ * A backfill takes its truck's entry.  False: it is not wanted any more, or its
+ * snapshot went with the worker that has ordered it.
+ */
 bool
-trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id)
+trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id, pid_t worker_pid)
 {
 	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
+	TruckerWorkerEntry *worker;
 	bool		wanted;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	worker = trucker_carrier_locked(entry);
 	wanted = entry->in_use && !entry->info.reload && entry->info.backfill_pid == 0 &&
 		memcmp(&entry->info.id, truck_id, sizeof(pg_uuid_t)) == 0 &&
-		trucker_carrier_locked(entry) != NULL &&
+		worker != NULL && worker->info.pid == worker_pid &&
 		!trucker_is_closing_locked(entry->info.database);
 	if (wanted)
 		entry->info.backfill_pid = MyProcPid;
@@ -377,6 +386,20 @@ trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id)
 	if (wanted)
 		before_shmem_exit(backfill_detach, Int32GetDatum(truck));
 	return wanted;
+}
+
+/* Is a backfill under way that this stream's worker has ordered, or the one before it? */
+bool
+trucker_worker_has_backfills(void)
+{
+	bool		found = false;
+
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	for (int i = 0; i < trucker_shared->ntrucks; i++)
+		found |= trucker_shared->trucks[i].in_use && is_mine_locked(&trucker_shared->trucks[i]) &&
+			trucker_shared->trucks[i].info.backfill_pid != 0;
+	LWLockRelease(trucker_shared_lock);
+	return found;
 }
 
 /* The backfill has failed. */

@@ -65,6 +65,7 @@ load(TruckerStream *stream)
 {
 	TruckerMember *first;
 
+	trucker_first_start_wait_for_abandoned();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
@@ -824,6 +825,7 @@ trucker_stream_abandon(TruckerStream *stream)
 		trucker_truck_set_applied(member->entry, InvalidXLogRecPtr, 0, false);
 	}
 	stream->members = NIL;
+	trucker_first_start_abandon();
 	end_pass(stream);
 	trucker_member_end_turn();
 	trucker_move_end();

@@ -125,6 +125,8 @@ pause_before_retry(TruckerStream *stream)
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
+		/* there is nothing to cancel; why we were interrupted is asked below */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -193,6 +195,8 @@ trucker_stream_main(Datum main_arg)
 		if (!trucker_worker_must_end())
 			pause_before_retry(&stream);
 	}
+	/* we are ending already: what else we are told comes too late */
+	HOLD_INTERRUPTS();
 	ereport(LOG, (errmsg("worker of stream \"%s\" ends", info.name)));
 	proc_exit(0);
 }
