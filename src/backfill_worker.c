@@ -105,6 +105,7 @@ backfill(TruckerPipeline *pipeline, const BackfillOrder *order)
 	error_context_stack = &callback;
 	trucker_backfill(pipeline, order->snapshot, order->consistent_point, order->slot_name);
 	error_context_stack = callback.previous;
+	trucker_truck_set_backfilled(order->entry);
 	ereport(LOG, (errmsg("truck \"%s\": backfill committed", pipeline->truck->name)));
 }
 

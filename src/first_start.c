@@ -130,7 +130,11 @@ fit_members(TruckerStream *stream)
 	return fit;
 }
 
-/* May a slot be made now?  The home's always; else as many as the setting says. */
+/*
+ * May a slot be made now?  The home's always; else as many as the setting says.
+ * Where the home has no work this stream becomes it: trucks that only rest keep
+ * nobody from starting.
+ */
 static bool
 slot_is_free(TruckerStream *stream, List *members)
 {
@@ -143,6 +147,8 @@ slot_is_free(TruckerStream *stream, List *members)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
+	if (!is_free)
+		is_free = trucker_transition_promote(stream);
 	if (!is_free)
 		foreach(lc, members)
 			trucker_truck_set_state(((TruckerMember *) lfirst(lc))->entry, TRUCKER_WAITING);
@@ -229,7 +235,10 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, 
 	bool		told = false;
 
 	for (int i = 0; i < n; i++)
+	{
 		backfills[i].member = list_nth(members, i);
+		trucker_truck_set_state(backfills[i].member->entry, TRUCKER_BACKFILL);
+	}
 	for (;;)
 	{
 		int			count = count_running(backfills, n);
@@ -241,7 +250,6 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, 
 				next++;			/* stopped meanwhile */
 			else if (start_backfill(&backfills[next], snapshot, consistent_point, slot_name))
 			{
-				trucker_truck_set_state(backfills[next].member->entry, TRUCKER_BACKFILL);
 				next++;
 				count++;
 			}

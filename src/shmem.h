@@ -148,6 +148,7 @@ extern void trucker_truck_get_info(int truck, TruckerTruckInfo *info);
 /* in shmem_truck.c: its backfill */
 extern bool trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id, pid_t worker_pid);
 extern bool trucker_worker_has_backfills(void);
+extern void trucker_truck_set_backfilled(int truck);
 extern void trucker_truck_count_backfill_failure(int truck);
 extern bool trucker_truck_backfill_must_end(int truck);
 

@@ -298,10 +298,13 @@ promote(TruckerStream *stream, TruckerMember *member)
 
 	begin();
 	home = trucker_state_home_of(stream->row);
-	if (home)
+	unneeded = home == NULL || !trucker_state_has_work(&home->id);
+	if (unneeded && home)
+	{
+		/* another one may have been faster */
 		home = trucker_state_lock_stream(&home->id);
-	/* another one may have been faster */
-	unneeded = home == NULL || (home->home && !trucker_state_has_work(&home->id));
+		unneeded = home == NULL || (home->home && !trucker_state_has_work(&home->id));
+	}
 	if (unneeded)
 	{
 		if (home)
