@@ -290,9 +290,8 @@ take_result(TruckerStream *stream, TruckerMember *member, XLogRecPtr consistent_
 		trucker_truck_get_info(member->entry, &info);
 		member->failures = Max(info.failures, 1);
 		trucker_member_set_aside(member);
-		return false;
 	}
-	return true;
+	return truck != NULL && !truck->needs_backfill;
 }
 
 /* ----

@@ -73,22 +73,30 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	TruckerTruckInfo info;
 
 	member->context = context;
-	member->truck = trucker_truck_load(&truck->id);
-	if (member->truck == NULL)	/* dropped since it was listed */
-		member->truck = truck;
 	member->truck_id = truck->id;
+	/* first: what the catalog says from now on, we are told */
 	member->entry = trucker_truck_attach(&truck->id);
 	if (member->entry < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("more than %d trucks shall run", trucker_max_trucks),
 				 errhint("Raise trucker.max_trucks, and restart the server.")));
+	member->truck = trucker_truck_load(&truck->id);
+	if (member->truck == NULL || !member->truck->has_stream ||
+		memcmp(&member->truck->stream_id, &truck->stream_id, sizeof(pg_uuid_t)) != 0)
+	{
+		/* dropped, or reset, since it was listed */
+		member->truck = truck;
+		member->gone = true;
+	}
+	if (!member->truck->enabled)
+		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
 	trucker_truck_get_info(member->entry, &info);
 	member->failures = info.failures;
 	member->failed_lsn = info.failed_lsn;
 	member->retry_at = info.next_retry_at;
 
-	member->position = trucker_position_load(&truck->id, truck->applied_lsn);
+	member->position = trucker_position_load(&truck->id, member->truck->applied_lsn);
 	if (member->position->exists)
 		member->position->durable = Max(member->position->durable, slot_lsn);
 	member->names = trucker_state_input_names(&truck->id);
@@ -234,7 +242,9 @@ trucker_member_set_aside(TruckerMember *member)
 	member->active = false;
 	member->follows = false;
 	member->compiled = false;
-	if (member->failures > 0)
+	if (!member->truck->enabled)
+		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
+	else if (member->failures > 0)
 	{
 		member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   trucker_retry_delay(member->failures, trucker_retry_max_delay));

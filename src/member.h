@@ -32,6 +32,7 @@ typedef struct TruckerMember
 	TimestampTz retry_at;		/* 0: at once */
 	bool		follows;		/* it is known to be as far as its stream */
 	TimestampTz leave_at;		/* when to try again to leave the home */
+	bool		moved;			/* the home carries it from now on */
 	int			patience;		/* how often its time among others has been doubled */
 } TruckerMember;
 

@@ -10,6 +10,7 @@
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -97,6 +98,51 @@ forget_members(TruckerStream *stream, List *trucks)
 }
 
 /*
+ * Read the stream's row again: it may be the home no more, or have become it.  A
+ * note of where the slot stands was made while no truck should run; if this worker
+ * has not ended since then, it says nothing.  (state.c: trucker_state_note_confirmed)
+ */
+static bool
+refresh_row(TruckerStream *stream, bool *written)
+{
+	TruckerStreamRow *row = stream->row->slot_name == NULL ? trucker_state_stream(&stream->id) :
+		trucker_state_lock_stream(&stream->id);
+	bool		changed;
+
+	if (row == NULL)
+		return true;
+	changed = row->home != stream->row->home;
+	stream->row->home = row->home;
+	if (XLogRecPtrIsInvalid(stream->confirmed))
+		stream->row->confirmed_lsn = row->confirmed_lsn;
+	else if (!XLogRecPtrIsInvalid(row->confirmed_lsn))
+	{
+		trucker_state_forget_confirmed(&stream->id);
+		*written = true;
+	}
+	return changed;
+}
+
+/* Somebody may have asked, with start(), that a truck be tried again at once. */
+static void
+heed_pokes(TruckerStream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+		TruckerTruckInfo info;
+
+		if (member->active)
+			continue;
+		trucker_truck_get_info(member->entry, &info);
+		member->failures = info.failures;
+		member->retry_at = info.next_retry_at;
+	}
+}
+
+/*
  * Bring the roster in line with the catalog.  True: a truck has come, or its
  * decoding must begin anew, or one has left.
  */
@@ -109,8 +155,11 @@ trucker_roster_refresh(TruckerStream *stream)
 	List	   *trucks;
 	List	   *lost = NIL;
 	bool		changed;
+	bool		written = false;
 	ListCell   *lc;
 
+	/* positions that are read now may be confirmed, and are of commits that did not wait for the disk */
+	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 	trucker_takeover_begin();
 	if (stream->row->slot_name)
 		slot_lsn = trucker_slot_confirmed(stream->row->slot_name);
@@ -120,6 +169,7 @@ trucker_roster_refresh(TruckerStream *stream)
 	MemoryContextSwitchTo(scratch);
 	trucks = trucker_truck_of_stream(&stream->id);
 	changed = forget_members(stream, trucks);
+	heed_pokes(stream);
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);
@@ -135,8 +185,12 @@ trucker_roster_refresh(TruckerStream *stream)
 			changed = true;
 		}
 	}
+	/* after the trucks: whoever sees one enabled sees what was noted before */
+	changed |= refresh_row(stream, &written);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	if (written)
+		XLogFlush(XactLastCommitEnd);
 	MemoryContextSwitchTo(scratch);
 
 	foreach(lc, lost)

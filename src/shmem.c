@@ -122,6 +122,8 @@ trucker_state_name(TruckerState state)
 			return "streaming";
 		case TRUCKER_RETRYING:
 			return "retrying";
+		case TRUCKER_RESTING:
+			return "stopped";
 	}
 	return "unknown";
 }

@@ -21,7 +21,8 @@ typedef enum TruckerState
 	TRUCKER_BACKFILL,
 	TRUCKER_CATCHUP,
 	TRUCKER_STREAMING,
-	TRUCKER_RETRYING
+	TRUCKER_RETRYING,
+	TRUCKER_RESTING				/* its stream runs for others */
 } TruckerState;
 
 /* A stream that shall have a worker, as a probe found it in its database's catalog. */

@@ -231,7 +231,8 @@ trucker_truck_attach(const pg_uuid_t *truck_id)
 		entry->worker_generation = trucker_my_entry->info.generation;
 		entry->info.reload = false;
 		entry->info.follows = false;
-		entry->info.state = TRUCKER_STARTING;
+		/* in the pause after a failure it changes streams */
+		entry->info.state = entry->info.next_retry_at != 0 ? TRUCKER_RETRYING : TRUCKER_STARTING;
 		entry->info.since = GetCurrentTimestamp();
 	}
 	LWLockRelease(trucker_shared_lock);
@@ -255,6 +256,8 @@ trucker_truck_detach(int truck)
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (is_mine_locked(entry))
 	{
+		/* what others have seen of it stays true */
+		copy_truck_locked(entry, &entry->info);
 		entry->info.worker = -1;
 		entry->info.follows = false;
 	}

@@ -398,13 +398,18 @@ trucker_state_slot_count(void)
 											"WHERE slot_name IS NOT NULL AND NOT home", NULL, form_text));
 }
 
-/* The catch-up streams (TruckerStreamRow *) with a slot, of the trucks of a home. */
+/*
+ * The catch-up streams (TruckerStreamRow *) with a slot, of the trucks of a home.
+ * Not those whose workers are busy with backfills, perhaps for hours.
+ */
 List *
 trucker_state_catchup_streams(const TruckerStreamRow *home)
 {
 	return trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN trucker.stream y "
 								"ON (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
-								"WHERE y.id = $1 AND NOT x.home AND x.slot_name IS NOT NULL ORDER BY x.id",
+								"WHERE y.id = $1 AND NOT x.home AND x.slot_name IS NOT NULL AND NOT EXISTS "
+								"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id "
+								"AND s.enabled AND s.needs_backfill) ORDER BY x.id",
 								&home->id, form_stream);
 }
 
@@ -530,6 +535,43 @@ trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRe
 	trucker_catalog_end(&access);
 }
 
+/*
+ * The same, for a truck that has a position, if it still rides the one stream and
+ * nobody else has its row locked: a session may have reset it, or may be about to.
+ */
+bool
+trucker_state_hand_over(const pg_uuid_t *truck_id, const pg_uuid_t *from, const pg_uuid_t *to, XLogRecPtr applied_lsn)
+{
+	Oid			types[] = {UUIDOID, UUIDOID, UUIDOID, PG_LSNOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), UUIDPGetDatum(from), UUIDPGetDatum(to), LSNGetDatum(applied_lsn)};
+	TruckerCatalog access;
+	bool		moved;
+
+	trucker_catalog_begin(&access);
+	moved = trucker_catalog_execute("UPDATE trucker.truck_state SET stream_id = $3, applied_lsn = $4 WHERE truck_id = "
+									"(SELECT x.truck_id FROM trucker.truck_state x WHERE x.truck_id = $1 "
+									"AND x.stream_id = $2 AND NOT x.needs_backfill FOR UPDATE SKIP LOCKED)",
+									4, types, values, NULL, SPI_OK_UPDATE) > 0;
+	trucker_catalog_end(&access);
+	return moved;
+}
+
+/* Lock a truck's row; false: somebody else has it, or the truck rides that stream no more. */
+bool
+trucker_state_lock_truck(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id)
+{
+	Oid			types[] = {UUIDOID, UUIDOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), UUIDPGetDatum(stream_id)};
+	TruckerCatalog access;
+	bool		locked;
+
+	trucker_catalog_begin(&access);
+	locked = trucker_catalog_execute("SELECT FROM trucker.truck_state WHERE truck_id = $1 AND stream_id = $2 "
+									 "FOR UPDATE SKIP LOCKED", 2, types, values, NULL, SPI_OK_SELECT) > 0;
+	trucker_catalog_end(&access);
+	return locked;
+}
+
 void
 trucker_state_set_home(const pg_uuid_t *stream_id, bool home)
 {
@@ -537,23 +579,33 @@ trucker_state_set_home(const pg_uuid_t *stream_id, bool home)
 						  stream_id, home ? "true" : "false", SPI_OK_UPDATE);
 }
 
+#define RESTS \
+	"r.slot_name = x.slot_name AND NOT r.active AND x.confirmed_lsn IS NULL AND NOT EXISTS " \
+	"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id AND s.enabled)"
+
 /*
  * Note, for streams that rest, up to where their slots are confirmed.  The slot of
  * a stream that rests must not move; if it does, somebody else has read from it or
- * advanced it.
+ * advanced it.  One of their trucks may be started at any moment: with the row
+ * locked it is looked at once more, and the worker, which locks it, too, sees
+ * either no note or all of it.
  */
 void
 trucker_state_note_confirmed(void)
 {
-	TruckerCatalog access;
+	List	   *streams = trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN pg_replication_slots r ON " RESTS,
+											   NULL, form_stream);
+	ListCell   *lc;
 
-	trucker_catalog_begin(&access);
-	trucker_catalog_execute("UPDATE trucker.stream x SET confirmed_lsn = r.confirmed_flush_lsn "
-							"FROM pg_replication_slots r WHERE r.slot_name = x.slot_name AND NOT r.active "
-							"AND x.confirmed_lsn IS NULL AND NOT EXISTS "
-							"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id AND s.enabled)",
-							0, NULL, NULL, NULL, SPI_OK_UPDATE);
-	trucker_catalog_end(&access);
+	foreach(lc, streams)
+	{
+		TruckerStreamRow *stream = lfirst(lc);
+
+		if (trucker_state_lock_stream(&stream->id) != NULL)
+			trucker_catalog_write("UPDATE trucker.stream x SET confirmed_lsn = r.confirmed_flush_lsn "
+								  "FROM pg_replication_slots r WHERE x.id = $1 AND " RESTS,
+								  &stream->id, NULL, SPI_OK_UPDATE);
+	}
 }
 
 /* The stream's worker is about to move the slot again. */

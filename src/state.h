@@ -75,6 +75,9 @@ extern bool trucker_state_reopen(const pg_uuid_t *stream_id);
 extern pg_uuid_t trucker_state_add_catchup(const TruckerStreamRow *home, const char *slot_name);
 extern List *trucker_state_catchup_streams(const TruckerStreamRow *home);
 extern void trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr applied_lsn);
+extern bool trucker_state_hand_over(const pg_uuid_t *truck_id, const pg_uuid_t *from, const pg_uuid_t *to,
+									XLogRecPtr applied_lsn);
+extern bool trucker_state_lock_truck(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id);
 extern void trucker_state_set_home(const pg_uuid_t *stream_id, bool home);
 extern void trucker_state_note_confirmed(void);
 extern void trucker_state_forget_confirmed(const pg_uuid_t *stream_id);

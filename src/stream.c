@@ -786,7 +786,6 @@ trucker_stream_follow(TruckerStream *stream)
 		if (!trucker_first_start(stream))
 			return trucker_roster_has_work(stream) ? TRUCKER_AGAIN : TRUCKER_FINISHED;
 		end_pass(stream);
-		sort_out_unfilled(stream);
 	}
 	check_slot(stream);
 
@@ -796,6 +795,9 @@ trucker_stream_follow(TruckerStream *stream)
 		(void) trucker_roster_refresh(stream);
 		if (!trucker_roster_has_work(stream) || trucker_worker_must_end())
 			return TRUCKER_FINISHED;
+		sort_out_unfilled(stream);
+		if (stream->row->slot_name == NULL)
+			break;
 		trucker_roster_activate(stream);
 		compile_new(stream);
 		if (stream->nactive == 0)

@@ -43,6 +43,12 @@
 #define JOIN_INTERVAL_MS 100
 #define STANDBY_WAIT_MS 3000
 
+/* how long to wait before trying again to let a truck board another stream */
+#define BOARD_INTERVAL_MS 1000
+
+/* has a catch-up stream been added that has no truck yet? */
+static bool splitting = false;
+
 typedef struct Transition
 {
 	bool		(*action) (TruckerStream *stream, TruckerMember *member);
@@ -71,6 +77,10 @@ try_transition(bool (*action) (TruckerStream *stream, TruckerMember *member),
 
 	trucker_move_end();
 	trucker_worker_set_splitting(false);
+	/* a new stream that nobody has come aboard, and its slot */
+	if (splitting)
+		trucker_request_scan(MyDatabaseId);
+	splitting = false;
 	return done;
 }
 
@@ -124,6 +134,16 @@ slot_can_be_had(void)
 	return trucker_state_slot_count() < trucker_max_catchup_streams && trucker_slots_free() > 0;
 }
 
+/* Can a truck that has applied all before lsn go on with this slot? */
+static bool
+can_ride(const char *slot_name, XLogRecPtr lsn)
+{
+	XLogRecPtr	confirmed = trucker_slot_confirmed(slot_name);
+
+	return !XLogRecPtrIsInvalid(confirmed) && confirmed <= lsn &&
+		trucker_slot_trouble(slot_name, InvalidXLogRecPtr) == NULL;
+}
+
 /* Of the catch-up streams, the one that a truck at lsn can ride with the least to read. */
 static TruckerStreamRow *
 nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
@@ -136,7 +156,7 @@ nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 		TruckerStreamRow *row = lfirst(lc);
 		XLogRecPtr	at = trucker_slot_confirmed(row->slot_name);
 
-		if (XLogRecPtrIsInvalid(at) || at > lsn || (best && at < *confirmed))
+		if (!can_ride(row->slot_name, lsn) || at > lsn || (best && at < *confirmed))
 			continue;
 		best = row;
 		*confirmed = at;
@@ -153,12 +173,8 @@ static bool
 slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
 {
 	int			pid = trucker_slot_active_pid(to->slot_name);
-	XLogRecPtr	confirmed;
 
-	if (pid > 0 && !trucker_is_walsender(pid))
-		return false;
-	confirmed = trucker_slot_confirmed(to->slot_name);
-	return !XLogRecPtrIsInvalid(confirmed) && confirmed <= lsn;
+	return (pid <= 0 || trucker_is_walsender(pid)) && can_ride(to->slot_name, lsn);
 }
 
 /* Change the catalog so that another stream, which has a slot, carries the truck. */
@@ -166,6 +182,7 @@ static bool
 move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, XLogRecPtr lsn)
 {
 	TruckerStreamRow *locked;
+	bool		moved;
 
 	if (!trucker_move_begin(&to->id, lsn))
 		return false;
@@ -173,14 +190,10 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 		return false;
 	begin();
 	locked = trucker_state_lock_stream(&to->id);
-	if (locked == NULL || locked->slot_name == NULL || strcmp(locked->slot_name, to->slot_name) != 0)
-	{
-		commit();
-		return false;
-	}
-	trucker_state_move(&member->truck_id, &to->id, lsn);
+	moved = locked != NULL && locked->slot_name != NULL && strcmp(locked->slot_name, to->slot_name) == 0 &&
+		trucker_state_hand_over(&member->truck_id, &stream->id, &to->id, lsn);
 	commit();
-	return true;
+	return moved;
 }
 
 static void
@@ -214,13 +227,21 @@ split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 
 	trucker_worker_set_splitting(true);
 	begin();
-	id = trucker_state_add_catchup(stream->row, slot_name);
+	/* it would be a pity to make a slot for a truck that cannot be moved */
+	splitting = trucker_state_lock_truck(&member->truck_id, &stream->id);
+	if (splitting)
+		id = trucker_state_add_catchup(stream->row, slot_name);
 	commit();
+	if (!splitting)
+		return false;
+	trucker_stop_point("split: recorded");
 	copy_slot(stream->row->slot_name, slot_name);
+	trucker_stop_point("split: copied");
 	begin();
-	trucker_state_move(&member->truck_id, &id, lsn);
+	splitting = !trucker_state_hand_over(&member->truck_id, &stream->id, &id, lsn);
 	commit();
-	return true;
+	trucker_stop_point("split: moved");
+	return !splitting;
 }
 
 static bool
@@ -283,7 +304,8 @@ promote(TruckerStream *stream, TruckerMember *member)
 	home = trucker_state_home_of(stream->row);
 	if (home)
 		home = trucker_state_lock_stream(&home->id);
-	unneeded = home == NULL || !trucker_state_has_work(&home->id);
+	/* another one may have been faster */
+	unneeded = home == NULL || (home->home && !trucker_state_has_work(&home->id));
 	if (unneeded)
 	{
 		if (home)
@@ -291,6 +313,9 @@ promote(TruckerStream *stream, TruckerMember *member)
 		trucker_state_set_home(&stream->id, true);
 	}
 	commit();
+	/* a truck there may have been started in this very moment */
+	if (unneeded && home)
+		trucker_signal_stream(MyDatabaseId, &home->id);
 	return unneeded;
 }
 
@@ -304,11 +329,14 @@ trucker_transition_promote(TruckerStream *stream)
 	return true;
 }
 
-/* All active trucks move home, if that is not further than they are. */
+/* All active trucks move home, if that is not further than they are.  True: some have. */
 static bool
 join(TruckerStream *stream, TruckerMember *ignored)
 {
 	TruckerStreamRow *home;
+	TruckerStreamRow *locked;
+	bool		any = false;
+	bool		possible;
 	ListCell   *lc;
 
 	begin();
@@ -317,27 +345,25 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	if (home == NULL || home->slot_name == NULL)
 		return false;
 	flush_all();
-	if (!trucker_move_begin(&home->id, stream->applied))
+	if (!trucker_move_begin(&home->id, stream->applied) || !slot_will_do(home, stream->applied))
 		return false;
-	if (!slot_will_do(home, stream->applied))
-		return false;
+	trucker_stop_point("join: begun");
 
 	begin();
-	home = trucker_state_lock_stream(&home->id);
-	if (home == NULL || !home->home || home->slot_name == NULL)
-	{
-		commit();
-		return false;
-	}
+	locked = trucker_state_lock_stream(&home->id);
+	possible = locked != NULL && locked->home && locked->slot_name != NULL &&
+		strcmp(locked->slot_name, home->slot_name) == 0;
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (member->active)
-			trucker_state_move(&member->truck_id, &home->id, stream->applied);
+		member->moved = possible && member->active &&
+			trucker_state_hand_over(&member->truck_id, &stream->id, &home->id, stream->applied);
+		any |= member->moved;
 	}
 	commit();
-	return true;
+	trucker_stop_point("join: committed");
+	return any;
 }
 
 /*
@@ -362,7 +388,7 @@ restart_is_near(TruckerStream *stream, const TruckerWorkerInfo *home, TimestampT
 /*
  * The trucks of a catch-up stream have applied all that there is to apply, nothing
  * is open: let them join their home, if they are as far, or become the home.  True:
- * none that is active is left here, or this is the home now.
+ * some have, and the pass must end, or this is the home now.
  */
 bool
 trucker_transition_join(TruckerStream *stream)
@@ -383,7 +409,9 @@ trucker_transition_join(TruckerStream *stream)
 	commit();
 	if (home == NULL)
 		return trucker_transition_promote(stream);
+	/* while it has not begun to read, its worker may be busy with backfills */
 	if (!trucker_find_worker(MyDatabaseId, &home->id, &info) || info.pid == 0 ||
+		XLogRecPtrIsInvalid(info.applied_lsn) ||
 		(info.applied_lsn > stream->applied && info.applied_lsn - stream->applied > JOIN_BYTES) ||
 		!restart_is_near(stream, &info, now))
 		return false;
@@ -394,7 +422,7 @@ trucker_transition_join(TruckerStream *stream)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (!member->active)
+		if (!member->moved)
 			continue;
 		ereport(LOG,
 				(errmsg("truck \"%s\" joins stream \"%s\" at %X/%X", member->truck->name,
@@ -402,7 +430,6 @@ trucker_transition_join(TruckerStream *stream)
 		stream->members = foreach_delete_current(stream->members, lc);
 		trucker_member_free(member);
 	}
-	stream->nactive = 0;
 	trucker_request_scan(MyDatabaseId);
 	return true;
 }
@@ -416,12 +443,17 @@ static bool
 board_again(TruckerStream *stream, TruckerMember *member)
 {
 	pg_uuid_t	id;
+	bool		possible;
 
 	begin();
-	id = trucker_state_board(member->truck);
+	/* the truck's row first, as start() and resync() do */
+	possible = trucker_state_lock_truck(&member->truck_id, &stream->id);
+	if (possible)
+		id = trucker_state_board(member->truck);
 	commit();
-	trucker_signal_stream(MyDatabaseId, &id);
-	return true;
+	if (possible)
+		trucker_signal_stream(MyDatabaseId, &id);
+	return possible;
 }
 
 /*
@@ -432,7 +464,11 @@ void
 trucker_transition_board_again(TruckerStream *stream, TruckerMember *member)
 {
 	if (!try_transition(board_again, stream, member))
+	{
+		member->retry_at = Max(member->retry_at,
+							   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BOARD_INTERVAL_MS));
 		return;
+	}
 	remove_member(stream, member);
 	trucker_request_scan(MyDatabaseId);
 }
