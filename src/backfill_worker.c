@@ -33,7 +33,8 @@ typedef struct BackfillOrder
 	int			entry;			/* in shared memory */
 	pid_t		worker_pid;		/* who has ordered it */
 	XLogRecPtr	consistent_point;
-	char		snapshot[64];
+	char		snapshot[32];
+	char		slot_name[48];
 } BackfillOrder;
 
 StaticAssertDecl(sizeof(BackfillOrder) <= BGW_EXTRALEN, "a backfill's order must fit");
@@ -44,7 +45,7 @@ StaticAssertDecl(sizeof(BackfillOrder) <= BGW_EXTRALEN, "a backfill's order must
  */
 bool
 trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name,
-						  const char *snapshot, XLogRecPtr consistent_point,
+						  const char *snapshot, XLogRecPtr consistent_point, const char *slot_name,
 						  BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
@@ -55,8 +56,9 @@ trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name
 	order.entry = entry;
 	order.worker_pid = MyProcPid;
 	order.consistent_point = consistent_point;
-	if (strlcpy(order.snapshot, snapshot, sizeof(order.snapshot)) >= sizeof(order.snapshot))
-		elog(ERROR, "name of snapshot \"%s\" is too long", snapshot);
+	if (strlcpy(order.snapshot, snapshot, sizeof(order.snapshot)) >= sizeof(order.snapshot) ||
+		strlcpy(order.slot_name, slot_name, sizeof(order.slot_name)) >= sizeof(order.slot_name))
+		elog(ERROR, "name of snapshot \"%s\" or slot \"%s\" is too long", snapshot, slot_name);
 
 	trucker_worker_describe(&worker, "trucker_backfill_main", "trucker backfill");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "trucker backfill %s", name);
@@ -101,8 +103,9 @@ backfill(TruckerPipeline *pipeline, const BackfillOrder *order)
 	callback.arg = pipeline;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	trucker_backfill(pipeline, order->snapshot, order->consistent_point);
+	trucker_backfill(pipeline, order->snapshot, order->consistent_point, order->slot_name);
 	error_context_stack = callback.previous;
+	trucker_truck_set_backfilled(order->entry);
 	ereport(LOG, (errmsg("truck \"%s\": backfill committed", pipeline->truck->name)));
 }
 

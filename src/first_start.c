@@ -130,7 +130,11 @@ fit_members(TruckerStream *stream)
 	return fit;
 }
 
-/* May a slot be made now?  The home's always; else as many as the setting says. */
+/*
+ * May a slot be made now?  The home's always; else as many as the setting says.
+ * Where the home has no work this stream becomes it: trucks that only rest keep
+ * nobody from starting.
+ */
 static bool
 slot_is_free(TruckerStream *stream, List *members)
 {
@@ -143,6 +147,8 @@ slot_is_free(TruckerStream *stream, List *members)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
+	if (!is_free)
+		is_free = trucker_transition_promote(stream);
 	if (!is_free)
 		foreach(lc, members)
 			trucker_truck_set_state(((TruckerMember *) lfirst(lc))->entry, TRUCKER_WAITING);
@@ -204,13 +210,13 @@ count_running(Backfill *backfills, int n)
 
 /* Start one more; false: no background worker is free. */
 static bool
-start_backfill(Backfill *backfill, const char *snapshot, XLogRecPtr consistent_point)
+start_backfill(Backfill *backfill, const char *snapshot, XLogRecPtr consistent_point, const char *slot_name)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	TruckerMember *member = backfill->member;
 
 	backfill->started = trucker_backfill_register(member->entry, &member->truck_id, member->truck->name,
-												  snapshot, consistent_point, &backfill->handle);
+												  snapshot, consistent_point, slot_name, &backfill->handle);
 	if (backfill->started)
 		running = lappend(running, backfill->handle);
 	else
@@ -221,7 +227,7 @@ start_backfill(Backfill *backfill, const char *snapshot, XLogRecPtr consistent_p
 
 /* Run all, a limited number at a time, until each has ended. */
 static void
-run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
+run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, const char *slot_name)
 {
 	int			n = list_length(members);
 	Backfill   *backfills = palloc0(n * sizeof(Backfill));
@@ -229,7 +235,10 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
 	bool		told = false;
 
 	for (int i = 0; i < n; i++)
+	{
 		backfills[i].member = list_nth(members, i);
+		trucker_truck_set_state(backfills[i].member->entry, TRUCKER_BACKFILL);
+	}
 	for (;;)
 	{
 		int			count = count_running(backfills, n);
@@ -239,9 +248,8 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
 		{
 			if (trucker_truck_must_reload(backfills[next].member->entry))
 				next++;			/* stopped meanwhile */
-			else if (start_backfill(&backfills[next], snapshot, consistent_point))
+			else if (start_backfill(&backfills[next], snapshot, consistent_point, slot_name))
 			{
-				trucker_truck_set_state(backfills[next].member->entry, TRUCKER_BACKFILL);
 				next++;
 				count++;
 			}
@@ -270,7 +278,7 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
 
 /* What became of a truck's backfill?  Those that failed go aboard again. */
 static bool
-take_result(TruckerStream *stream, TruckerMember *member, XLogRecPtr consistent_point)
+take_result(TruckerStream *stream, TruckerMember *member)
 {
 	TruckerTruckInfo info;
 	TruckerTruck *truck;
@@ -342,14 +350,14 @@ trucker_first_start(TruckerStream *stream)
 					LSN_FORMAT_ARGS(consistent_point)), errhidecontext(true)));
 	stream->confirmed = consistent_point;
 	trucker_stop_point("slot created");
-	run_backfills(members, snapshot, consistent_point);
+	run_backfills(members, snapshot, consistent_point, stream->row->slot_name);
 	trucker_stop_point("backfilled");
 	trucker_conn_close(stream->replication->conn);
 	stream->replication = NULL;
 	trucker_worker_set_walsender(0);
 
 	foreach(lc, members)
-		any |= take_result(stream, lfirst(lc), consistent_point);
+		any |= take_result(stream, lfirst(lc));
 	(void) trucker_roster_refresh(stream);
 	return any;
 }

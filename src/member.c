@@ -10,7 +10,8 @@
  * Among others a truck has limited time (trucker.max_truck_delay) for one step:
  * one that waits for a lock, or has a huge transaction to apply, must not hold up
  * the rest.  It is set aside like one that has failed, and given twice the time
- * when it is tried again.  Alone it has all the time.
+ * when it is tried again.  Alone it has all the time, until others come whom the
+ * worker cannot take over because of it.
  */
 #include "trucker.h"
 
@@ -401,7 +402,7 @@ trucker_member_try(TruckerMember *member, TruckerMemberStep step, void *arg, boo
 	PG_CATCH();
 	{
 		/* PG_CATCH has put the error context stack back */
-		handle_error(member, delay_is_over);
+		handle_error(member, trucker_worker_was_hurried() || delay_is_over);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

@@ -33,6 +33,7 @@ typedef struct TruckerPosition
 
 /* in position.c */
 extern TruckerPosition *trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn);
+extern void trucker_position_read_again(TruckerPosition *position);
 extern const char *trucker_position_trouble(const TruckerPosition *position);
 extern bool trucker_position_skips(const TruckerPosition *position, XLogRecPtr commit_lsn);
 extern void trucker_position_write(TruckerPosition *position, XLogRecPtr lsn);

@@ -402,6 +402,21 @@ trucker_worker_has_backfills(void)
 	return found;
 }
 
+/* The backfill has committed; the truck's stream goes on when all of its backfills have ended. */
+void
+trucker_truck_set_backfilled(int truck)
+{
+	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
+
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	if (entry->info.backfill_pid == MyProcPid)
+	{
+		entry->info.state = TRUCKER_CATCHUP;
+		entry->info.since = GetCurrentTimestamp();
+	}
+	LWLockRelease(trucker_shared_lock);
+}
+
 /* The backfill has failed. */
 void
 trucker_truck_count_backfill_failure(int truck)

@@ -85,18 +85,23 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 
 /*
  * The backfill is part of this very transaction.  Raises an error if the truck has
- * been dropped, stopped or reset meanwhile.
+ * been dropped, stopped or reset meanwhile; or if its stream has made another slot,
+ * which begins later than this backfill, or is about to.
  */
 void
-trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point)
+trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point, const char *slot_name)
 {
 	trucker_catalog_write("UPDATE trucker.input_table SET from_lsn = $2::pg_lsn WHERE truck_id = $1",
 						  truck_id, psprintf("%X/%X", LSN_FORMAT_ARGS(consistent_point)), SPI_OK_UPDATE);
 	if (trucker_catalog_write("UPDATE trucker.truck_state SET needs_backfill = false, needs_reset = false "
-							  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE) == 0)
+							  "WHERE truck_id = $1 AND enabled AND stream_id = "
+							  "(SELECT x.id FROM trucker.stream x WHERE x.slot_name = $2 FOR SHARE)",
+							  truck_id, slot_name, SPI_OK_UPDATE) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the truck has been dropped")));
+				 errmsg("the backfill is of no use any more"),
+				 errdetail("The truck has been dropped, stopped or reset, or replication slot \"%s\" been given up.",
+						   slot_name)));
 }
 
 /*

@@ -49,7 +49,8 @@ typedef struct TruckerNode
 extern void trucker_state_delete(const pg_uuid_t *truck_id);
 extern bool trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
 extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
-extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point);
+extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point,
+										 const char *slot_name);
 extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
 extern void trucker_state_set_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);

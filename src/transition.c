@@ -134,14 +134,23 @@ slot_can_be_had(void)
 	return trucker_state_slot_count() < trucker_max_catchup_streams && trucker_slots_free() > 0;
 }
 
-/* Can a truck that has applied all before lsn go on with this slot? */
+/*
+ * Can a truck that has applied all before lsn ride on from that slot?  To be asked
+ * again once trucker_move_begin() keeps the slot's worker from going beyond.  A
+ * walsender whose worker has ended may have yet to read what that one has confirmed
+ * at last.
+ */
 static bool
-can_ride(const char *slot_name, XLogRecPtr lsn)
+slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
 {
-	XLogRecPtr	confirmed = trucker_slot_confirmed(slot_name);
+	int			pid = trucker_slot_active_pid(to->slot_name);
+	XLogRecPtr	confirmed;
 
+	if (pid > 0 && !trucker_is_walsender(pid))
+		return false;
+	confirmed = trucker_slot_confirmed(to->slot_name);
 	return !XLogRecPtrIsInvalid(confirmed) && confirmed <= lsn &&
-		trucker_slot_trouble(slot_name, InvalidXLogRecPtr) == NULL;
+		trucker_slot_trouble(to->slot_name, InvalidXLogRecPtr) == NULL;
 }
 
 /* Of the catch-up streams, the one that a truck at lsn can ride with the least to read. */
@@ -156,25 +165,12 @@ nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 		TruckerStreamRow *row = lfirst(lc);
 		XLogRecPtr	at = trucker_slot_confirmed(row->slot_name);
 
-		if (!can_ride(row->slot_name, lsn) || at > lsn || (best && at < *confirmed))
+		if (!slot_will_do(row, lsn) || at > lsn || (best && at < *confirmed))
 			continue;
 		best = row;
 		*confirmed = at;
 	}
 	return best;
-}
-
-/*
- * Can a truck that has applied all before lsn ride on from that slot?  To be asked
- * once trucker_move_begin() keeps the slot's worker from going beyond.  A walsender
- * whose worker has ended may have yet to read what that one has confirmed at last.
- */
-static bool
-slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
-{
-	int			pid = trucker_slot_active_pid(to->slot_name);
-
-	return (pid <= 0 || trucker_is_walsender(pid)) && can_ride(to->slot_name, lsn);
 }
 
 /* Change the catalog so that another stream, which has a slot, carries the truck. */
@@ -302,10 +298,13 @@ promote(TruckerStream *stream, TruckerMember *member)
 
 	begin();
 	home = trucker_state_home_of(stream->row);
-	if (home)
+	unneeded = home == NULL || !trucker_state_has_work(&home->id);
+	if (unneeded && home)
+	{
+		/* another one may have been faster */
 		home = trucker_state_lock_stream(&home->id);
-	/* another one may have been faster */
-	unneeded = home == NULL || (home->home && !trucker_state_has_work(&home->id));
+		unneeded = home == NULL || (home->home && !trucker_state_has_work(&home->id));
+	}
 	if (unneeded)
 	{
 		if (home)
@@ -345,7 +344,8 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	if (home == NULL || home->slot_name == NULL)
 		return false;
 	flush_all();
-	if (!trucker_move_begin(&home->id, stream->applied) || !slot_will_do(home, stream->applied))
+	if (!trucker_move_begin(&home->id, stream->applied) ||
+		!slot_will_do(home, stream->applied))
 		return false;
 	trucker_stop_point("join: begun");
 

@@ -86,7 +86,9 @@ handle_error(TruckerStream *stream)
 	QueryCancelPending = false;
 	MemoryContextSwitchTo(TopMemoryContext);
 	LWLockReleaseAll();
-	ended = trucker_worker_was_cancelled() || trucker_worker_must_end();
+	ended = trucker_worker_was_cancelled();
+	ended |= trucker_worker_was_hurried();
+	ended |= trucker_worker_must_end();
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
 	if (!ended)
