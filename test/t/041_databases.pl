@@ -227,14 +227,14 @@ foreach my $state ('streaming', 'blocked', 'creating slot', 'retrying', 'backfil
 {
 	my @sessions = make_database('db1', $state);
 	my $other = $node->background_psql('db1');
-	my $before = sql('db1', q{SELECT pid FROM trucker.workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'b'});
+	my $before = sql('db1', q{SELECT pid FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'b'});
 
 	like(psql_err($node, 'DROP DATABASE db1'), qr/55006: database "db1" is being accessed by other users/,
 		"DROP DATABASE fails because of a session, $state");
 	ok( $node->poll_query_until(
 			'db1', qq{
 			SELECT count(*) = 2 AND bool_and(pid IS NOT NULL) AND NOT bool_or(pid = $before)
-			FROM trucker.workers() WHERE state <> 'starting'}),
+			FROM trucker.truck_workers() WHERE state <> 'starting'}),
 		"after a DROP DATABASE that failed, workers are back, $state");
 	$_->query_safe('COMMIT') foreach @sessions;
 	end_sessions($state, @sessions, $other);
@@ -446,7 +446,7 @@ foreach my $round (1 .. 2)
 
 	my $worker = worker_pid($node, 'a', db => 'two');
 	sql('postgres', "SELECT pg_terminate_backend($worker)");
-	ok($node->poll_query_until('two', qq{SELECT state = 'streaming' AND pid <> $worker FROM trucker.workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'a'}),
+	ok($node->poll_query_until('two', qq{SELECT state = 'streaming' AND pid <> $worker FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'a'}),
 		'which does not hold up the workers of other databases');
 
 	$kill->('trucker probe');
@@ -499,7 +499,7 @@ ok( $node->poll_query_until('one', q{SELECT count(*) = 1 FROM trucker.status WHE
 	'max_worker_processes used up: status says so')
   or diag $node->safe_psql('one', 'TABLE trucker.status');
 like(slurp_file($node->logfile), qr/LOG:  could not start the worker of truck "\w+": no background worker is free\n.*HINT:  Raise max_worker_processes\./, 'so does the log');
-my $running = $node->safe_psql('one', q{SELECT t.name FROM trucker.workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE pid IS NOT NULL});
+my $running = $node->safe_psql('one', q{SELECT t.name FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE pid IS NOT NULL});
 my $waiting = $running eq 'a' ? 'second' : 'a';
 sql('one', "SELECT trucker.stop('$running')");
 ok(wait_state($node, $waiting, 'streaming', db => 'one'), 'a truck that stops makes room: it heals');

@@ -424,7 +424,7 @@ cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '==', 1, 'one slot is l
 sql('ALTER TABLE s RENAME TO s_renamed');
 ok(wait_state($node, 't', 'lost'), 'lost');
 like(status('t', 'last_error'), qr/\S/, 'why is told');
-ok( $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM trucker.workers()}),
+ok( $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM trucker.truck_workers()}),
 	'a lost truck has no worker, and nobody starts one in vain');
 like(psql_err($node, q{SELECT trucker.start('t')}), qr/55000: truck "t" is lost.*HINT:  .*trucker\.resync\('t'\)/s, 'start() of a lost truck says what to do');
 like(psql_err($node, q{SELECT trucker.wait_for('t')}), qr/55000: truck "t" is lost.*HINT:  .*trucker\.resync\('t'\)/s, 'so does wait_for');
