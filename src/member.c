@@ -36,12 +36,17 @@
 #define MAX_ERROR_TEXT 2000
 /* a truck's time is doubled at most so often */
 #define MAX_PATIENCE 20
+/* and halved at most so often */
+#define MAX_HURRY 4
 
 static TimeoutId delay_timeout;
 static volatile sig_atomic_t delay_is_over = false;
 
 /* the entry of the truck whose turn it is, or -1 */
 static int	executing = -1;
+
+/* how many trucks have run out of time since it was nobody's turn */
+static int	overruns = 0;
 
 static void
 delay_handler(void)
@@ -243,6 +248,7 @@ trucker_member_set_aside(TruckerMember *member)
 	member->active = false;
 	member->follows = false;
 	member->compiled = false;
+	member->leave_at = 0;
 	if (!member->truck->enabled)
 		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
 	else if (member->failures > 0)
@@ -315,6 +321,7 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	else if (ran_out_of_time)
 	{
 		member->patience = Min(member->patience + 1, MAX_PATIENCE);
+		overruns++;
 		ereport(LOG,
 				(errmsg("truck \"%s\" holds up the others of its stream", member->truck->name),
 				 errdetail("It has not ended its batch within trucker.max_truck_delay."),
@@ -332,11 +339,17 @@ error_context(void *arg)
 	trucker_pipeline_error_context(((TruckerMember *) arg)->pipeline);
 }
 
+/*
+ * Trucks that wait for the same lock do so one after the other: each leaves the next
+ * one half of the time, down to a limit, so that all of them together do not hold up
+ * the rest for much longer than one.
+ */
 static void
 start_clock(const TruckerMember *member)
 {
-	int64		ms = (int64) trucker_max_truck_delay << member->patience;
+	int64		ms = (int64) trucker_max_truck_delay << (member->must_stay ? 0 : member->patience);
 
+	ms = Max(ms >> Min(overruns, MAX_HURRY), 1);
 	if (trucker_max_truck_delay > 0 && ms < PG_INT32_MAX)
 		enable_timeout_after(delay_timeout, (int) ms);
 }
@@ -366,6 +379,7 @@ trucker_member_end_turn(void)
 	if (executing >= 0)
 		trucker_worker_set_executing(-1);
 	executing = -1;
+	overruns = 0;
 }
 
 /*

@@ -29,6 +29,8 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -435,11 +437,33 @@ mark_concerned(TruckerStream *stream)
 	}
 }
 
+/*
+ * The pipelines wait until the source transactions of what they apply can be seen by
+ * all.  With synchronous replication that can take long: then it is no truck's fault,
+ * so it is waited for here first, where nobody's time runs.
+ */
+static void
+wait_for_sources(const TruckerBatch *batch)
+{
+	for (int i = 0; i < batch->nsources; i++)
+	{
+		TransactionId xid = batch->sources[i].begin.xid;
+
+		if (!TransactionIdIsInProgress(xid))
+			continue;
+		StartTransactionCommand();
+		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+		CommitTransactionCommand();
+	}
+}
+
 static void
 apply_to_all(TruckerStream *stream)
 {
 	ListCell   *lc;
 
+	wait_for_sources(stream->batch);
+	MemoryContextSwitchTo(stream->message_context);
 	mark_concerned(stream);
 	foreach(lc, stream->members)
 	{
@@ -702,8 +726,8 @@ receive(TruckerStream *stream)
  */
 
 /*
- * Is it time to read again from where the slot is, for trucks that have failed?
- * Only after the others have had as much time on new ground as it takes to come
+ * Is it time to read again from where the slot is, for trucks that have failed?  At
+ * the home these are trucks that could not leave.  Only after the others have had as much time on new ground as it takes to come
  * there.
  */
 static bool
@@ -716,8 +740,6 @@ retry_is_due(const TruckerStream *stream)
 		return false;
 	if (stream->nactive == 0)
 		return true;
-	if (stream->row->home)
-		return false;			/* it leaves, and is tried again elsewhere */
 	return stream->fresh_at == 0 ? stream->applied >= stream->confirmed :
 		now - stream->fresh_at > stream->fresh_at - stream->pass_started;
 }

@@ -261,6 +261,22 @@ leave(TruckerStream *stream, TruckerMember *member)
 }
 
 /*
+ * The truck is tried again where it is, like one that has failed even if it has only
+ * run out of time, and never gets more of the others' time than max_truck_delay.
+ */
+static void
+stay(TruckerMember *member)
+{
+	member->must_stay = true;
+	member->retry_at = Max(member->retry_at,
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   trucker_retry_delay(member->failures + member->patience,
+																		   trucker_retry_max_delay)));
+	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, member->retry_at);
+	trucker_truck_set_state(member->entry, TRUCKER_WAITING);
+}
+
+/*
  * A truck leaves its home.  False: it rests here for now, as no catch-up stream can
  * take it.  Not in a batch.
  */
@@ -269,8 +285,8 @@ trucker_transition_leave(TruckerStream *stream, TruckerMember *member)
 {
 	if (!try_transition(leave, stream, member))
 	{
-		if (member->truck->enabled)
-			trucker_truck_set_state(member->entry, TRUCKER_WAITING);
+		if (member->truck->enabled && member->leave_at == 0)
+			stay(member);
 		return false;
 	}
 	ereport(LOG,
