@@ -3,16 +3,20 @@
  *	  Look once into a database: which trucks shall run, which slots are left.
  *
  * The launcher belongs to no database, so it sends a short-lived worker into
- * each that it must know about.  The probe reports the streams that shall have a
- * worker to shared memory, notes where the slots of those that rest stand, and drops
- * streams without trucks, and replication slots that bear our name and that no
- * stream needs: of dropped trucks, of a dropped extension, of a start that a crash
- * cut short.  It runs at server start and whenever start(), stop() and the like have
- * committed; never periodically.
+ * each that it must know about.  The probe
+ *	- lets go of trucks that DDL has made lost;
+ *	- reports the streams that shall have a worker to shared memory;
+ *	- notes where the slots of those that rest stand;
+ *	- drops streams without trucks, and replication slots that bear our name and that
+ *	  no stream needs: of dropped trucks, of a dropped extension, of a start that a
+ *	  crash cut short.
+ * It runs at server start and whenever start(), stop() and the like have committed;
+ * never periodically.
  */
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -124,6 +128,33 @@ report_wanted(List *streams)
 }
 
 /*
+ * Trucks that DDL has marked as lost ride on nowhere: their streams may have others to
+ * carry, and hear of it only from us; or no worker at all.  On disk before a slot moves
+ * on without them.
+ */
+static void
+let_go_of_unreadable(MemoryContext context)
+{
+	List	   *trucks;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	trucks = trucker_state_unreadable_trucks();
+	foreach(lc, trucks)
+		trucker_state_set_lost(lfirst(lc));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	if (trucks == NIL)
+		return;
+	XLogFlush(XactLastCommitEnd);
+	foreach(lc, trucks)
+		trucker_signal_truck(MyDatabaseId, lfirst(lc), TRUCKER_RELOAD);
+}
+
+/*
  * Delete streams that carry no truck; their slots are orphans then.  A worker that
  * is making a catch-up stream has it empty for a moment; if it ends making it
  * after we listed the empty ones, the truck is seen aboard.
@@ -173,6 +204,7 @@ trucker_probe_main(Datum main_arg)
 	CommitTransactionCommand();
 	if (installed)
 	{
+		let_go_of_unreadable(context);
 		delete_empty_streams(context);
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());

@@ -128,6 +128,24 @@ trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool 
 	return recorded;
 }
 
+static void *
+form_uuid(HeapTuple tuple)
+{
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	bool		isnull;
+
+	*id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
+	return id;
+}
+
+/* The trucks (pg_uuid_t *) that a stream carries although DDL has marked them as lost. */
+List *
+trucker_state_unreadable_trucks(void)
+{
+	return trucker_catalog_list("SELECT t.id FROM trucker.truck t JOIN trucker.truck_state s ON s.truck_id = t.id "
+								"WHERE s.stream_id IS NOT NULL AND " TRUCKER_UNREADABLE, NULL, form_uuid);
+}
+
 /* DDL has marked the truck as lost: no stream needs to keep anything for it. */
 void
 trucker_state_set_lost(const pg_uuid_t *truck_id)
@@ -416,16 +434,6 @@ trucker_state_catchup_streams(const TruckerStreamRow *home)
 								"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id "
 								"AND s.enabled AND s.needs_backfill) ORDER BY x.id",
 								&home->id, form_stream);
-}
-
-static void *
-form_uuid(HeapTuple tuple)
-{
-	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
-	bool		isnull;
-
-	*id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
-	return id;
 }
 
 /* Insert a stream and return its id; false: a unique index stands against it. */

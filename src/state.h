@@ -52,6 +52,7 @@ extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
 extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point,
 										 const char *slot_name);
 extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
+extern List *trucker_state_unreadable_trucks(void);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
 extern void trucker_state_set_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
 extern int	trucker_state_mark_unreadable(void);

@@ -497,7 +497,7 @@ is($node->safe_psql('postgres', q{SELECT DISTINCT result FROM alice.tried WHERE 
 # A worker whose SQL will not be cancelled ends nevertheless.
 sql('alice', q{UPDATE alice.switch SET fails = true; INSERT INTO alice.src (attack, dom) VALUES ('hold', 'x')});
 ok( $node->poll_query_until('postgres',
-		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'trucker attack' AND wait_event = 'PgSleep'}),
+		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'trucker main' AND wait_event = 'PgSleep'}),
 	'SQL that will not be cancelled');
 sql('alice', q{SELECT trucker.stop('attack')});
 ok(wait_state($node, 'attack', 'stopped'), 'is stopped');

@@ -114,8 +114,8 @@ sub restored
 		SELECT (SELECT count(*) FROM trucker.position), (SELECT count(*) FROM trucker.truck_state),
 			(SELECT count(*) FROM trucker.input_table),
 			(SELECT count(*) FROM pg_replication_slots WHERE database = current_database()),
-			(SELECT count(*) FROM trucker.workers())}),
-		'0|0|0|0|0', "$where: positions, states, slots and workers are not");
+			(SELECT count(*) FROM trucker.stream), (SELECT count(*) FROM trucker.stream_workers())}),
+		'0|0|0|0|0|0', "$where: positions, states, slots and workers are not");
 	like($there->safe_psql($copy, 'SELECT DISTINCT state FROM trucker.status'), qr/^(lost|stopped)$/, "$where: no truck runs");
 
 	# The rows of the destination have been restored, too, so it is not loaded
