@@ -173,6 +173,8 @@ sub who_stops_at
 my @ways = ('kill -9', 'kill -9 of the walsender', 'kill -9 of the postmaster', 'immediate shutdown', 'SIGTERM', 'SIGINT');
 
 # The process is at a point, where it stays; ends it, or the server, and lets all go on.
+# If it has only taken long, then long enough for the others to confirm what they have
+# applied, if they may.
 sub strike
 {
 	my ($way, $pid) = @_;
@@ -253,20 +255,22 @@ sql(q{SELECT trucker.start()});
 all_home('start under load');
 
 my @hands = shuffle(@ways);
+push @cases, map { [ $_->[0], $_->[1], 'time passes' ] } grep { $_->[0] =~ /^(join|move|takeover)/ } @cases;
 foreach my $case (shuffle(@cases))
 {
-	my ($point, $how) = @$case;
-	my $way = shift @hands;
+	my ($point, $how, $way) = @$case;
+
+	$way //= shift @hands;
+	@hands = shuffle(@ways) unless @hands;
 	my $name = "$way at \"$point\"";
 
-	@hands = shuffle(@ways) unless @hands;
 	load_runs();
 	$how->{before}->() if $how->{before};
 	my $log = -s $node->logfile;
 	stop_at($point, 1);
 	$how->{go}->();
 	my $pid = who_stops_at($point, $log);
-	wal_passes($node, int(rand(60_000)));
+	wal_passes($node, $way eq 'time passes' ? 120_000 : int(rand(60_000)));
 	strike($way, $pid);
 	sql('DELETE FROM trouble');
 	sql('SELECT trucker.start()');
