@@ -341,6 +341,7 @@ trucker_first_start(TruckerStream *stream)
 	foreach(lc, members)
 		trucker_truck_set_state(((TruckerMember *) lfirst(lc))->entry, TRUCKER_CREATING_SLOT);
 	record_slot(stream, members, trucker_slot_new_name());
+	trucker_stop_point("slot recorded");
 	trucker_stream_connect(stream);
 	trucker_replication_create_slot(stream->replication, stream->row->slot_name,
 									trucker_stream_decoder, &consistent_point, &snapshot);

@@ -286,6 +286,32 @@ fail(TruckerMember *member, const ErrorData *edata)
 }
 
 /*
+ * How many milliseconds a step may take.  Trucks that wait for the same lock do so
+ * one after the other: each leaves the next one half of the time, down to a limit, so
+ * that all of them together do not hold up the rest for much longer than one.
+ */
+static int
+time_among_others(const TruckerMember *member)
+{
+	int64		ms = (int64) trucker_max_truck_delay << (member->must_stay ? 0 : member->patience);
+
+	return (int) Max(Min(ms, PG_INT32_MAX) >> Min(overruns, MAX_HURRY), 1);
+}
+
+/* Its time has run out: now the others shall have as much. */
+static void
+overrun(TruckerMember *member)
+{
+	member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), time_among_others(member));
+	member->patience = Min(member->patience + 1, MAX_PATIENCE);
+	overruns++;
+	ereport(LOG,
+			(errmsg("truck \"%s\" holds up the others of its stream", member->truck->name),
+			 errdetail("It has not ended its batch within trucker.max_truck_delay."),
+			 errhidecontext(true)));
+}
+
+/*
  * A step has failed: clean up, tell, and set the truck aside.  Called with the
  * error still in place, in no particular memory context.
  */
@@ -319,14 +345,7 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	if (cancelled)
 		member->gone = is_told_to_stop(member);
 	else if (ran_out_of_time)
-	{
-		member->patience = Min(member->patience + 1, MAX_PATIENCE);
-		overruns++;
-		ereport(LOG,
-				(errmsg("truck \"%s\" holds up the others of its stream", member->truck->name),
-				 errdetail("It has not ended its batch within trucker.max_truck_delay."),
-				 errhidecontext(true)));
-	}
+		overrun(member);
 	else
 		fail(member, edata);
 	FreeErrorData(edata);
@@ -339,19 +358,11 @@ error_context(void *arg)
 	trucker_pipeline_error_context(((TruckerMember *) arg)->pipeline);
 }
 
-/*
- * Trucks that wait for the same lock do so one after the other: each leaves the next
- * one half of the time, down to a limit, so that all of them together do not hold up
- * the rest for much longer than one.
- */
 static void
 start_clock(const TruckerMember *member)
 {
-	int64		ms = (int64) trucker_max_truck_delay << (member->must_stay ? 0 : member->patience);
-
-	ms = Max(ms >> Min(overruns, MAX_HURRY), 1);
-	if (trucker_max_truck_delay > 0 && ms < PG_INT32_MAX)
-		enable_timeout_after(delay_timeout, (int) ms);
+	if (trucker_max_truck_delay > 0)
+		enable_timeout_after(delay_timeout, time_among_others(member));
 }
 
 /*

@@ -160,6 +160,8 @@ trucker_roster_refresh(TruckerStream *stream)
 
 	/* positions that are read now may be confirmed, and are of commits that did not wait for the disk */
 	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
+	if (trucker_takeover_pending())
+		trucker_stop_point("takeover: pending");
 	trucker_takeover_begin();
 	if (stream->row->slot_name)
 		slot_lsn = trucker_slot_confirmed(stream->row->slot_name);
@@ -203,6 +205,8 @@ trucker_roster_refresh(TruckerStream *stream)
 			(void) trucker_member_try(member, check_member, stream, true);
 	}
 	trucker_member_end_turn();
+	if (changed)
+		trucker_stop_point("takeover: loaded");
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
 	trucker_takeover_end();
@@ -240,6 +244,17 @@ trucker_roster_next_retry(const TruckerStream *stream)
 	return next;
 }
 
+static void
+activate(TruckerStream *stream, TruckerMember *member)
+{
+	member->active = true;
+	stream->nactive++;
+	if (member->retry_at == 0)
+		return;
+	member->retry_at = 0;
+	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, 0);
+}
+
 /* Make active what shall run and whose time has come. */
 void
 trucker_roster_activate(TruckerStream *stream)
@@ -252,16 +267,20 @@ trucker_roster_activate(TruckerStream *stream)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		member->active = trucker_member_shall_run(member) && !member->truck->needs_backfill &&
-			member->retry_at <= now;
-		if (!member->active)
-			continue;
-		stream->nactive++;
-		if (member->retry_at != 0)
-		{
-			member->retry_at = 0;
-			trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, 0);
-		}
+		member->active = false;
+		if (trucker_member_shall_run(member) && !member->truck->needs_backfill && member->retry_at <= now)
+			activate(stream, member);
+	}
+	if (stream->nactive > 0)
+		return;
+
+	/* what has only run out of time, among others, need not wait if there are none */
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		if (trucker_member_shall_run(member) && !member->truck->needs_backfill && member->failures == 0)
+			activate(stream, member);
 	}
 }
 

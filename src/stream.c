@@ -285,6 +285,8 @@ begin_pass(TruckerStream *stream)
 	trucker_replication_start(stream->replication, stream->row->slot_name,
 							  stream->applied, trucker_stream_decoder, &request);
 	trucker_worker_works();
+	if (!stream->row->home)
+		trucker_stop_point("catch-up begun");
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -473,6 +475,7 @@ apply_to_all(TruckerStream *stream)
 			continue;
 		if (!trucker_member_try(member, apply_batch, stream, stream->nactive == 1))
 			stream->nactive--;
+		trucker_stop_point("applied for one truck");
 		CHECK_FOR_INTERRUPTS();
 	}
 	trucker_member_end_turn();

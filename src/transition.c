@@ -184,11 +184,13 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 		return false;
 	if (!slot_will_do(to, lsn))
 		return false;
+	trucker_stop_point("move: begun");
 	begin();
 	locked = trucker_state_lock_stream(&to->id);
 	moved = locked != NULL && locked->slot_name != NULL && strcmp(locked->slot_name, to->slot_name) == 0 &&
 		trucker_state_hand_over(&member->truck_id, &stream->id, &to->id, lsn);
 	commit();
+	trucker_stop_point("move: committed");
 	return moved;
 }
 
@@ -289,6 +291,9 @@ trucker_transition_leave(TruckerStream *stream, TruckerMember *member)
 			stay(member);
 		return false;
 	}
+	/* if it has only run out of time it need not pause where there are no others */
+	if (member->failures == 0)
+		trucker_truck_set_failure(member->entry, 0, member->failed_lsn, 0);
 	ereport(LOG,
 			(errmsg("truck \"%s\" has left stream \"%s\" for a catch-up stream",
 					member->truck->name, stream->row->name), errhidecontext(true)));
@@ -328,6 +333,8 @@ promote(TruckerStream *stream, TruckerMember *member)
 		trucker_state_set_home(&stream->id, true);
 	}
 	commit();
+	if (unneeded)
+		trucker_stop_point("promoted");
 	/* a truck there may have been started in this very moment */
 	if (unneeded && home)
 		trucker_signal_stream(MyDatabaseId, &home->id);
@@ -500,6 +507,7 @@ reopen(TruckerStream *stream, TruckerMember *member)
 	commit();
 	if (reopened)
 	{
+		trucker_stop_point("reopened");
 		trucker_slot_drop(slot_name);
 		stream->row->slot_name = NULL;
 	}
