@@ -7,6 +7,8 @@
 #   chaos_same($node, $what)  wait for the trucks, compare; tests named after $what
 #   disaster($node, $kind, $truck)
 #                             see @disasters; back when the server answers again
+#   kill_server_process($node, $pid)
+#                             kill -9, which ends all sessions; likewise
 #   wal_passes($node, $bytes) wait until so much WAL has been written from now on
 #   rss_anon($pid)            kB of private memory of a process
 #
@@ -40,6 +42,7 @@ our @EXPORT = qw(
   create_total
   disaster
   is_crash
+  kill_server_process
   no_other_slot
   rss_anon
   same_total
@@ -316,7 +319,7 @@ sub _wait_gone
 }
 
 # A killed process ends all others: wait until the server has been there and back.
-sub _kill_server_process
+sub kill_server_process
 {
 	my ($node, $pid) = @_;
 	my $started = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
@@ -362,7 +365,7 @@ sub disaster
 	note "$kind, truck $truck";
 	if    ($how =~ /^pg_/)          { $node->safe_psql('postgres', "SELECT $how($pid)"); }
 	elsif ($whom eq 'postmaster')   { _kill_postmaster($node); }
-	elsif ($how eq 'kill -9')       { _kill_server_process($node, $pid); }
+	elsif ($how eq 'kill -9')       { kill_server_process($node, $pid); }
 	elsif ($how eq 'restart')       { $node->restart; }
 	else                            { $node->stop('immediate'); $node->start; }
 	return;
