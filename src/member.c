@@ -170,6 +170,22 @@ is_final(const TruckerTruck *truck, int sqlstate, int failures)
 		(trucker_max_failures > 0 && failures >= trucker_max_failures);
 }
 
+/* An error as trucker.status shows it. */
+char *
+trucker_error_text(const ErrorData *edata)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s: ", unpack_sql_state(edata->sqlerrcode));
+	append_clipped(&text, "", edata->message);
+	append_clipped(&text, "\nDETAIL: ", edata->detail);
+	append_clipped(&text, "\nHINT: ", edata->hint);
+	append_clipped(&text, "\nQUERY: ", edata->internalquery);
+	append_clipped(&text, "\nCONTEXT: ", edata->context);
+	return text.data;
+}
+
 typedef struct ErrorRecord
 {
 	const TruckerTruck *truck;
@@ -183,19 +199,10 @@ write_error(void *arg)
 {
 	const ErrorRecord *record = arg;
 	const TruckerTruck *truck = record->truck;
-	const ErrorData *edata = record->edata;
-	StringInfoData text;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	initStringInfo(&text);
-	appendStringInfo(&text, "%s: ", unpack_sql_state(edata->sqlerrcode));
-	append_clipped(&text, "", edata->message);
-	append_clipped(&text, "\nDETAIL: ", edata->detail);
-	append_clipped(&text, "\nHINT: ", edata->hint);
-	append_clipped(&text, "\nQUERY: ", edata->internalquery);
-	append_clipped(&text, "\nCONTEXT: ", edata->context);
-	trucker_state_set_error(&truck->id, text.data);
+	trucker_state_set_error(&truck->id, trucker_error_text(record->edata));
 	if (record->lost)
 		trucker_state_set_lost(&truck->id);
 	if (record->final)

@@ -3,12 +3,13 @@
  *	  Look once into a database: which trucks shall run, which slots are left.
  *
  * The launcher belongs to no database, so it sends a short-lived worker into
- * each that it must know about.  The probe reports the streams that shall have a
- * worker to shared memory, notes where the slots of those that rest stand, and drops
- * streams without trucks, and replication slots that bear our name and that no
- * stream needs: of dropped trucks, of a dropped extension, of a start that a crash
- * cut short.  It runs at server start and whenever start(), stop() and the like have
- * committed; never periodically.
+ * each that it must know about.  The probe judges which trucks are lost because of
+ * their slots (judge.c), reports the streams that shall have a worker to shared
+ * memory, notes where the slots of those that rest stand, and drops streams without
+ * trucks, and replication slots that bear our name and that no stream needs: of
+ * dropped trucks, of a dropped extension, of a start that a crash cut short.  It runs
+ * at server start, whenever start(), stop() and the like have committed, and when a
+ * slot keeps much WAL.
  */
 #include "trucker.h"
 
@@ -22,6 +23,8 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "budget.h"
+#include "holder.h"
 #include "identity.h"
 #include "shmem.h"
 #include "slots.h"
@@ -173,13 +176,14 @@ trucker_probe_main(Datum main_arg)
 	CommitTransactionCommand();
 	if (installed)
 	{
+		trucker_judge(context);
 		delete_empty_streams(context);
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		MemoryContextSwitchTo(context);
 		streams = trucker_state_wanted_streams();
 		needed = trucker_state_slot_names();
-		trucker_state_note_confirmed();
+		trucker_holder_note_resting();
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);

@@ -526,25 +526,6 @@ trucker_state_set_home(const pg_uuid_t *stream_id, bool home)
 						  stream_id, home ? "true" : "false", SPI_OK_UPDATE);
 }
 
-/*
- * Note, for streams that rest, up to where their slots are confirmed.  The slot of
- * a stream that rests must not move; if it does, somebody else has read from it or
- * advanced it.
- */
-void
-trucker_state_note_confirmed(void)
-{
-	TruckerCatalog access;
-
-	trucker_catalog_begin(&access);
-	trucker_catalog_execute("UPDATE trucker.stream x SET confirmed_lsn = r.confirmed_flush_lsn "
-							"FROM pg_replication_slots r WHERE r.slot_name = x.slot_name AND NOT r.active "
-							"AND x.confirmed_lsn IS NULL AND NOT EXISTS "
-							"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id AND s.enabled)",
-							0, NULL, NULL, NULL, SPI_OK_UPDATE);
-	trucker_catalog_end(&access);
-}
-
 /* The stream's worker is about to move the slot again. */
 void
 trucker_state_forget_confirmed(const pg_uuid_t *stream_id)

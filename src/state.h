@@ -77,7 +77,6 @@ extern pg_uuid_t trucker_state_add_catchup(const TruckerStreamRow *home, const c
 extern List *trucker_state_catchup_streams(const TruckerStreamRow *home);
 extern void trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr applied_lsn);
 extern void trucker_state_set_home(const pg_uuid_t *stream_id, bool home);
-extern void trucker_state_note_confirmed(void);
 extern void trucker_state_forget_confirmed(const pg_uuid_t *stream_id);
 extern List *trucker_state_empty_streams(void);
 extern void trucker_state_delete_empty(const pg_uuid_t *stream_id);

@@ -158,7 +158,9 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 		return false;
 	begin();
 	locked = trucker_state_lock_stream(&to->id);
-	if (locked == NULL || locked->slot_name == NULL || strcmp(locked->slot_name, to->slot_name) != 0)
+	/* a slot without a worker may have been moved on until we had the lock (judge.c) */
+	if (locked == NULL || locked->slot_name == NULL || strcmp(locked->slot_name, to->slot_name) != 0 ||
+		trucker_slot_confirmed(to->slot_name) > lsn)
 	{
 		commit();
 		return false;
@@ -202,6 +204,7 @@ split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 	id = trucker_state_add_catchup(stream->row, slot_name);
 	commit();
 	copy_slot(stream->row->slot_name, slot_name);
+	trucker_slot_tell(slot_name, trucker_slot_confirmed(slot_name));
 	begin();
 	trucker_state_move(&member->truck_id, &id, lsn);
 	commit();
@@ -310,7 +313,8 @@ join(TruckerStream *stream, TruckerMember *ignored)
 
 	begin();
 	home = trucker_state_lock_stream(&home->id);
-	if (home == NULL || !home->home || home->slot_name == NULL)
+	if (home == NULL || !home->home || home->slot_name == NULL ||
+		trucker_slot_confirmed(home->slot_name) > stream->applied)
 	{
 		commit();
 		return false;
