@@ -212,6 +212,7 @@ SELECT t.name AS truck,
 	   CASE WHEN s.enabled AND NOT s.lost AND u.reason IS NULL AND w.pid IS NULL AND NOT pg_catalog.pg_is_in_recovery()
 			AND coalesce(v.waits_for_worker, v.pid IS NULL) THEN 'a background worker (max_worker_processes)'
 			WHEN w.state = 'waiting' THEN 'a catch-up stream (trucker.max_catchup_streams, max_replication_slots)'
+			WHEN w.state = 'backfill' AND w.pid = v.pid THEN 'its turn (trucker.max_backfills)'
 			WHEN w.state = 'creating slot' THEN trucker.waiting_for(w.walsender_pid)
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
 	   coalesce(u.reason, s.last_error) AS last_error,

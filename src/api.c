@@ -418,7 +418,7 @@ put_truck(ReturnSetInfo *rsinfo, TruckerTruckInfo *info, TruckerWorkerInfo *work
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* truck_workers(): the trucks that a worker carries; without shared memory there are none */
+/* truck_workers(): the trucks that a worker works for; without shared memory there are none */
 Datum
 trucker_truck_workers(PG_FUNCTION_ARGS)
 {
@@ -431,6 +431,7 @@ trucker_truck_workers(PG_FUNCTION_ARGS)
 		TruckerWorkerInfo worker;
 
 		if (trucker_get_truck(i, &info) && info.database == MyDatabaseId && info.worker >= 0 &&
+			info.state != TRUCKER_RESTING &&
 			trucker_get_worker(info.worker, &worker) && worker.pid != 0)
 			put_truck(rsinfo, &info, &worker);
 	}

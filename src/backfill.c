@@ -86,12 +86,12 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, XLogRecPtr lsn)
 }
 
 /*
- * Do all of it and commit.  snapshot is the name of the exported snapshot,
- * consistent_point the LSN that it belongs to.
+ * Do all of it and commit.  snapshot is the name of the snapshot that was exported
+ * with the slot, consistent_point the LSN that it belongs to.
  */
 void
 trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
-				 XLogRecPtr consistent_point)
+				 XLogRecPtr consistent_point, const char *slot_name)
 {
 	const TruckerTruck *truck = pipeline->truck;
 	MemoryContext old;
@@ -100,6 +100,8 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 	pipeline->commit_lsn = consistent_point;
 	pipeline->xid = InvalidTransactionId;
 	old = MemoryContextSwitchTo(pipeline->batch_context);
+	trucker_position_read_again(pipeline->position);
+	trucker_stop_point("backfill: begun");
 
 	trucker_pipeline_compile(pipeline);
 	if (truck->needs_reset && truck->reset_sql)
@@ -107,8 +109,10 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 	if (truck->backfill)
 		for (int i = 0; i < pipeline->ninputs; i++)
 			load_table(pipeline, &pipeline->inputs[i], consistent_point);
-	trucker_state_set_backfilled(&truck->id, consistent_point);
+	trucker_stop_point("backfill: loaded");
+	trucker_state_set_backfilled(&truck->id, consistent_point, slot_name);
 
 	MemoryContextSwitchTo(old);
 	trucker_pipeline_commit(pipeline, consistent_point);
+	trucker_stop_point("backfill: committed");
 }

@@ -10,11 +10,12 @@
 #include "pipeline.h"
 
 /* in backfill.c */
-extern void trucker_backfill(TruckerPipeline *pipeline, const char *snapshot, XLogRecPtr consistent_point);
+extern void trucker_backfill(TruckerPipeline *pipeline, const char *snapshot, XLogRecPtr consistent_point,
+							 const char *slot_name);
 
 /* in backfill_worker.c */
 extern bool trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name,
-									  const char *snapshot, XLogRecPtr consistent_point,
+									  const char *snapshot, XLogRecPtr consistent_point, const char *slot_name,
 									  BackgroundWorkerHandle **handle);
 
 #endif							/* TRUCKER_BACKFILL_H */

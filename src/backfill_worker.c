@@ -31,8 +31,10 @@ typedef struct BackfillOrder
 {
 	pg_uuid_t	truck_id;
 	int			entry;			/* in shared memory */
+	pid_t		worker_pid;		/* who has ordered it */
 	XLogRecPtr	consistent_point;
-	char		snapshot[64];
+	char		snapshot[32];
+	char		slot_name[48];
 } BackfillOrder;
 
 StaticAssertDecl(sizeof(BackfillOrder) <= BGW_EXTRALEN, "a backfill's order must fit");
@@ -43,7 +45,7 @@ StaticAssertDecl(sizeof(BackfillOrder) <= BGW_EXTRALEN, "a backfill's order must
  */
 bool
 trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name,
-						  const char *snapshot, XLogRecPtr consistent_point,
+						  const char *snapshot, XLogRecPtr consistent_point, const char *slot_name,
 						  BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
@@ -52,9 +54,11 @@ trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name
 	memset(&order, 0, sizeof(order));
 	order.truck_id = *truck_id;
 	order.entry = entry;
+	order.worker_pid = MyProcPid;
 	order.consistent_point = consistent_point;
-	if (strlcpy(order.snapshot, snapshot, sizeof(order.snapshot)) >= sizeof(order.snapshot))
-		elog(ERROR, "name of snapshot \"%s\" is too long", snapshot);
+	if (strlcpy(order.snapshot, snapshot, sizeof(order.snapshot)) >= sizeof(order.snapshot) ||
+		strlcpy(order.slot_name, slot_name, sizeof(order.slot_name)) >= sizeof(order.slot_name))
+		elog(ERROR, "name of snapshot \"%s\" or slot \"%s\" is too long", snapshot, slot_name);
 
 	trucker_worker_describe(&worker, "trucker_backfill_main", "trucker backfill");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "trucker backfill %s", name);
@@ -99,8 +103,9 @@ backfill(TruckerPipeline *pipeline, const BackfillOrder *order)
 	callback.arg = pipeline;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	trucker_backfill(pipeline, order->snapshot, order->consistent_point);
+	trucker_backfill(pipeline, order->snapshot, order->consistent_point, order->slot_name);
 	error_context_stack = callback.previous;
+	trucker_truck_set_backfilled(order->entry);
 	ereport(LOG, (errmsg("truck \"%s\": backfill committed", pipeline->truck->name)));
 }
 
@@ -127,7 +132,7 @@ handle_error(const BackfillOrder *order, const TruckerTruck *truck, MemoryContex
 	trucker_truck_get_info(order->entry, &info);
 	trucker_truck_count_backfill_failure(order->entry);
 	MemoryContextSwitchTo(context);
-	trucker_record_error(truck, edata, info.failures + 1, false);
+	(void) trucker_record_error(truck, edata, info.failures + 1, false);
 }
 
 /* bgworker entry point: the argument is the database's OID. */
@@ -142,7 +147,7 @@ trucker_backfill_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
-	if (!trucker_truck_attach_backfill(order.entry, &order.truck_id))
+	if (!trucker_truck_attach_backfill(order.entry, &order.truck_id, order.worker_pid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
 	trucker_identity_protect();

@@ -220,9 +220,11 @@ trucker_batch_clear(TruckerBatch *batch)
  * ----
  */
 
+/* A change that comes from disk is the slot's until the next one, whatever the caller resets. */
 static void
-fetch(TruckerBatchTable *table)
+fetch(TruckerBatch *batch, TruckerBatchTable *table)
 {
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	bool		isnull;
 
 	if (table->store == NULL ||
@@ -230,6 +232,7 @@ fetch(TruckerBatchTable *table)
 		table->next = -1;
 	else
 		table->next = DatumGetInt64(slot_getattr(table->slot, 1, &isnull));
+	MemoryContextSwitchTo(old);
 }
 
 /* Start to read the changes of some tables; one reader at a time. */
@@ -246,7 +249,7 @@ trucker_batch_read(TruckerBatch *batch, int ntables, const int *tables)
 
 		if (table->store)
 			tuplestore_rescan(table->store);
-		fetch(table);
+		fetch(batch, table);
 	}
 }
 
@@ -263,7 +266,7 @@ trucker_batch_next(TruckerBatch *batch, const TruckerSource **source, int *table
 	bool		isnull;
 
 	if (batch->last >= 0)
-		fetch(&batch->tables[batch->last]);
+		fetch(batch, &batch->tables[batch->last]);
 	for (int i = 0; i < batch->nreading; i++)
 	{
 		TruckerBatchTable *candidate = &batch->tables[batch->reading[i]];

@@ -14,6 +14,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "replication/slot.h"
 #include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -87,6 +88,9 @@ trucker_catalog_try(bool (*action) (void *arg), void *arg)
 		EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
+		/* one that was being copied */
+		if (MyReplicationSlot != NULL)
+			ReplicationSlotRelease();
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();

@@ -16,7 +16,10 @@
  * and goes aboard where that will be made.
  *
  * Backfills are processes of their own (backfill_worker.c): at most
- * trucker.max_backfills at a time, and one that fails is no other one's trouble.
+ * trucker.max_backfills at a time, and one that fails is no other one's trouble.  They
+ * end with the attempt that has ordered them, and before the next one looks at the
+ * catalog: what one of them commits must not come as a surprise to a stream that has
+ * another slot by then.
  */
 #include "trucker.h"
 
@@ -55,11 +58,46 @@ static List *running = NIL;
 static void
 terminate_running(int code, Datum arg)
 {
+	trucker_first_start_abandon();
+}
+
+/* The attempt that has ordered them is over: backfills that run end, too. */
+void
+trucker_first_start_abandon(void)
+{
 	ListCell   *lc;
 
 	foreach(lc, running)
 		TerminateBackgroundWorker((BackgroundWorkerHandle *) lfirst(lc));
-	running = NIL;
+}
+
+/* Wait until no backfill of an earlier attempt, perhaps another process's, is under way. */
+void
+trucker_first_start_wait_for_abandoned(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(terminate_running, (Datum) 0);
+	registered = true;
+
+	while (running != NIL)
+	{
+		BackgroundWorkerHandle *handle = linitial(running);
+
+		if (WaitForBackgroundWorkerShutdown(handle) == BGWH_POSTMASTER_DIED)
+			proc_exit(1);
+		running = list_delete_first(running);
+		pfree(handle);
+	}
+
+	/* another process's were told to end when it did, and tell us when they have */
+	while (trucker_worker_has_backfills())
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /* ----
@@ -92,7 +130,11 @@ fit_members(TruckerStream *stream)
 	return fit;
 }
 
-/* May a slot be made now?  The home's always; else as many as the setting says. */
+/*
+ * May a slot be made now?  The home's always; else as many as the setting says.
+ * Where the home has no work this stream becomes it: trucks that only rest keep
+ * nobody from starting.
+ */
 static bool
 slot_is_free(TruckerStream *stream, List *members)
 {
@@ -105,6 +147,8 @@ slot_is_free(TruckerStream *stream, List *members)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
+	if (!is_free)
+		is_free = trucker_transition_promote(stream);
 	if (!is_free)
 		foreach(lc, members)
 			trucker_truck_set_state(((TruckerMember *) lfirst(lc))->entry, TRUCKER_WAITING);
@@ -166,13 +210,13 @@ count_running(Backfill *backfills, int n)
 
 /* Start one more; false: no background worker is free. */
 static bool
-start_backfill(Backfill *backfill, const char *snapshot, XLogRecPtr consistent_point)
+start_backfill(Backfill *backfill, const char *snapshot, XLogRecPtr consistent_point, const char *slot_name)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	TruckerMember *member = backfill->member;
 
 	backfill->started = trucker_backfill_register(member->entry, &member->truck_id, member->truck->name,
-												  snapshot, consistent_point, &backfill->handle);
+												  snapshot, consistent_point, slot_name, &backfill->handle);
 	if (backfill->started)
 		running = lappend(running, backfill->handle);
 	else
@@ -183,7 +227,7 @@ start_backfill(Backfill *backfill, const char *snapshot, XLogRecPtr consistent_p
 
 /* Run all, a limited number at a time, until each has ended. */
 static void
-run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
+run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, const char *slot_name)
 {
 	int			n = list_length(members);
 	Backfill   *backfills = palloc0(n * sizeof(Backfill));
@@ -191,7 +235,10 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
 	bool		told = false;
 
 	for (int i = 0; i < n; i++)
+	{
 		backfills[i].member = list_nth(members, i);
+		trucker_truck_set_state(backfills[i].member->entry, TRUCKER_BACKFILL);
+	}
 	for (;;)
 	{
 		int			count = count_running(backfills, n);
@@ -201,9 +248,8 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
 		{
 			if (trucker_truck_must_reload(backfills[next].member->entry))
 				next++;			/* stopped meanwhile */
-			else if (start_backfill(&backfills[next], snapshot, consistent_point))
+			else if (start_backfill(&backfills[next], snapshot, consistent_point, slot_name))
 			{
-				trucker_truck_set_state(backfills[next].member->entry, TRUCKER_BACKFILL);
 				next++;
 				count++;
 			}
@@ -232,7 +278,7 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point)
 
 /* What became of a truck's backfill?  Those that failed go aboard again. */
 static bool
-take_result(TruckerStream *stream, TruckerMember *member, XLogRecPtr consistent_point)
+take_result(TruckerStream *stream, TruckerMember *member)
 {
 	TruckerTruckInfo info;
 	TruckerTruck *truck;
@@ -252,9 +298,8 @@ take_result(TruckerStream *stream, TruckerMember *member, XLogRecPtr consistent_
 		trucker_truck_get_info(member->entry, &info);
 		member->failures = Max(info.failures, 1);
 		trucker_member_set_aside(member);
-		return false;
 	}
-	return true;
+	return truck != NULL && !truck->needs_backfill;
 }
 
 /* ----
@@ -269,7 +314,6 @@ take_result(TruckerStream *stream, TruckerMember *member, XLogRecPtr consistent_
 bool
 trucker_first_start(TruckerStream *stream)
 {
-	static bool registered = false;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz retry_at = trucker_roster_next_retry(stream);
 	List	   *members;
@@ -277,11 +321,6 @@ trucker_first_start(TruckerStream *stream)
 	char	   *snapshot;
 	bool		any = false;
 	ListCell   *lc;
-
-	if (!registered)
-		before_shmem_exit(terminate_running, (Datum) 0);
-	registered = true;
-	terminate_running(0, (Datum) 0);
 
 	stream->next_attempt_at = retry_at;
 	if (retry_at > now)
@@ -302,6 +341,7 @@ trucker_first_start(TruckerStream *stream)
 	foreach(lc, members)
 		trucker_truck_set_state(((TruckerMember *) lfirst(lc))->entry, TRUCKER_CREATING_SLOT);
 	record_slot(stream, members, trucker_slot_new_name());
+	trucker_stop_point("slot recorded");
 	trucker_stream_connect(stream);
 	trucker_replication_create_slot(stream->replication, stream->row->slot_name,
 									trucker_stream_decoder, &consistent_point, &snapshot);
@@ -312,14 +352,14 @@ trucker_first_start(TruckerStream *stream)
 	stream->confirmed = consistent_point;
 	trucker_slot_tell(stream->row->slot_name, consistent_point);
 	trucker_stop_point("slot created");
-	run_backfills(members, snapshot, consistent_point);
+	run_backfills(members, snapshot, consistent_point, stream->row->slot_name);
 	trucker_stop_point("backfilled");
 	trucker_conn_close(stream->replication->conn);
 	stream->replication = NULL;
 	trucker_worker_set_walsender(0);
 
 	foreach(lc, members)
-		any |= take_result(stream, lfirst(lc), consistent_point);
+		any |= take_result(stream, lfirst(lc));
 	(void) trucker_roster_refresh(stream);
 	return any;
 }

@@ -13,18 +13,13 @@
 #include "trucker.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
-#include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "holder.h"
-#include "shmem.h"
-#include "slots.h"
 #include "state.h"
 
 static XLogRecPtr
@@ -45,12 +40,11 @@ form_holder(HeapTuple tuple)
 	holder->truck_id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
 	holder->name = trucker_text_column(tuple, 2);
 	holder->enabled = trucker_bool_column(tuple, 3);
-	holder->unreadable = trucker_bool_column(tuple, 4);
-	holder->lsn = lsn_column(tuple, 5);
-	holder->warned_lsn = lsn_column(tuple, 6);
-	holder->stream_id = *DatumGetUUIDP(trucker_column(tuple, 7, &isnull));
-	holder->slot_name = trucker_text_column(tuple, 8);
-	holder->noted_lsn = lsn_column(tuple, 9);
+	holder->lsn = lsn_column(tuple, 4);
+	holder->warned_lsn = lsn_column(tuple, 5);
+	holder->stream_id = *DatumGetUUIDP(trucker_column(tuple, 6, &isnull));
+	holder->slot_name = trucker_text_column(tuple, 7);
+	holder->noted_lsn = lsn_column(tuple, 8);
 	return holder;
 }
 
@@ -58,34 +52,15 @@ form_holder(HeapTuple tuple)
 List *
 trucker_holder_list(void)
 {
-	return trucker_catalog_list("SELECT t.id, t.name, s.enabled, " TRUCKER_UNREADABLE ", "
+	return trucker_catalog_list("SELECT t.id, t.name, s.enabled, "
 								"CASE WHEN NOT s.needs_backfill THEN greatest(p.lsn, s.applied_lsn) END, "
 								"s.warned_lsn, x.id, x.slot_name, x.confirmed_lsn "
 								"FROM trucker.stream x JOIN trucker.truck_state s ON s.stream_id = x.id "
 								"JOIN trucker.truck t ON t.id = s.truck_id "
 								"LEFT JOIN trucker.position p ON p.truck_id = t.id "
-								"WHERE x.slot_name IS NOT NULL AND NOT s.lost ORDER BY x.id, t.name",
+								"WHERE x.slot_name IS NOT NULL AND NOT s.lost AND NOT " TRUCKER_UNREADABLE
+								" ORDER BY x.id, t.name",
 								NULL, form_holder);
-}
-
-/*
- * Lock a truck's state until the end of the transaction.  False: somebody else has,
- * or the stream does not carry it any more.
- */
-bool
-trucker_holder_lock(const TruckerHolder *holder)
-{
-	Oid			types[] = {UUIDOID, UUIDOID};
-	Datum		values[] = {UUIDPGetDatum(&holder->truck_id), UUIDPGetDatum(&holder->stream_id)};
-	TruckerCatalog access;
-	bool		locked;
-
-	trucker_catalog_begin(&access);
-	locked = trucker_catalog_execute("SELECT FROM trucker.truck_state "
-									 "WHERE truck_id = $1 AND stream_id = $2 AND NOT lost FOR UPDATE SKIP LOCKED",
-									 2, types, values, NULL, SPI_OK_SELECT) > 0;
-	trucker_catalog_end(&access);
-	return locked;
 }
 
 /* The log says that the truck is behind; the WAL ends at lsn.  The caller has locked it. */
@@ -178,47 +153,4 @@ trucker_holder_set_noted(const pg_uuid_t *stream_id, XLogRecPtr lsn)
 {
 	trucker_catalog_write("UPDATE trucker.stream SET confirmed_lsn = $2::pg_lsn WHERE id = $1",
 						  stream_id, psprintf("%X/%X", LSN_FORMAT_ARGS(lsn)), SPI_OK_UPDATE);
-}
-
-static void *
-form_resting(HeapTuple tuple)
-{
-	TruckerHolder *holder = palloc0(sizeof(TruckerHolder));
-	bool		isnull;
-
-	holder->stream_id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
-	holder->slot_name = trucker_text_column(tuple, 2);
-	return holder;
-}
-
-/*
- * Note, for streams that have come to rest, where their slots stand.  The slot of a
- * stream that rests must not move; if it does, somebody else has read from it or
- * advanced it.  A worker that is alive may still move it.
- */
-void
-trucker_holder_note_resting(void)
-{
-	List	   *resting = trucker_catalog_list("SELECT x.id, x.slot_name FROM trucker.stream x "
-											   "WHERE x.slot_name IS NOT NULL AND x.confirmed_lsn IS NULL AND NOT EXISTS "
-											   "(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id AND s.enabled)",
-											   NULL, form_resting);
-	ListCell   *lc;
-
-	foreach(lc, resting)
-	{
-		TruckerHolder *stream = lfirst(lc);
-		XLogRecPtr	told = trucker_slot_told(stream->slot_name);
-		TruckerSlotInfo slot;
-		TruckerWorkerInfo worker;
-
-		if (trucker_slot_find(stream->slot_name, &slot) < 0 || slot.active_pid != 0 ||
-			XLogRecPtrIsInvalid(slot.confirmed_lsn) ||
-			(trucker_find_worker(MyDatabaseId, &stream->stream_id, &worker) && worker.pid != 0) ||
-			!trucker_holder_lock_stream(&stream->stream_id))
-			continue;
-		/* it may have been moved since the worker has ended */
-		trucker_holder_set_noted(&stream->stream_id,
-								 XLogRecPtrIsInvalid(told) ? slot.confirmed_lsn : Min(told, slot.confirmed_lsn));
-	}
 }

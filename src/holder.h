@@ -15,7 +15,6 @@ typedef struct TruckerHolder
 	pg_uuid_t	truck_id;
 	char	   *name;
 	bool		enabled;
-	bool		unreadable;		/* lost by DDL, and nobody has let go of it yet */
 	XLogRecPtr	lsn;			/* all before it is at the destination; 0: it has no position */
 	XLogRecPtr	warned_lsn;		/* where the WAL ended when it was last said to be behind */
 	pg_uuid_t	stream_id;
@@ -25,12 +24,10 @@ typedef struct TruckerHolder
 
 /* in holder.c */
 extern List *trucker_holder_list(void);
-extern bool trucker_holder_lock(const TruckerHolder *holder);
 extern void trucker_holder_set_warned(const pg_uuid_t *truck_id, XLogRecPtr lsn);
 extern bool trucker_holder_note_applied(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr lsn);
 extern bool trucker_holder_lock_stream(const pg_uuid_t *stream_id);
 extern XLogRecPtr trucker_holder_least_position(const pg_uuid_t *stream_id);
 extern void trucker_holder_set_noted(const pg_uuid_t *stream_id, XLogRecPtr lsn);
-extern void trucker_holder_note_resting(void);
 
 #endif							/* TRUCKER_HOLDER_H */

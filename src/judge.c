@@ -88,13 +88,8 @@ execute_sentence(void *arg)
 	const TruckerHolder *holder = sentence->holder;
 
 	begin(CurrentMemoryContext);
-	if (trucker_holder_lock(holder))
-	{
-		if (sentence->edata.message)
-			trucker_state_set_error(&holder->truck_id, trucker_error_text(&sentence->edata));
-		trucker_state_set_lost(&holder->truck_id);
-		sentence->done = true;
-	}
+	sentence->done = trucker_state_lock_truck(&holder->truck_id, &holder->stream_id) &&
+		trucker_state_record_error(&holder->truck_id, trucker_error_text(&sentence->edata), true, false);
 	commit(CurrentMemoryContext);
 	/* before a worker hears of it, and lets the slot move on */
 	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
@@ -108,26 +103,22 @@ say(void *arg)
 	return true;
 }
 
-/* The truck is lost; without a reason, it has been told already why. */
+/* The truck is lost. */
 static void
 give_up(const TruckerHolder *holder, const char *why, const char *detail)
 {
 	Sentence	sentence = {.holder = holder};
 	ErrorData  *edata = &sentence.edata;
 
-	if (why)
-	{
-		edata->elevel = ERROR;
-		edata->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
-		edata->message = psprintf("truck \"%s\" cannot go on: %s", holder->name, why);
-		edata->detail = unconstify(char *, detail);
-		edata->hint = psprintf("SELECT trucker.resync(%s) loads the destination anew.",
-							   quote_literal_cstr(holder->name));
-	}
+	edata->elevel = ERROR;
+	edata->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	edata->message = psprintf("truck \"%s\" cannot go on: %s", holder->name, why);
+	edata->detail = unconstify(char *, detail);
+	edata->hint = psprintf("SELECT trucker.resync(%s) loads the destination anew.",
+						   quote_literal_cstr(holder->name));
 	if (!trucker_catalog_try(execute_sentence, &sentence) || !sentence.done)
 		return;
-	if (why)
-		(void) trucker_catalog_try(say, edata); /* it logs what is raised */
+	(void) trucker_catalog_try(say, edata); /* it logs what is raised */
 	trucker_signal_truck(MyDatabaseId, &holder->truck_id, TRUCKER_RELOAD);
 }
 
@@ -148,7 +139,7 @@ note_warning(void *arg)
 	Warning    *warning = arg;
 
 	begin(CurrentMemoryContext);
-	warning->done = trucker_holder_lock(warning->holder);
+	warning->done = trucker_state_lock_truck(&warning->holder->truck_id, &warning->holder->stream_id);
 	if (warning->done)
 		trucker_holder_set_warned(&warning->holder->truck_id, GetFlushRecPtr(NULL));
 	commit(CurrentMemoryContext);
@@ -341,11 +332,7 @@ judge_stream(Stream *stream)
 	{
 		TruckerHolder *holder = lfirst(lc);
 
-		if (stream->has_worker && holder->unreadable)
-			continue;			/* it will let go of it */
-		else if (holder->unreadable)
-			give_up(holder, NULL, NULL);
-		else if (trouble && !XLogRecPtrIsInvalid(holder->lsn))
+		if (trouble && !XLogRecPtrIsInvalid(holder->lsn))
 			give_up(holder, trouble, "Changes would be skipped or applied twice if it did.");
 		else if (trouble == NULL && stream->has_slot && !stream->slot.invalidated && trucker_budget_bytes() > 0)
 			judge_budget(holder, &stream->slot);

@@ -267,7 +267,7 @@ start_worker(const TruckerWorkerInfo *info)
 static long
 tend_workers(void)
 {
-	long		wait = trucker_kill_stubborn() ? TRUCKER_END_PATIENCE_MS : -1;
+	long		wait = trucker_interrupt_workers();
 
 	for (int i = 0; i < trucker_worker_count(); i++)
 	{
@@ -289,8 +289,8 @@ tend_workers(void)
 		else if (!info.wanted)
 		{
 			/* its slot may be nobody's now: let a probe see to that */
-			trucker_worker_forget(i, info.generation);
-			trucker_request_scan(info.database);
+			if (trucker_worker_forget(i, info.generation))
+				trucker_request_scan(info.database);
 		}
 		else
 			this_wait = start_worker(&info);

@@ -10,11 +10,13 @@
  * Among others a truck has limited time (trucker.max_truck_delay) for one step:
  * one that waits for a lock, or has a huge transaction to apply, must not hold up
  * the rest.  It is set aside like one that has failed, and given twice the time
- * when it is tried again.  Alone it has all the time.
+ * when it is tried again.  Alone it has all the time, until others come whom the
+ * worker cannot take over because of it.
  */
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
@@ -34,12 +36,17 @@
 #define MAX_ERROR_TEXT 2000
 /* a truck's time is doubled at most so often */
 #define MAX_PATIENCE 20
+/* and halved at most so often */
+#define MAX_HURRY 4
 
 static TimeoutId delay_timeout;
 static volatile sig_atomic_t delay_is_over = false;
 
 /* the entry of the truck whose turn it is, or -1 */
 static int	executing = -1;
+
+/* how many trucks have run out of time since it was nobody's turn */
+static int	overruns = 0;
 
 static void
 delay_handler(void)
@@ -72,22 +79,30 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	TruckerTruckInfo info;
 
 	member->context = context;
-	member->truck = trucker_truck_load(&truck->id);
-	if (member->truck == NULL)	/* dropped since it was listed */
-		member->truck = truck;
 	member->truck_id = truck->id;
+	/* first: what the catalog says from now on, we are told */
 	member->entry = trucker_truck_attach(&truck->id);
 	if (member->entry < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("more than %d trucks shall run", trucker_max_trucks),
 				 errhint("Raise trucker.max_trucks, and restart the server.")));
+	member->truck = trucker_truck_load(&truck->id);
+	if (member->truck == NULL || !member->truck->has_stream ||
+		memcmp(&member->truck->stream_id, &truck->stream_id, sizeof(pg_uuid_t)) != 0)
+	{
+		/* dropped, or reset, since it was listed */
+		member->truck = truck;
+		member->gone = true;
+	}
+	if (!member->truck->enabled)
+		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
 	trucker_truck_get_info(member->entry, &info);
 	member->failures = info.failures;
 	member->failed_lsn = info.failed_lsn;
 	member->retry_at = info.next_retry_at;
 
-	member->position = trucker_position_load(&truck->id, truck->applied_lsn);
+	member->position = trucker_position_load(&truck->id, member->truck->applied_lsn);
 	if (member->position->exists)
 		member->position->durable = Max(member->position->durable, slot_lsn);
 	member->names = trucker_state_input_names(&truck->id);
@@ -198,37 +213,40 @@ static bool
 write_error(void *arg)
 {
 	const ErrorRecord *record = arg;
-	const TruckerTruck *truck = record->truck;
+	bool		recorded;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	trucker_state_set_error(&truck->id, trucker_error_text(record->edata));
-	if (record->lost)
-		trucker_state_set_lost(&truck->id);
-	if (record->final)
-		trucker_state_set_failed(&truck->id);
+	recorded = trucker_state_record_error(&record->truck->id, trucker_error_text(record->edata),
+										  record->lost, record->final);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	return true;
+	/* the slot is held back for a lost truck no more, and must not survive that */
+	if (recorded && record->lost)
+		XLogFlush(XactLastCommitEnd);
+	return recorded;
 }
 
 /*
  * Remember an error where trucker.status shows it, and what comes of it: the truck
- * is lost, or has failed for good, or neither.  Should that not be possible now,
- * the next error is another chance.  Outside any transaction.
+ * is lost, or has failed for good, or neither.  False: that was not possible now.
+ * Outside any transaction.
  */
-void
+bool
 trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost)
 {
 	ErrorRecord record = {truck, edata, lost, !lost && is_final(truck, edata->sqlerrcode, failures)};
 
-	if (trucker_catalog_try(write_error, &record) && record.final)
+	if (!trucker_catalog_try(write_error, &record))
+		return false;
+	if (record.final)
 		ereport(LOG,
 				(errmsg("truck \"%s\" has failed: it is stopped after %d errors in a row",
 						truck->name, failures),
 				 errhint("When the cause is removed: SELECT trucker.start(%s);",
 						 quote_literal_cstr(truck->name)),
 				 errhidecontext(true)));
+	return true;
 }
 
 /* The truck gets no more changes for now, and when it may have the next is known. */
@@ -238,7 +256,10 @@ trucker_member_set_aside(TruckerMember *member)
 	member->active = false;
 	member->follows = false;
 	member->compiled = false;
-	if (member->failures > 0)
+	member->leave_at = 0;
+	if (!member->truck->enabled)
+		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
+	else if (member->failures > 0)
 	{
 		member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   trucker_retry_delay(member->failures, trucker_retry_max_delay));
@@ -248,12 +269,54 @@ trucker_member_set_aside(TruckerMember *member)
 	trucker_truck_set_applied(member->entry, trucker_position_confirmable(member->position), 0, false);
 }
 
-/* Is this how the truck was told to stop, or did its time run out? */
+/* Is this how the truck, or the worker, was told to stop? */
 static bool
-is_no_failure(const TruckerMember *member, const ErrorData *edata)
+is_told_to_stop(const TruckerMember *member)
 {
-	return edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-		(trucker_truck_must_reload(member->entry) || trucker_worker_must_end());
+	return trucker_truck_must_reload(member->entry) || trucker_worker_must_end();
+}
+
+/*
+ * The truck has failed.  If that could not be recorded it is not known to be lost, or
+ * stopped, after a restart; so it is neither, and the next error is another chance.
+ */
+static void
+fail(TruckerMember *member, const ErrorData *edata)
+{
+	bool		recorded;
+
+	member->failures++;
+	recorded = trucker_record_error(member->truck, edata, member->failures, member->lost);
+	if (!recorded)
+		member->lost = false;
+	else if (!member->lost && is_final(member->truck, edata->sqlerrcode, member->failures))
+		member->truck->enabled = false;
+}
+
+/*
+ * How many milliseconds a step may take.  Trucks that wait for the same lock do so
+ * one after the other: each leaves the next one half of the time, down to a limit, so
+ * that all of them together do not hold up the rest for much longer than one.
+ */
+static int
+time_among_others(const TruckerMember *member)
+{
+	int64		ms = (int64) trucker_max_truck_delay << (member->must_stay ? 0 : member->patience);
+
+	return (int) Max(Min(ms, PG_INT32_MAX) >> Min(overruns, MAX_HURRY), 1);
+}
+
+/* Its time has run out: now the others shall have as much. */
+static void
+overrun(TruckerMember *member)
+{
+	member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), time_among_others(member));
+	member->patience = Min(member->patience + 1, MAX_PATIENCE);
+	overruns++;
+	ereport(LOG,
+			(errmsg("truck \"%s\" holds up the others of its stream", member->truck->name),
+			 errdetail("It has not ended its batch within trucker.max_truck_delay."),
+			 errhidecontext(true)));
 }
 
 /*
@@ -264,7 +327,7 @@ static void
 handle_error(TruckerMember *member, bool ran_out_of_time)
 {
 	ErrorData  *edata;
-	bool		ended;
+	bool		cancelled;
 
 	HOLD_INTERRUPTS();
 	disable_all_timeouts(false);
@@ -272,11 +335,12 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	MemoryContextSwitchTo(member->context);
 	edata = CopyErrorData();
 	LWLockReleaseAll();
-	ended = is_no_failure(member, edata);
-	if (!ended && !ran_out_of_time)
+	/* it may also have been meant for the truck before this one */
+	cancelled = trucker_worker_was_cancelled() || is_told_to_stop(member);
+	cancelled = cancelled && edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
+	if (!cancelled && !ran_out_of_time)
 		EmitErrorReport();
 	FlushErrorState();
-	(void) trucker_worker_was_cancelled();
 
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
@@ -286,21 +350,12 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	RESUME_INTERRUPTS();
 
 	MemoryContextSwitchTo(member->context);
-	if (ended)
-		member->gone = true;
+	if (cancelled)
+		member->gone = is_told_to_stop(member);
 	else if (ran_out_of_time)
-	{
-		member->patience = Min(member->patience + 1, MAX_PATIENCE);
-		ereport(LOG,
-				(errmsg("truck \"%s\" holds up the others of its stream", member->truck->name),
-				 errdetail("It has not ended its batch within trucker.max_truck_delay."),
-				 errhidecontext(true)));
-	}
+		overrun(member);
 	else
-	{
-		member->failures++;
-		trucker_record_error(member->truck, edata, member->failures, member->lost);
-	}
+		fail(member, edata);
 	FreeErrorData(edata);
 	trucker_member_set_aside(member);
 }
@@ -314,10 +369,8 @@ error_context(void *arg)
 static void
 start_clock(const TruckerMember *member)
 {
-	int64		ms = (int64) trucker_max_truck_delay << member->patience;
-
-	if (trucker_max_truck_delay > 0 && ms < PG_INT32_MAX)
-		enable_timeout_after(delay_timeout, (int) ms);
+	if (trucker_max_truck_delay > 0)
+		enable_timeout_after(delay_timeout, time_among_others(member));
 }
 
 /*
@@ -345,6 +398,7 @@ trucker_member_end_turn(void)
 	if (executing >= 0)
 		trucker_worker_set_executing(-1);
 	executing = -1;
+	overruns = 0;
 }
 
 /*
@@ -381,7 +435,7 @@ trucker_member_try(TruckerMember *member, TruckerMemberStep step, void *arg, boo
 	PG_CATCH();
 	{
 		/* PG_CATCH has put the error context stack back */
-		handle_error(member, delay_is_over);
+		handle_error(member, trucker_worker_was_hurried() || delay_is_over);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

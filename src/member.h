@@ -31,7 +31,9 @@ typedef struct TruckerMember
 	XLogRecPtr	failed_lsn;		/* one source transaction a batch until beyond it */
 	TimestampTz retry_at;		/* 0: at once */
 	bool		follows;		/* it is known to be as far as its stream */
-	TimestampTz leave_at;		/* when to try again to leave the home */
+	TimestampTz leave_at;		/* when to try again to leave the home; 0: not tried yet */
+	bool		moved;			/* the home carries it from now on */
+	bool		must_stay;		/* it could not leave: it is tried again among the others */
 	int			patience;		/* how often its time among others has been doubled */
 } TruckerMember;
 
@@ -50,6 +52,6 @@ extern void trucker_member_compile(TruckerMember *member, void *arg);
 extern void trucker_member_end_turn(void);
 extern void trucker_member_init(void);
 extern char *trucker_error_text(const ErrorData *edata);
-extern void trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost);
+extern bool trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost);
 
 #endif							/* TRUCKER_MEMBER_H */

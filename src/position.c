@@ -71,9 +71,9 @@ is_my_row(const TruckerPosition *position, TupleTableSlot *slot)
 
 /* Look for the row through the whole (small) table. */
 static void
-find_row(TruckerPosition *position, Relation rel)
+find_row(TruckerPosition *position, Relation rel, Snapshot as_of)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(as_of);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 
@@ -97,6 +97,10 @@ find_row(TruckerPosition *position, Relation rel)
  * Read a truck's position.  applied_lsn was noted, durably, when it last changed
  * streams: it may be further, for what was no business of the truck's leaves no
  * trace in the row.  The result belongs to the current context.
+ *
+ * What the row says may have been committed without waiting for the disk, by the
+ * attempt before this one or by the truck's backfill.  It is put there before anybody
+ * confirms anything because of it.
  */
 TruckerPosition *
 trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn)
@@ -110,11 +114,26 @@ trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn)
 	position->relid = get_relname_relid("position",
 										get_namespace_oid(TRUCKER_SCHEMA, false));
 	rel = table_open(position->relid, AccessShareLock);
-	find_row(position, rel);
+	find_row(position, rel, GetLatestSnapshot());
 	table_close(rel, AccessShareLock);
+	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 	position->applied = applied_lsn;
 	position->durable = Max(position->lsn, applied_lsn);
 	return position;
+}
+
+/*
+ * Read the row again as the transaction's snapshot sees it, which is an imported
+ * one.  What somebody else commits for the truck after that snapshot cannot be seen
+ * in the destination either, and must make trucker_position_write() fail.
+ */
+void
+trucker_position_read_again(TruckerPosition *position)
+{
+	Relation	rel = table_open(position->relid, AccessShareLock);
+
+	find_row(position, rel, GetActiveSnapshot());
+	table_close(rel, AccessShareLock);
 }
 
 /*
@@ -216,13 +235,15 @@ trucker_position_write(TruckerPosition *position, XLogRecPtr lsn)
 	Relation	rel = table_open(position->relid, RowExclusiveLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 
-	if (position->exists && !row_in_place(position, rel, slot))
+	if (!position->exists || !row_in_place(position, rel, slot))
 	{
 		XLogRecPtr	expected = position->lsn;
+		bool		existed = position->exists;
 
-		find_row(position, rel);
-		if (!position->exists || position->lsn != expected)
+		find_row(position, rel, GetLatestSnapshot());
+		if (position->exists != existed || position->lsn != expected)
 		{
+			position->exists = existed;
 			position->lsn = expected;
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -33,6 +33,7 @@ typedef struct TruckerPosition
 
 /* in position.c */
 extern TruckerPosition *trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn);
+extern void trucker_position_read_again(TruckerPosition *position);
 extern const char *trucker_position_trouble(const TruckerPosition *position);
 extern bool trucker_position_is_of_other_timeline(const TruckerPosition *position);
 extern void trucker_position_adopt(TruckerPosition *position);

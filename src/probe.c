@@ -3,17 +3,22 @@
  *	  Look once into a database: which trucks shall run, which slots are left.
  *
  * The launcher belongs to no database, so it sends a short-lived worker into
- * each that it must know about.  The probe judges which trucks are lost because of
- * their slots (judge.c), reports the streams that shall have a worker to shared
- * memory, notes where the slots of those that rest stand, and drops streams without
- * trucks, and replication slots that bear our name and that no stream needs: of
- * dropped trucks, of a dropped extension, of a start that a crash cut short.  It runs
- * at server start, whenever start(), stop() and the like have committed, and when a
- * slot keeps much WAL.
+ * each that it must know about.  The probe
+ *	- lets go of trucks that DDL has made lost;
+ *	- finds those that are lost because of their slots, or of the WAL that these keep
+ *	  (judge.c);
+ *	- reports the streams that shall have a worker to shared memory;
+ *	- notes where the slots of those that rest stand;
+ *	- drops streams without trucks, and replication slots that bear our name and that
+ *	  no stream needs: of dropped trucks, of a dropped extension, of a start that a
+ *	  crash cut short.
+ * It runs at server start, whenever start(), stop() and the like have committed, and
+ * when a slot keeps much WAL.
  */
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -24,7 +29,6 @@
 #include "utils/snapmgr.h"
 
 #include "budget.h"
-#include "holder.h"
 #include "identity.h"
 #include "shmem.h"
 #include "slots.h"
@@ -127,6 +131,33 @@ report_wanted(List *streams)
 }
 
 /*
+ * Trucks that DDL has marked as lost ride on nowhere: their streams may have others to
+ * carry, and hear of it only from us; or no worker at all.  On disk before a slot moves
+ * on without them.
+ */
+static void
+let_go_of_unreadable(MemoryContext context)
+{
+	List	   *trucks;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	trucks = trucker_state_unreadable_trucks();
+	foreach(lc, trucks)
+		trucker_state_set_lost(lfirst(lc));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	if (trucks == NIL)
+		return;
+	XLogFlush(XactLastCommitEnd);
+	foreach(lc, trucks)
+		trucker_signal_truck(MyDatabaseId, lfirst(lc), TRUCKER_RELOAD);
+}
+
+/*
  * Delete streams that carry no truck; their slots are orphans then.  A worker that
  * is making a catch-up stream has it empty for a moment; if it ends making it
  * after we listed the empty ones, the truck is seen aboard.
@@ -176,6 +207,7 @@ trucker_probe_main(Datum main_arg)
 	CommitTransactionCommand();
 	if (installed)
 	{
+		let_go_of_unreadable(context);
 		trucker_judge(context);
 		delete_empty_streams(context);
 		StartTransactionCommand();
@@ -183,7 +215,7 @@ trucker_probe_main(Datum main_arg)
 		MemoryContextSwitchTo(context);
 		streams = trucker_state_wanted_streams();
 		needed = trucker_state_slot_names();
-		trucker_holder_note_resting();
+		trucker_state_note_confirmed();
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);

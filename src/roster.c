@@ -129,6 +129,51 @@ forget_members(TruckerStream *stream, List *trucks)
 }
 
 /*
+ * Read the stream's row again: it may be the home no more, or have become it.  A
+ * note of where the slot stands was made while no truck should run; if this worker
+ * has not ended since then, it says nothing.  (state.c: trucker_state_note_confirmed)
+ */
+static bool
+refresh_row(TruckerStream *stream, bool *written)
+{
+	TruckerStreamRow *row = stream->row->slot_name == NULL ? trucker_state_stream(&stream->id) :
+		trucker_state_lock_stream(&stream->id);
+	bool		changed;
+
+	if (row == NULL)
+		return true;
+	changed = row->home != stream->row->home;
+	stream->row->home = row->home;
+	if (XLogRecPtrIsInvalid(stream->confirmed))
+		stream->row->confirmed_lsn = row->confirmed_lsn;
+	else if (!XLogRecPtrIsInvalid(row->confirmed_lsn))
+	{
+		trucker_state_forget_confirmed(&stream->id);
+		*written = true;
+	}
+	return changed;
+}
+
+/* Somebody may have asked, with start(), that a truck be tried again at once. */
+static void
+heed_pokes(TruckerStream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+		TruckerTruckInfo info;
+
+		if (member->active)
+			continue;
+		trucker_truck_get_info(member->entry, &info);
+		member->failures = info.failures;
+		member->retry_at = info.next_retry_at;
+	}
+}
+
+/*
  * Bring the roster in line with the catalog.  True: a truck has come, or its
  * decoding must begin anew, or one has left.
  */
@@ -141,8 +186,13 @@ trucker_roster_refresh(TruckerStream *stream)
 	List	   *trucks;
 	List	   *lost = NIL;
 	bool		changed;
+	bool		written = false;
 	ListCell   *lc;
 
+	/* positions that are read now may be confirmed, and are of commits that did not wait for the disk */
+	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
+	if (trucker_takeover_pending())
+		trucker_stop_point("takeover: pending");
 	trucker_takeover_begin();
 	if (stream->row->slot_name)
 		slot_lsn = trucker_slot_confirmed(stream->row->slot_name);
@@ -152,6 +202,7 @@ trucker_roster_refresh(TruckerStream *stream)
 	MemoryContextSwitchTo(scratch);
 	trucks = trucker_truck_of_stream(&stream->id);
 	changed = forget_members(stream, trucks);
+	heed_pokes(stream);
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);
@@ -167,8 +218,12 @@ trucker_roster_refresh(TruckerStream *stream)
 			changed = true;
 		}
 	}
+	/* after the trucks: whoever sees one enabled sees what was noted before */
+	changed |= refresh_row(stream, &written);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	if (written)
+		XLogFlush(XactLastCommitEnd);
 	MemoryContextSwitchTo(scratch);
 
 	foreach(lc, lost)
@@ -189,6 +244,8 @@ trucker_roster_refresh(TruckerStream *stream)
 	 */
 	if (changed)
 		XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
+	if (changed)
+		trucker_stop_point("takeover: loaded");
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
 	trucker_takeover_end();
@@ -226,6 +283,17 @@ trucker_roster_next_retry(const TruckerStream *stream)
 	return next;
 }
 
+static void
+activate(TruckerStream *stream, TruckerMember *member)
+{
+	member->active = true;
+	stream->nactive++;
+	if (member->retry_at == 0)
+		return;
+	member->retry_at = 0;
+	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, 0);
+}
+
 /* Make active what shall run and whose time has come. */
 void
 trucker_roster_activate(TruckerStream *stream)
@@ -238,16 +306,20 @@ trucker_roster_activate(TruckerStream *stream)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		member->active = trucker_member_shall_run(member) && !member->truck->needs_backfill &&
-			member->retry_at <= now;
-		if (!member->active)
-			continue;
-		stream->nactive++;
-		if (member->retry_at != 0)
-		{
-			member->retry_at = 0;
-			trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, 0);
-		}
+		member->active = false;
+		if (trucker_member_shall_run(member) && !member->truck->needs_backfill && member->retry_at <= now)
+			activate(stream, member);
+	}
+	if (stream->nactive > 0)
+		return;
+
+	/* what has only run out of time, among others, need not wait if there are none */
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		if (trucker_member_shall_run(member) && !member->truck->needs_backfill && member->failures == 0)
+			activate(stream, member);
 	}
 }
 
@@ -336,7 +408,7 @@ trucker_roster_has_unflushed(const TruckerStream *stream)
 static void
 record_error(TruckerMember *member, void *arg)
 {
-	trucker_record_error(member->truck, arg, 0, false);
+	(void) trucker_record_error(member->truck, arg, 0, false);
 }
 
 /* An error of the stream itself is each of its trucks' last error; all pause together. */

@@ -131,6 +131,8 @@ trucker_state_name(TruckerState state)
 			return "streaming";
 		case TRUCKER_RETRYING:
 			return "retrying";
+		case TRUCKER_RESTING:
+			return "stopped";
 	}
 	return "unknown";
 }
@@ -406,21 +408,27 @@ is_awaited_locked(const TruckerWorkerEntry *entry)
 	return other != NULL && other->info.pid != 0;
 }
 
-/* Free an entry whose stream shall not run and whose worker is gone. */
-void
+/*
+ * Free an entry whose stream shall not run and whose worker is gone.  False: not
+ * now; who it waits for wakes the launcher.
+ */
+bool
 trucker_worker_forget(int index, uint64 generation)
 {
 	TruckerWorkerEntry *entry = &trucker_shared->workers[index];
+	bool		forgotten;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	if (entry->in_use && entry->info.generation == generation &&
-		!entry->info.wanted && entry->info.pid == 0 && !is_awaited_locked(entry))
+	forgotten = entry->in_use && entry->info.generation == generation &&
+		!entry->info.wanted && entry->info.pid == 0 && !is_awaited_locked(entry);
+	if (forgotten)
 	{
 		trucker_release_trucks_locked(index);
 		entry->in_use = false;
 	}
 	LWLockRelease(trucker_shared_lock);
 	ConditionVariableBroadcast(&trucker_shared->progress);
+	return forgotten;
 }
 
 /*
@@ -455,16 +463,22 @@ trucker_worker_terminate(int index, uint64 generation)
 	LWLockRelease(trucker_shared_lock);
 }
 
-/* End what goes on although it was cancelled a while ago; true: look again after another while. */
-bool
-trucker_kill_stubborn(void)
+/*
+ * End what goes on although it was cancelled a while ago, and cancel what others have
+ * waited for long enough.  Returns the milliseconds to wait before doing so again, or
+ * -1 for no limit.
+ */
+long
+trucker_interrupt_workers(void)
 {
-	bool		any;
+	long		wait;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	any = trucker_kill_stubborn_locked();
+	wait = trucker_hurry_takers_locked();
+	if (trucker_kill_stubborn_locked() && (wait < 0 || wait > TRUCKER_END_PATIENCE_MS))
+		wait = TRUCKER_END_PATIENCE_MS;
 	LWLockRelease(trucker_shared_lock);
-	return any;
+	return wait;
 }
 
 /* Does this walsender serve a worker that is alive? */

@@ -11,6 +11,8 @@
 
 /* how long a worker may take to end in order */
 #define TRUCKER_END_PATIENCE_MS 3000
+/* how often to look, at least, whether a truck holds up others that have come */
+#define TRUCKER_HURRY_INTERVAL_MS 100
 
 /* What a truck, or its stream, is doing; the names are what trucker.status shows. */
 typedef enum TruckerState
@@ -21,7 +23,8 @@ typedef enum TruckerState
 	TRUCKER_BACKFILL,
 	TRUCKER_CATCHUP,
 	TRUCKER_STREAMING,
-	TRUCKER_RETRYING
+	TRUCKER_RETRYING,
+	TRUCKER_RESTING				/* its stream runs for others */
 } TruckerState;
 
 /* A stream that shall have a worker, as a probe found it in its database's catalog. */
@@ -115,9 +118,9 @@ extern bool trucker_get_worker(int index, TruckerWorkerInfo *info);
 extern bool trucker_find_worker(Oid database, const pg_uuid_t *stream_id, TruckerWorkerInfo *info);
 extern void trucker_worker_set_launch(int index, uint64 generation, TimestampTz launch_after, bool waits_for_worker);
 extern void trucker_worker_launched(int index, uint64 generation);
-extern void trucker_worker_forget(int index, uint64 generation);
+extern bool trucker_worker_forget(int index, uint64 generation);
 extern void trucker_worker_terminate(int index, uint64 generation);
-extern bool trucker_kill_stubborn(void);
+extern long trucker_interrupt_workers(void);
 extern bool trucker_is_walsender(int pid);
 extern int	trucker_database_workers(Oid database);
 
@@ -150,7 +153,9 @@ extern bool trucker_truck_must_reload(int truck);
 extern void trucker_truck_get_info(int truck, TruckerTruckInfo *info);
 
 /* in shmem_truck.c: its backfill */
-extern bool trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id);
+extern bool trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id, pid_t worker_pid);
+extern bool trucker_worker_has_backfills(void);
+extern void trucker_truck_set_backfilled(int truck);
 extern void trucker_truck_count_backfill_failure(int truck);
 extern bool trucker_truck_backfill_must_end(int truck);
 
@@ -160,6 +165,7 @@ extern void trucker_worker_set_walsender(int pid);
 extern void trucker_worker_set_applied(XLogRecPtr lsn, TimestampTz at);
 extern void trucker_worker_set_executing(int truck);
 extern bool trucker_worker_was_cancelled(void);
+extern bool trucker_worker_was_hurried(void);
 extern void trucker_worker_works(void);
 extern void trucker_worker_set_splitting(bool splitting);
 extern bool trucker_worker_poked(void);

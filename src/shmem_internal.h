@@ -19,6 +19,8 @@ typedef struct TruckerWorkerEntry
 	bool		in_use;
 	bool		poked;
 	bool		cancelled;		/* SIGINT was sent because of a truck */
+	bool		hurried;		/* likewise, because trucks wait to be taken over */
+	TimestampTz moved_at;		/* when it has given a truck away; see info.move */
 	Latch	   *latch;			/* of the running worker, or NULL */
 	TimestampTz ending_since;	/* it has been told to end; 0: it has not */
 	TruckerWorkerInfo info;
@@ -70,6 +72,9 @@ extern void trucker_poke_worker_locked(TruckerWorkerEntry *entry);
 extern void trucker_release_trucks_locked(int worker);
 extern TruckerWorkerEntry *trucker_carrier_locked(const TruckerTruckEntry *truck);
 extern bool trucker_kill_stubborn_locked(void);
+
+/* in shmem_move.c */
+extern long trucker_hurry_takers_locked(void);
 
 /* in shmem_worker.c: this process's entry, NULL if it is no stream worker */
 extern TruckerWorkerEntry *trucker_my_entry;

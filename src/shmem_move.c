@@ -20,7 +20,10 @@
  */
 #include "trucker.h"
 
+#include <signal.h>
+
 #include "storage/latch.h"
+#include "utils/timestamp.h"
 
 #include "shmem_internal.h"
 
@@ -81,8 +84,10 @@ trucker_move_end(void)
 	{
 		taker = alive_locked(&mine->move_to);
 		mine->move = taker ? TRUCKER_MOVE_MOVED : TRUCKER_MOVE_NONE;
+		trucker_my_entry->moved_at = GetCurrentTimestamp();
 		if (taker)
 			trucker_poke_worker_locked(taker);
+		trucker_wake_launcher_locked();
 	}
 	LWLockRelease(trucker_shared_lock);
 }
@@ -158,6 +163,47 @@ trucker_takeover_end(void)
 				SetLatch(giver->latch);
 		}
 	}
+	trucker_my_entry->hurried = false;
 	trucker_wake_launcher_locked();
 	LWLockRelease(trucker_shared_lock);
+}
+
+/* ----
+ * The launcher
+ * ----
+ */
+
+/*
+ * A truck that is alone on its stream has all the time; not so when others have
+ * come, whom the worker has not noticed yet since it is executing that one's SQL.
+ * Returns the milliseconds to wait before looking again, or -1.  The caller holds
+ * the lock.
+ */
+long
+trucker_hurry_takers_locked(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait = -1;
+
+	for (int i = 0; i < trucker_shared->nworkers && trucker_max_truck_delay > 0; i++)
+	{
+		TruckerWorkerEntry *giver = &trucker_shared->workers[i];
+		TruckerWorkerEntry *taker;
+		long		left;
+
+		if (!giver->in_use || giver->info.move != TRUCKER_MOVE_MOVED)
+			continue;
+		taker = trucker_find_worker_locked(giver->info.database, &giver->info.move_to);
+		if (taker == NULL || taker->info.pid == 0 || taker->hurried)
+			continue;
+		left = TimestampDifferenceMilliseconds(now, TimestampTzPlusMilliseconds(giver->moved_at, trucker_max_truck_delay));
+		if (left == 0 && taker->info.truck >= 0)
+		{
+			taker->hurried = true;
+			kill(taker->info.pid, SIGINT);
+		}
+		else if (wait < 0 || left < wait)
+			wait = Max(left, TRUCKER_HURRY_INTERVAL_MS);
+	}
+	return wait;
 }

@@ -265,7 +265,8 @@ trucker_truck_attach(const pg_uuid_t *truck_id)
 		entry->worker_generation = trucker_my_entry->info.generation;
 		entry->info.reload = false;
 		entry->info.follows = false;
-		entry->info.state = TRUCKER_STARTING;
+		/* in the pause after a failure it changes streams */
+		entry->info.state = entry->info.next_retry_at != 0 ? TRUCKER_RETRYING : TRUCKER_STARTING;
 		entry->info.since = GetCurrentTimestamp();
 	}
 	LWLockRelease(trucker_shared_lock);
@@ -289,6 +290,8 @@ trucker_truck_detach(int truck)
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
 	if (is_mine_locked(entry))
 	{
+		/* what others have seen of it stays true */
+		copy_truck_locked(entry, &entry->info);
 		entry->info.worker = -1;
 		entry->info.follows = false;
 	}
@@ -349,14 +352,18 @@ trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, Timest
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
-/* Does the catalog say something new about the truck? */
+/*
+ * Does the catalog say something new about the truck?  If another worker has taken it
+ * over, it does: that one has cleared the mark.
+ */
 bool
 trucker_truck_must_reload(int truck)
 {
+	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
 	bool		reload;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	reload = trucker_shared->trucks[truck].info.reload;
+	reload = entry->info.reload || !is_mine_locked(entry);
 	LWLockRelease(trucker_shared_lock);
 	return reload;
 }
@@ -390,17 +397,22 @@ backfill_detach(int code, Datum arg)
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
-/* A backfill takes its truck's entry.  False: it is not wanted any more. */
+/*
+ * A backfill takes its truck's entry.  False: it is not wanted any more, or its
+ * snapshot went with the worker that has ordered it.
+ */
 bool
-trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id)
+trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id, pid_t worker_pid)
 {
 	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
+	TruckerWorkerEntry *worker;
 	bool		wanted;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	worker = trucker_carrier_locked(entry);
 	wanted = entry->in_use && !entry->info.reload && entry->info.backfill_pid == 0 &&
 		memcmp(&entry->info.id, truck_id, sizeof(pg_uuid_t)) == 0 &&
-		trucker_carrier_locked(entry) != NULL &&
+		worker != NULL && worker->info.pid == worker_pid &&
 		!trucker_is_closing_locked(entry->info.database);
 	if (wanted)
 		entry->info.backfill_pid = MyProcPid;
@@ -408,6 +420,35 @@ trucker_truck_attach_backfill(int truck, const pg_uuid_t *truck_id)
 	if (wanted)
 		before_shmem_exit(backfill_detach, Int32GetDatum(truck));
 	return wanted;
+}
+
+/* Is a backfill under way that this stream's worker has ordered, or the one before it? */
+bool
+trucker_worker_has_backfills(void)
+{
+	bool		found = false;
+
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	for (int i = 0; i < trucker_shared->ntrucks; i++)
+		found |= trucker_shared->trucks[i].in_use && is_mine_locked(&trucker_shared->trucks[i]) &&
+			trucker_shared->trucks[i].info.backfill_pid != 0;
+	LWLockRelease(trucker_shared_lock);
+	return found;
+}
+
+/* The backfill has committed; the truck's stream goes on when all of its backfills have ended. */
+void
+trucker_truck_set_backfilled(int truck)
+{
+	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
+
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	if (entry->info.backfill_pid == MyProcPid)
+	{
+		entry->info.state = TRUCKER_CATCHUP;
+		entry->info.since = GetCurrentTimestamp();
+	}
+	LWLockRelease(trucker_shared_lock);
 }
 
 /* The backfill has failed. */

@@ -57,6 +57,7 @@ trucker_worker_attach(int index, uint64 generation, TruckerWorkerInfo *info)
 		entry->latch = MyLatch;
 		entry->poked = false;
 		entry->cancelled = false;
+		entry->hurried = false;
 		entry->ending_since = 0;
 		entry->info.pid = MyProcPid;
 		entry->info.truck = -1;
@@ -123,6 +124,19 @@ trucker_worker_was_cancelled(void)
 	trucker_my_entry->cancelled = false;
 	LWLockRelease(trucker_shared_lock);
 	return cancelled;
+}
+
+/* The same, because other trucks wait to be taken over. */
+bool
+trucker_worker_was_hurried(void)
+{
+	bool		hurried;
+
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	hurried = trucker_my_entry->hurried;
+	trucker_my_entry->hurried = false;
+	LWLockRelease(trucker_shared_lock);
+	return hurried;
 }
 
 /* The worker has come as far as streaming: should it end, it is started again at once. */

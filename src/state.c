@@ -23,10 +23,15 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "shmem.h"
 #include "state.h"
 
 /* a truck of the query's shall run: s is trucker.truck_state, t trucker.truck */
 #define SHALL_RUN "s.enabled AND NOT s.lost AND NOT " TRUCKER_UNREADABLE
+
+/* the truck's row, unless somebody else has it locked; of trucker.truck_state */
+#define UNLESS_LOCKED \
+	"WHERE truck_id = (SELECT x.truck_id FROM trucker.truck_state x WHERE x.truck_id = $1 FOR UPDATE SKIP LOCKED)"
 
 #define STREAM_COLUMNS \
 	"x.id, x.owner::oid, x.run_as::oid, x.name, x.home, x.slot_name, coalesce(x.confirmed_lsn, '0/0') " \
@@ -64,14 +69,6 @@ trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled)
 								 truck_id, enabled ? "true" : "false", SPI_OK_INSERT) > 0;
 }
 
-/* An error has stopped the truck; start() lets it run again. */
-void
-trucker_state_set_failed(const pg_uuid_t *truck_id)
-{
-	trucker_catalog_write("UPDATE trucker.truck_state SET enabled = false, failed = true "
-						  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE);
-}
-
 void
 trucker_state_request_resync(const pg_uuid_t *truck_id)
 {
@@ -89,35 +86,73 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 
 /*
  * The backfill is part of this very transaction.  Raises an error if the truck has
- * been dropped, stopped or reset meanwhile.
+ * been dropped, stopped or reset meanwhile; or if its stream has made another slot,
+ * which begins later than this backfill, or is about to.
  */
 void
-trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point)
+trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point, const char *slot_name)
 {
 	trucker_catalog_write("UPDATE trucker.input_table SET from_lsn = $2::pg_lsn WHERE truck_id = $1",
 						  truck_id, psprintf("%X/%X", LSN_FORMAT_ARGS(consistent_point)), SPI_OK_UPDATE);
 	if (trucker_catalog_write("UPDATE trucker.truck_state SET needs_backfill = false, needs_reset = false "
-							  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE) == 0)
+							  "WHERE truck_id = $1 AND enabled AND stream_id = "
+							  "(SELECT x.id FROM trucker.stream x WHERE x.slot_name = $2 FOR SHARE)",
+							  truck_id, slot_name, SPI_OK_UPDATE) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the truck has been dropped")));
+				 errmsg("the backfill is of no use any more"),
+				 errdetail("The truck has been dropped, stopped or reset, or replication slot \"%s\" been given up.",
+						   slot_name)));
 }
 
-/* Remember why the truck could not go on. */
-void
-trucker_state_set_error(const pg_uuid_t *truck_id, const char *message)
+/*
+ * Remember why the truck could not go on, and what comes of it.  Lost: it cannot go
+ * on by itself, and no stream needs to keep anything for it.  Failed: it is
+ * stopped until start().  False: somebody has the row locked, in a transaction that
+ * starts, stops or drops the truck; nobody else shall wait for that.
+ */
+bool
+trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed)
 {
-	trucker_catalog_write("UPDATE trucker.truck_state "
-						  "SET last_error = $2, last_error_at = clock_timestamp() WHERE truck_id = $1",
-						  truck_id, message, SPI_OK_UPDATE);
+	Oid			types[] = {UUIDOID, TEXTOID, BOOLOID, BOOLOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), CStringGetTextDatum(message),
+	BoolGetDatum(lost), BoolGetDatum(failed)};
+	TruckerCatalog access;
+	bool		recorded;
+
+	trucker_catalog_begin(&access);
+	recorded = trucker_catalog_execute("UPDATE trucker.truck_state SET last_error = $2, last_error_at = clock_timestamp(), "
+									   "lost = lost OR $3, stream_id = CASE WHEN NOT $3 THEN stream_id END, "
+									   "failed = failed OR $4, enabled = enabled AND NOT $4 " UNLESS_LOCKED,
+									   4, types, values, NULL, SPI_OK_UPDATE) > 0;
+	trucker_catalog_end(&access);
+	return recorded;
 }
 
-/* The truck cannot go on by itself.  No stream needs to keep anything for it. */
+static void *
+form_uuid(HeapTuple tuple)
+{
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	bool		isnull;
+
+	*id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
+	return id;
+}
+
+/* The trucks (pg_uuid_t *) that a stream carries although DDL has marked them as lost. */
+List *
+trucker_state_unreadable_trucks(void)
+{
+	return trucker_catalog_list("SELECT t.id FROM trucker.truck t JOIN trucker.truck_state s ON s.truck_id = t.id "
+								"WHERE s.stream_id IS NOT NULL AND " TRUCKER_UNREADABLE, NULL, form_uuid);
+}
+
+/* DDL has marked the truck as lost: no stream needs to keep anything for it. */
 void
 trucker_state_set_lost(const pg_uuid_t *truck_id)
 {
-	trucker_catalog_write("UPDATE trucker.truck_state SET lost = true, stream_id = NULL "
-						  "WHERE truck_id = $1", truck_id, NULL, SPI_OK_UPDATE);
+	trucker_catalog_write("UPDATE trucker.truck_state SET lost = true, stream_id = NULL " UNLESS_LOCKED,
+						  truck_id, NULL, SPI_OK_UPDATE);
 }
 
 /* One source transaction shall not be applied (0: none). */
@@ -387,24 +422,19 @@ trucker_state_slot_count(void)
 											"WHERE slot_name IS NOT NULL AND NOT home", NULL, form_text));
 }
 
-/* The catch-up streams (TruckerStreamRow *) with a slot, of the trucks of a home. */
+/*
+ * The catch-up streams (TruckerStreamRow *) with a slot, of the trucks of a home.
+ * Not those whose workers are busy with backfills, perhaps for hours.
+ */
 List *
 trucker_state_catchup_streams(const TruckerStreamRow *home)
 {
 	return trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN trucker.stream y "
 								"ON (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
-								"WHERE y.id = $1 AND NOT x.home AND x.slot_name IS NOT NULL ORDER BY x.id",
+								"WHERE y.id = $1 AND NOT x.home AND x.slot_name IS NOT NULL AND NOT EXISTS "
+								"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id "
+								"AND s.enabled AND s.needs_backfill) ORDER BY x.id",
 								&home->id, form_stream);
-}
-
-static void *
-form_uuid(HeapTuple tuple)
-{
-	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
-	bool		isnull;
-
-	*id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
-	return id;
 }
 
 /* Insert a stream and return its id; false: a unique index stands against it. */
@@ -519,11 +549,81 @@ trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRe
 	trucker_catalog_end(&access);
 }
 
+/*
+ * The same, for a truck that has a position, if it still rides the one stream and
+ * nobody else has its row locked: a session may have reset it, or may be about to.
+ */
+bool
+trucker_state_hand_over(const pg_uuid_t *truck_id, const pg_uuid_t *from, const pg_uuid_t *to, XLogRecPtr applied_lsn)
+{
+	Oid			types[] = {UUIDOID, UUIDOID, UUIDOID, PG_LSNOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), UUIDPGetDatum(from), UUIDPGetDatum(to), LSNGetDatum(applied_lsn)};
+	TruckerCatalog access;
+	bool		moved;
+
+	trucker_catalog_begin(&access);
+	moved = trucker_catalog_execute("UPDATE trucker.truck_state SET stream_id = $3, applied_lsn = $4 WHERE truck_id = "
+									"(SELECT x.truck_id FROM trucker.truck_state x WHERE x.truck_id = $1 "
+									"AND x.stream_id = $2 AND NOT x.needs_backfill FOR UPDATE SKIP LOCKED)",
+									4, types, values, NULL, SPI_OK_UPDATE) > 0;
+	trucker_catalog_end(&access);
+	return moved;
+}
+
+/* Lock a truck's row; false: somebody else has it, or the truck rides that stream no more. */
+bool
+trucker_state_lock_truck(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id)
+{
+	Oid			types[] = {UUIDOID, UUIDOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), UUIDPGetDatum(stream_id)};
+	TruckerCatalog access;
+	bool		locked;
+
+	trucker_catalog_begin(&access);
+	locked = trucker_catalog_execute("SELECT FROM trucker.truck_state WHERE truck_id = $1 AND stream_id = $2 "
+									 "FOR UPDATE SKIP LOCKED", 2, types, values, NULL, SPI_OK_SELECT) > 0;
+	trucker_catalog_end(&access);
+	return locked;
+}
+
 void
 trucker_state_set_home(const pg_uuid_t *stream_id, bool home)
 {
 	trucker_catalog_write("UPDATE trucker.stream SET home = $2::boolean WHERE id = $1",
 						  stream_id, home ? "true" : "false", SPI_OK_UPDATE);
+}
+
+#define RESTS \
+	"r.slot_name = x.slot_name AND NOT r.active AND x.confirmed_lsn IS NULL AND NOT EXISTS " \
+	"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id AND s.enabled)"
+
+/*
+ * Note, for streams that rest, up to where their slots are confirmed.  The slot of
+ * a stream that rests must not move; if it does, somebody else has read from it or
+ * advanced it.  One of their trucks may be started at any moment: with the row
+ * locked it is looked at once more, and the worker, which locks it, too, sees
+ * either no note or all of it.
+ */
+void
+trucker_state_note_confirmed(void)
+{
+	List	   *streams = trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN pg_replication_slots r ON " RESTS,
+											   NULL, form_stream);
+	ListCell   *lc;
+
+	foreach(lc, streams)
+	{
+		TruckerStreamRow *stream = lfirst(lc);
+		XLogRecPtr	told = trucker_slot_told(stream->slot_name);
+
+		/* it may have been moved since its worker has ended */
+		if (XLogRecPtrIsInvalid(told))
+			told = PG_UINT64_MAX;
+		if (trucker_state_lock_stream(&stream->id) != NULL)
+			trucker_catalog_write("UPDATE trucker.stream x SET confirmed_lsn = least(r.confirmed_flush_lsn, $2::pg_lsn) "
+								  "FROM pg_replication_slots r WHERE x.id = $1 AND " RESTS,
+								  &stream->id, psprintf("%X/%X", LSN_FORMAT_ARGS(told)), SPI_OK_UPDATE);
+	}
 }
 
 /* The stream's worker is about to move the slot again. */

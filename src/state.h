@@ -48,10 +48,11 @@ typedef struct TruckerNode
 /* in state.c: trucks */
 extern void trucker_state_delete(const pg_uuid_t *truck_id);
 extern bool trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
-extern void trucker_state_set_failed(const pg_uuid_t *truck_id);
 extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
-extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point);
-extern void trucker_state_set_error(const pg_uuid_t *truck_id, const char *message);
+extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point,
+										 const char *slot_name);
+extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
+extern List *trucker_state_unreadable_trucks(void);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
 extern void trucker_state_set_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
 extern int	trucker_state_mark_unreadable(void);
@@ -76,7 +77,11 @@ extern bool trucker_state_reopen(const pg_uuid_t *stream_id);
 extern pg_uuid_t trucker_state_add_catchup(const TruckerStreamRow *home, const char *slot_name);
 extern List *trucker_state_catchup_streams(const TruckerStreamRow *home);
 extern void trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr applied_lsn);
+extern bool trucker_state_hand_over(const pg_uuid_t *truck_id, const pg_uuid_t *from, const pg_uuid_t *to,
+									XLogRecPtr applied_lsn);
+extern bool trucker_state_lock_truck(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id);
 extern void trucker_state_set_home(const pg_uuid_t *stream_id, bool home);
+extern void trucker_state_note_confirmed(void);
 extern void trucker_state_forget_confirmed(const pg_uuid_t *stream_id);
 extern List *trucker_state_empty_streams(void);
 extern void trucker_state_delete_empty(const pg_uuid_t *stream_id);

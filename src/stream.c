@@ -29,6 +29,8 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -65,13 +67,7 @@ load(TruckerStream *stream)
 {
 	TruckerMember *first;
 
-	/*
-	 * The positions that we are about to read may have been committed, by the
-	 * attempt before this one, without waiting for the disk.  They must be safe
-	 * before anything is confirmed because of them.
-	 */
-	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
-
+	trucker_first_start_wait_for_abandoned();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
@@ -293,6 +289,8 @@ begin_pass(TruckerStream *stream)
 		return;
 	}
 	trucker_worker_works();
+	if (!stream->row->home)
+		trucker_stop_point("catch-up begun");
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -449,11 +447,33 @@ mark_concerned(TruckerStream *stream)
 	}
 }
 
+/*
+ * The pipelines wait until the source transactions of what they apply can be seen by
+ * all.  With synchronous replication that can take long: then it is no truck's fault,
+ * so it is waited for here first, where nobody's time runs.
+ */
+static void
+wait_for_sources(const TruckerBatch *batch)
+{
+	for (int i = 0; i < batch->nsources; i++)
+	{
+		TransactionId xid = batch->sources[i].begin.xid;
+
+		if (!TransactionIdIsInProgress(xid))
+			continue;
+		StartTransactionCommand();
+		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+		CommitTransactionCommand();
+	}
+}
+
 static void
 apply_to_all(TruckerStream *stream)
 {
 	ListCell   *lc;
 
+	wait_for_sources(stream->batch);
+	MemoryContextSwitchTo(stream->message_context);
 	mark_concerned(stream);
 	foreach(lc, stream->members)
 	{
@@ -463,6 +483,7 @@ apply_to_all(TruckerStream *stream)
 			continue;
 		if (!trucker_member_try(member, apply_batch, stream, stream->nactive == 1))
 			stream->nactive--;
+		trucker_stop_point("applied for one truck");
 		CHECK_FOR_INTERRUPTS();
 	}
 	trucker_member_end_turn();
@@ -716,8 +737,8 @@ receive(TruckerStream *stream)
  */
 
 /*
- * Is it time to read again from where the slot is, for trucks that have failed?
- * Only after the others have had as much time on new ground as it takes to come
+ * Is it time to read again from where the slot is, for trucks that have failed?  At
+ * the home these are trucks that could not leave.  Only after the others have had as much time on new ground as it takes to come
  * there.
  */
 static bool
@@ -730,8 +751,6 @@ retry_is_due(const TruckerStream *stream)
 		return false;
 	if (stream->nactive == 0)
 		return true;
-	if (stream->row->home)
-		return false;			/* it leaves, and is tried again elsewhere */
 	return stream->fresh_at == 0 ? stream->applied >= stream->confirmed :
 		now - stream->fresh_at > stream->fresh_at - stream->pass_started;
 }
@@ -801,7 +820,6 @@ trucker_stream_follow(TruckerStream *stream)
 		if (!trucker_first_start(stream))
 			return trucker_roster_has_work(stream) ? TRUCKER_AGAIN : TRUCKER_FINISHED;
 		end_pass(stream);
-		sort_out_unfilled(stream);
 	}
 	(void) check_slot(stream);
 	trucker_stop_point("slot checked");
@@ -812,6 +830,9 @@ trucker_stream_follow(TruckerStream *stream)
 		(void) trucker_roster_refresh(stream);
 		if (!trucker_roster_has_work(stream) || trucker_worker_must_end())
 			return TRUCKER_FINISHED;
+		sort_out_unfilled(stream);
+		if (stream->row->slot_name == NULL)
+			break;
 		trucker_roster_activate(stream);
 		compile_new(stream);
 		if (stream->nactive == 0)
@@ -839,6 +860,7 @@ trucker_stream_abandon(TruckerStream *stream)
 		trucker_truck_set_applied(member->entry, InvalidXLogRecPtr, 0, false);
 	}
 	stream->members = NIL;
+	trucker_first_start_abandon();
 	end_pass(stream);
 	trucker_member_end_turn();
 	trucker_move_end();

@@ -109,6 +109,8 @@ extern bool trucker_transition_promote(TruckerStream *stream);
 
 /* in first_start.c */
 extern bool trucker_first_start(TruckerStream *stream);
+extern void trucker_first_start_abandon(void);
+extern void trucker_first_start_wait_for_abandoned(void);
 
 /* the one decoder of this release */
 extern const TruckerDecoder *const trucker_stream_decoder;

@@ -61,8 +61,9 @@ add_reader(TruckerStream *stream, TruckerMember *member, const TruckerInputName 
 	if (!found)
 	{
 		table = &stream->tables[stream->ntables];
-		table->schema = name->schema;
-		table->table = name->table;
+		/* the pass may outlive the member, which may leave in its midst */
+		table->schema = pstrdup(name->schema);
+		table->table = pstrdup(name->table);
 		table->number = entry->number = stream->ntables++;
 		table->readers = NIL;
 	}
@@ -234,8 +235,8 @@ trucker_tables_check_names(TruckerStream *stream)
 		{
 			TruckerMember *member = ((TruckerReader *) lfirst(lc))->member;
 
-			if (member->active)
-				(void) trucker_member_try(member, check_name, &stream->tables[i], true);
+			if (member->active && !trucker_member_try(member, check_name, &stream->tables[i], true))
+				stream->nactive--;
 		}
 	}
 }

@@ -43,6 +43,12 @@
 #define JOIN_INTERVAL_MS 100
 #define STANDBY_WAIT_MS 3000
 
+/* how long to wait before trying again to let a truck board another stream */
+#define BOARD_INTERVAL_MS 1000
+
+/* has a catch-up stream been added that has no truck yet? */
+static bool splitting = false;
+
 typedef struct Transition
 {
 	bool		(*action) (TruckerStream *stream, TruckerMember *member);
@@ -71,6 +77,10 @@ try_transition(bool (*action) (TruckerStream *stream, TruckerMember *member),
 
 	trucker_move_end();
 	trucker_worker_set_splitting(false);
+	/* a new stream that nobody has come aboard, and its slot */
+	if (splitting)
+		trucker_request_scan(MyDatabaseId);
+	splitting = false;
 	return done;
 }
 
@@ -124,6 +134,25 @@ slot_can_be_had(void)
 	return trucker_state_slot_count() < trucker_max_catchup_streams && trucker_slots_free() > 0;
 }
 
+/*
+ * Can a truck that has applied all before lsn ride on from that slot?  To be asked
+ * again once trucker_move_begin() keeps the slot's worker from going beyond.  A
+ * walsender whose worker has ended may have yet to read what that one has confirmed
+ * at last.
+ */
+static bool
+slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
+{
+	int			pid = trucker_slot_active_pid(to->slot_name);
+	XLogRecPtr	confirmed;
+
+	if (pid > 0 && !trucker_is_walsender(pid))
+		return false;
+	confirmed = trucker_slot_confirmed(to->slot_name);
+	return !XLogRecPtrIsInvalid(confirmed) && confirmed <= lsn &&
+		trucker_slot_trouble(to->slot_name, InvalidXLogRecPtr) == NULL;
+}
+
 /* Of the catch-up streams, the one that a truck at lsn can ride with the least to read. */
 static TruckerStreamRow *
 nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
@@ -136,7 +165,7 @@ nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 		TruckerStreamRow *row = lfirst(lc);
 		XLogRecPtr	at = trucker_slot_confirmed(row->slot_name);
 
-		if (XLogRecPtrIsInvalid(at) || at > lsn || (best && at < *confirmed))
+		if (!slot_will_do(row, lsn) || at > lsn || (best && at < *confirmed))
 			continue;
 		best = row;
 		*confirmed = at;
@@ -149,25 +178,21 @@ static bool
 move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, XLogRecPtr lsn)
 {
 	TruckerStreamRow *locked;
+	bool		moved;
 
 	if (!trucker_move_begin(&to->id, lsn))
 		return false;
-	/* looked at only now that it cannot go beyond lsn any more */
-	if (XLogRecPtrIsInvalid(trucker_slot_confirmed(to->slot_name)) ||
-		trucker_slot_confirmed(to->slot_name) > lsn)
+	if (!slot_will_do(to, lsn))
 		return false;
+	trucker_stop_point("move: begun");
 	begin();
 	locked = trucker_state_lock_stream(&to->id);
 	/* a slot without a worker may have been moved on until we had the lock (judge.c) */
-	if (locked == NULL || locked->slot_name == NULL || strcmp(locked->slot_name, to->slot_name) != 0 ||
-		trucker_slot_confirmed(to->slot_name) > lsn)
-	{
-		commit();
-		return false;
-	}
-	trucker_state_move(&member->truck_id, &to->id, lsn);
+	moved = locked != NULL && locked->slot_name != NULL && strcmp(locked->slot_name, to->slot_name) == 0 &&
+		slot_will_do(to, lsn) && trucker_state_hand_over(&member->truck_id, &stream->id, &to->id, lsn);
 	commit();
-	return true;
+	trucker_stop_point("move: committed");
+	return moved;
 }
 
 static void
@@ -201,14 +226,22 @@ split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 
 	trucker_worker_set_splitting(true);
 	begin();
-	id = trucker_state_add_catchup(stream->row, slot_name);
+	/* it would be a pity to make a slot for a truck that cannot be moved */
+	splitting = trucker_state_lock_truck(&member->truck_id, &stream->id);
+	if (splitting)
+		id = trucker_state_add_catchup(stream->row, slot_name);
 	commit();
+	if (!splitting)
+		return false;
+	trucker_stop_point("split: recorded");
 	copy_slot(stream->row->slot_name, slot_name);
 	trucker_slot_tell(slot_name, trucker_slot_confirmed(slot_name));
+	trucker_stop_point("split: copied");
 	begin();
-	trucker_state_move(&member->truck_id, &id, lsn);
+	splitting = !trucker_state_hand_over(&member->truck_id, &stream->id, &id, lsn);
 	commit();
-	return true;
+	trucker_stop_point("split: moved");
+	return !splitting;
 }
 
 static bool
@@ -232,6 +265,22 @@ leave(TruckerStream *stream, TruckerMember *member)
 }
 
 /*
+ * The truck is tried again where it is, like one that has failed even if it has only
+ * run out of time, and never gets more of the others' time than max_truck_delay.
+ */
+static void
+stay(TruckerMember *member)
+{
+	member->must_stay = true;
+	member->retry_at = Max(member->retry_at,
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   trucker_retry_delay(member->failures + member->patience,
+																		   trucker_retry_max_delay)));
+	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, member->retry_at);
+	trucker_truck_set_state(member->entry, TRUCKER_WAITING);
+}
+
+/*
  * A truck leaves its home.  False: it rests here for now, as no catch-up stream can
  * take it.  Not in a batch.
  */
@@ -240,10 +289,13 @@ trucker_transition_leave(TruckerStream *stream, TruckerMember *member)
 {
 	if (!try_transition(leave, stream, member))
 	{
-		if (member->truck->enabled)
-			trucker_truck_set_state(member->entry, TRUCKER_WAITING);
+		if (member->truck->enabled && member->leave_at == 0)
+			stay(member);
 		return false;
 	}
+	/* if it has only run out of time it need not pause where there are no others */
+	if (member->failures == 0)
+		trucker_truck_set_failure(member->entry, 0, member->failed_lsn, 0);
 	ereport(LOG,
 			(errmsg("truck \"%s\" has left stream \"%s\" for a catch-up stream",
 					member->truck->name, stream->row->name), errhidecontext(true)));
@@ -269,9 +321,13 @@ promote(TruckerStream *stream, TruckerMember *member)
 
 	begin();
 	home = trucker_state_home_of(stream->row);
-	if (home)
-		home = trucker_state_lock_stream(&home->id);
 	unneeded = home == NULL || !trucker_state_has_work(&home->id);
+	if (unneeded && home)
+	{
+		/* another one may have been faster */
+		home = trucker_state_lock_stream(&home->id);
+		unneeded = home == NULL || (home->home && !trucker_state_has_work(&home->id));
+	}
 	if (unneeded)
 	{
 		if (home)
@@ -279,6 +335,11 @@ promote(TruckerStream *stream, TruckerMember *member)
 		trucker_state_set_home(&stream->id, true);
 	}
 	commit();
+	if (unneeded)
+		trucker_stop_point("promoted");
+	/* a truck there may have been started in this very moment */
+	if (unneeded && home)
+		trucker_signal_stream(MyDatabaseId, &home->id);
 	return unneeded;
 }
 
@@ -292,11 +353,14 @@ trucker_transition_promote(TruckerStream *stream)
 	return true;
 }
 
-/* All active trucks move home, if that is not further than they are. */
+/* All active trucks move home, if that is not further than they are.  True: some have. */
 static bool
 join(TruckerStream *stream, TruckerMember *ignored)
 {
 	TruckerStreamRow *home;
+	TruckerStreamRow *locked;
+	bool		any = false;
+	bool		possible;
 	ListCell   *lc;
 
 	begin();
@@ -305,29 +369,26 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	if (home == NULL || home->slot_name == NULL)
 		return false;
 	flush_all();
-	if (!trucker_move_begin(&home->id, stream->applied))
+	if (!trucker_move_begin(&home->id, stream->applied) ||
+		!slot_will_do(home, stream->applied))
 		return false;
-	if (XLogRecPtrIsInvalid(trucker_slot_confirmed(home->slot_name)) ||
-		trucker_slot_confirmed(home->slot_name) > stream->applied)
-		return false;
+	trucker_stop_point("join: begun");
 
 	begin();
-	home = trucker_state_lock_stream(&home->id);
-	if (home == NULL || !home->home || home->slot_name == NULL ||
-		trucker_slot_confirmed(home->slot_name) > stream->applied)
-	{
-		commit();
-		return false;
-	}
+	locked = trucker_state_lock_stream(&home->id);
+	possible = locked != NULL && locked->home && locked->slot_name != NULL &&
+		strcmp(locked->slot_name, home->slot_name) == 0 && slot_will_do(home, stream->applied);
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (member->active)
-			trucker_state_move(&member->truck_id, &home->id, stream->applied);
+		member->moved = possible && member->active &&
+			trucker_state_hand_over(&member->truck_id, &stream->id, &home->id, stream->applied);
+		any |= member->moved;
 	}
 	commit();
-	return true;
+	trucker_stop_point("join: committed");
+	return any;
 }
 
 /*
@@ -352,7 +413,7 @@ restart_is_near(TruckerStream *stream, const TruckerWorkerInfo *home, TimestampT
 /*
  * The trucks of a catch-up stream have applied all that there is to apply, nothing
  * is open: let them join their home, if they are as far, or become the home.  True:
- * none that is active is left here, or this is the home now.
+ * some have, and the pass must end, or this is the home now.
  */
 bool
 trucker_transition_join(TruckerStream *stream)
@@ -373,7 +434,9 @@ trucker_transition_join(TruckerStream *stream)
 	commit();
 	if (home == NULL)
 		return trucker_transition_promote(stream);
+	/* while it has not begun to read, its worker may be busy with backfills */
 	if (!trucker_find_worker(MyDatabaseId, &home->id, &info) || info.pid == 0 ||
+		XLogRecPtrIsInvalid(info.applied_lsn) ||
 		(info.applied_lsn > stream->applied && info.applied_lsn - stream->applied > JOIN_BYTES) ||
 		!restart_is_near(stream, &info, now))
 		return false;
@@ -384,7 +447,7 @@ trucker_transition_join(TruckerStream *stream)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (!member->active)
+		if (!member->moved)
 			continue;
 		ereport(LOG,
 				(errmsg("truck \"%s\" joins stream \"%s\" at %X/%X", member->truck->name,
@@ -392,7 +455,6 @@ trucker_transition_join(TruckerStream *stream)
 		stream->members = foreach_delete_current(stream->members, lc);
 		trucker_member_free(member);
 	}
-	stream->nactive = 0;
 	trucker_request_scan(MyDatabaseId);
 	return true;
 }
@@ -406,12 +468,17 @@ static bool
 board_again(TruckerStream *stream, TruckerMember *member)
 {
 	pg_uuid_t	id;
+	bool		possible;
 
 	begin();
-	id = trucker_state_board(member->truck);
+	/* the truck's row first, as start() and resync() do */
+	possible = trucker_state_lock_truck(&member->truck_id, &stream->id);
+	if (possible)
+		id = trucker_state_board(member->truck);
 	commit();
-	trucker_signal_stream(MyDatabaseId, &id);
-	return true;
+	if (possible)
+		trucker_signal_stream(MyDatabaseId, &id);
+	return possible;
 }
 
 /*
@@ -422,7 +489,11 @@ void
 trucker_transition_board_again(TruckerStream *stream, TruckerMember *member)
 {
 	if (!try_transition(board_again, stream, member))
+	{
+		member->retry_at = Max(member->retry_at,
+							   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BOARD_INTERVAL_MS));
 		return;
+	}
 	remove_member(stream, member);
 	trucker_request_scan(MyDatabaseId);
 }
@@ -438,6 +509,7 @@ reopen(TruckerStream *stream, TruckerMember *member)
 	commit();
 	if (reopened)
 	{
+		trucker_stop_point("reopened");
 		trucker_slot_drop(slot_name);
 		stream->row->slot_name = NULL;
 	}

@@ -49,6 +49,24 @@ trucker_retry_delay(int failures, int max)
 	return (int) Min(delay, max);
 }
 
+/* Does trucker.stop_point, a list separated by commas, name this point? */
+static bool
+stops_at(const char *point)
+{
+	size_t		len = strlen(point);
+	const char *p = trucker_stop_point_name ? trucker_stop_point_name : "";
+
+	while (*p != '\0')
+	{
+		size_t		n = strcspn(p, ",");
+
+		if (n == len && strncmp(p, point, n) == 0)
+			return true;
+		p += n + (p[n] == ',' ? 1 : 0);
+	}
+	return false;
+}
+
 /*
  * Tests that want a process to be in a certain state, to kill it there, name the
  * point in trucker.stop_point and wait for the log line.
@@ -58,7 +76,7 @@ trucker_stop_point(const char *point)
 {
 	bool		told = false;
 
-	while (trucker_stop_point_name && strcmp(trucker_stop_point_name, point) == 0)
+	while (stops_at(point))
 	{
 		if (!told)
 			ereport(LOG, (errmsg("stop point \"%s\" reached", point), errhidecontext(true)));
@@ -145,8 +163,8 @@ define_settings(void)
 							&trucker_max_retained_wal, 16384, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomStringVariable("trucker.stop_point",
-							   "Point in the life of a truck at which processes wait; for tests.",
-							   "They go on when the setting names another.",
+							   "Points in the life of a truck at which processes wait; for tests.",
+							   "They are separated by commas.  Processes go on when theirs is not named any more.",
 							   &trucker_stop_point_name, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL,
 							   NULL, NULL, NULL);

@@ -86,7 +86,9 @@ handle_error(TruckerStream *stream)
 	QueryCancelPending = false;
 	MemoryContextSwitchTo(TopMemoryContext);
 	LWLockReleaseAll();
-	ended = trucker_worker_was_cancelled() || trucker_worker_must_end();
+	ended = trucker_worker_was_cancelled();
+	ended |= trucker_worker_was_hurried();
+	ended |= trucker_worker_must_end();
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
 	if (!ended)
@@ -100,15 +102,16 @@ handle_error(TruckerStream *stream)
 		stream->failures++;
 		stream->next_attempt_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 															  trucker_retry_delay(stream->failures, trucker_retry_max_delay));
+		RESUME_INTERRUPTS();
 		trucker_roster_record_error(stream, edata);
 	}
 	else
 	{
 		FlushErrorState();
 		stream->next_attempt_at = 0;
+		RESUME_INTERRUPTS();
 	}
 	trucker_stream_abandon(stream);
-	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(stream->context);
 }
 
@@ -124,6 +127,8 @@ pause_before_retry(TruckerStream *stream)
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
+		/* there is nothing to cancel; why we were interrupted is asked below */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -192,6 +197,8 @@ trucker_stream_main(Datum main_arg)
 		if (!trucker_worker_must_end())
 			pause_before_retry(&stream);
 	}
+	/* we are ending already: what else we are told comes too late */
+	HOLD_INTERRUPTS();
 	ereport(LOG, (errmsg("worker of stream \"%s\" ends", info.name)));
 	proc_exit(0);
 }

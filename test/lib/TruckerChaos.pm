@@ -16,6 +16,7 @@
 #           values.  Shows every change that is lost or applied twice.
 #   log     appends ledger's rows to a table without any key.  The same for inserts;
 #           and its own sequence shows the order.
+#   alone   the same as log, but on a stream of its own; the others share one.
 package TruckerChaos;
 
 use strict;
@@ -35,17 +36,21 @@ our @EXPORT = qw(
   chaos_load
   chaos_same
   chaos_setup
+  create_log
   create_total
   disaster
   is_crash
+  no_other_slot
   rss_anon
   same_total
   wal_passes
 );
 
-our @chaos_trucks = qw(flat total log);
+our @chaos_trucks = qw(flat total log alone);
 
-# What may happen to a server; is_crash() tells those that end all its sessions.
+# What may happen to a server; is_crash() tells those that end all its sessions.  A
+# worker is the one of the stream that carries the truck; a backfill is a process of
+# the truck's own, and can be named instead.
 our @disasters = (
 	'kill -9 of the worker',
 	'kill -9 of the walsender',
@@ -117,11 +122,19 @@ ROLLBACK;
 });
 my %weight = (transfer => 5, churn => 4, group => 1, rollback => 1);
 
-# create_total($node, $truck, $table): a truck that keeps sum and count of item per
-# grp in the table, which is made, too.
+sub _options
+{
+	my ($table, $stream) = @_;
+
+	return qq('{"reset_sql": "DELETE FROM $table", "stream": "$stream"}');
+}
+
+# create_total($node, $truck, $table, $stream): a truck that keeps sum and count of
+# item per grp in the table, which is made, too.
 sub create_total
 {
-	my ($node, $truck, $table) = @_;
+	my ($node, $truck, $table, $stream) = @_;
+	my $options = _options($table, $stream // 'main');
 
 	$node->safe_psql('postgres', qq{
 CREATE TABLE $table (grp int PRIMARY KEY, val bigint NOT NULL, n bigint NOT NULL);
@@ -133,7 +146,22 @@ SELECT trucker.create_truck('$truck', '{item}', \$\$
 		  SELECT old__grp, -old__val, -1 FROM r WHERE meta__operation <> 'insert') AS d
 	GROUP BY grp
 	ON CONFLICT (grp) DO UPDATE SET val = t.val + excluded.val, n = t.n + excluded.n
-\$\$, options => '{"reset_sql": "DELETE FROM $table"}')});
+\$\$, options => $options)});
+	return;
+}
+
+# create_log($node, $truck, $table, $stream): a truck that appends ledger's rows to
+# the table, which is made, too.
+sub create_log
+{
+	my ($node, $truck, $table, $stream) = @_;
+	my $options = _options($table, $stream // 'main');
+
+	$node->safe_psql('postgres', qq{
+CREATE TABLE $table (seq bigserial, id bigint, client int, amount int);
+SELECT trucker.create_truck('$truck', '{ledger}',
+	'INSERT INTO $table (id, client, amount) SELECT id, client, amount FROM r WHERE meta__operation = ''insert'' ORDER BY meta__seq',
+	options => $options)});
 	return;
 }
 
@@ -177,13 +205,10 @@ $$, output_sql => $$
 	UPDATE flat SET name = r.name FROM r WHERE flat.grp = r.id
 	{{- end }}
 $$, options => '{"reset_sql": "DELETE FROM flat"}');
-
-CREATE TABLE ledger_log (seq bigserial, id bigint, client int, amount int);
-SELECT trucker.create_truck('log', '{ledger}',
-	'INSERT INTO ledger_log (id, client, amount) SELECT id, client, amount FROM r WHERE meta__operation = ''insert'' ORDER BY meta__seq',
-	options => '{"reset_sql": "DELETE FROM ledger_log"}');
 });
 	create_total($node, 'total', 'grp_total');
+	create_log($node, 'log', 'ledger_log');
+	create_log($node, 'alone', 'ledger_log_alone', 'alone');
 	return;
 }
 
@@ -222,13 +247,35 @@ sub chaos_same
 		'SELECT id, grp, val, note, name FROM flat',
 		"$what: the mirror is equal to the join");
 	$good &= same_total($node, 'grp_total', "$what: nothing was added twice or not at all");
-	$good &= same($node, 'SELECT id, client, amount FROM ledger',
-		'SELECT id, client, amount FROM ledger_log',
-		"$what: each row was appended once");
-	$good &= is(
-		$node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT slot_name) FROM pg_replication_slots'),
-		scalar(@chaos_trucks) . '|' . scalar(@chaos_trucks),
-		"$what: there is a slot for each truck and no other");
+	foreach my $table ('ledger_log', 'ledger_log_alone')
+	{
+		$good &= same($node, 'SELECT id, client, amount FROM ledger',
+			"SELECT id, client, amount FROM $table",
+			"$what: each row was appended once to $table");
+	}
+	$good &= no_other_slot($node, $what);
+	return $good;
+}
+
+# A test that all come home: the trucks that shall run stream on their homes again, and
+# there is a slot for each stream that has trucks, and no other.
+sub no_other_slot
+{
+	my ($node, $what) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $good = $node->poll_query_until('postgres', q{
+		SELECT (SELECT bool_and(s.state = 'streaming' AND s.stream = coalesce(t.options ->> 'stream', 'main'))
+				FROM trucker.status AS s JOIN trucker.truck AS t ON t.name = s.truck)
+			AND (SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots)
+				= (SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM trucker.stream)
+			AND (SELECT count(*) FROM trucker.stream)
+				= (SELECT count(DISTINCT coalesce(options ->> 'stream', 'main')) FROM trucker.truck)});
+	ok($good, "$what: all trucks are on their streams, and there is no other slot")
+	  or diag $node->safe_psql('postgres', q{
+		SELECT truck, state, stream, last_error FROM trucker.status ORDER BY 1;
+		SELECT name, home, slot_name FROM trucker.stream;
+		SELECT slot_name, active FROM pg_replication_slots});
 	return $good;
 }
 
@@ -307,7 +354,8 @@ sub disaster
 	my ($node, $kind, $truck) = @_;
 	my ($how, $whom) = $kind =~ /^(.*) of the (.*)$/ ? ($1, $2) : ($kind, '');
 	my $pid =
-		$whom eq 'worker'    ? worker_pid($node, $truck)
+		$whom eq 'worker'    ? stream_worker_pid($node, $truck)
+	  : $whom eq 'backfill'  ? worker_pid($node, $truck)
 	  : $whom eq 'walsender' ? walsender_pid($node, $truck)
 	  :                        undef;
 

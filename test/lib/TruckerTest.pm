@@ -24,6 +24,7 @@ our @EXPORT = qw(
   seed
   spawn_pgbench
   server_knows
+  stream_worker_pid
   trucker_node
   walsender_pid
   wait_state
@@ -212,6 +213,18 @@ sub worker_pid
 	my ($node, $truck, %opts) = @_;
 
 	return _wait_pid($node, _worker_query('pid', $truck), $opts{db});
+}
+
+# stream_worker_pid($node, $truck): the pid of the worker of the stream that carries the
+# truck, also while there is a backfill.
+sub stream_worker_pid
+{
+	my ($node, $truck, %opts) = @_;
+
+	return _wait_pid($node,
+		'SELECT w.pid FROM trucker.stream_workers() AS w JOIN trucker.truck_state AS s USING (stream_id)'
+		  . ' JOIN trucker.truck AS t ON t.id = s.truck_id WHERE w.pid IS NOT NULL AND t.name = ' . _literal($truck),
+		$opts{db});
 }
 
 # walsender_pid($node, $truck): the pid of the walsender that serves the truck's stream.

@@ -66,6 +66,7 @@ CREATE TABLE counter_copy (LIKE counter INCLUDING ALL);
 CREATE TABLE booking_log (seq bigserial, n bigint, line int, amount bigint, xid bigint);
 CREATE INDEX ON booking_log (n);
 CREATE TABLE bulk_copy (LIKE bulk INCLUDING ALL);
+CREATE TABLE bulk_alone (LIKE bulk INCLUDING ALL);
 
 SELECT trucker.create_truck('bank', '{account, counter, booking}', $$
 	{{- if eq .input_table "public.booking" }}
@@ -78,6 +79,9 @@ SELECT trucker.create_truck('bank', '{account, counter, booking}', $$
 SELECT trucker.create_truck('bulk', '{bulk}', $$
 	DELETE FROM bulk_copy USING r WHERE r.meta__operation <> 'insert' AND bulk_copy.id = r.old__id;
 	INSERT INTO bulk_copy SELECT id, generation FROM r WHERE meta__operation <> 'delete'$$);
+SELECT trucker.create_truck('bulk_alone', '{bulk}', $$
+	DELETE FROM bulk_alone USING r WHERE r.meta__operation <> 'insert' AND bulk_alone.id = r.old__id;
+	INSERT INTO bulk_alone SELECT id, generation FROM r WHERE meta__operation <> 'delete'$$, options => '{"stream": "alone"}');
 });
 
 # Bookings of a transfer: as many as its number says, modulo 3, and 1.
@@ -154,20 +158,32 @@ bench_ends($control, 'nor at the source, by the same query');
 # A large transaction
 # ----
 
-# Between the load's small ones.  The readers look all the time that it takes.
-my $bulk_reader = bench('bulk_reader',
-	q{SELECT 1 / (CASE WHEN count(*) IN (200, 200200) AND count(DISTINCT generation) = 1 THEN 1 ELSE 0 END) FROM bulk_copy;} . "\n",
-	'-c', 1, '-T', 36000);
-ok(caught_up($node, 'bulk'), 'the small table was loaded');
+# Between the load's small ones.  The readers look all the time that it takes.  One
+# truck shares its stream, which keeps the transaction until it is there as a whole; the
+# other one is alone on its stream, and applies it as it arrives.
+my %bulk_table = (bulk => 'bulk_copy', bulk_alone => 'bulk_alone');
+foreach my $truck (sort keys %bulk_table)
+{
+	ok(caught_up($node, $truck), "$truck: the small table was loaded");
+}
+my @bulk_readers = map {
+	bench("reader_$_",
+		qq{SELECT 1 / (CASE WHEN count(*) IN (200, 200200) AND count(DISTINCT generation) = 1 THEN 1 ELSE 0 END) FROM $bulk_table{$_};\n},
+		'-c', 1, '-T', 36000)
+} sort keys %bulk_table;
 $node->safe_psql('postgres', q{
 	BEGIN;
 	UPDATE bulk SET generation = 1;
 	INSERT INTO bulk SELECT n, 1 FROM generate_series(201, 200200) AS n;
 	COMMIT});
-ok(caught_up($node, 'bulk'), 'a transaction of 200,000 rows arrives');
-is($node->safe_psql('postgres', 'SELECT count(*), min(generation), max(generation) FROM bulk_copy'),
-	'200200|1|1', 'all of it');
-bench_ends($bulk_reader, 'all at once');
+foreach my $truck (sort keys %bulk_table)
+{
+	ok(caught_up($node, $truck), "$truck: a transaction of 200,000 rows arrives");
+	is( $node->safe_psql('postgres',
+			"SELECT count(*), min(generation), max(generation) FROM $bulk_table{$truck}"),
+		'200200|1|1', "$truck: all of it");
+}
+bench_ends($_, "$_->{name}: all at once") foreach @bulk_readers;
 
 # ----
 # Order, and equality in the end

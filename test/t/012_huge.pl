@@ -1,5 +1,5 @@
 # Size does not matter: a transaction of 500,000 rows is applied whole while the
-# worker's memory stays flat; 100,000 transactions of one row each are applied
+# worker's memory stays flat, or, on a stream that trucks share, within bounds; 100,000 transactions of one row each are applied
 # together, many in one commit, and as fast while an old snapshot keeps every dead
 # version of the position alive.  How far behind a truck is, status tells.
 use strict;
@@ -21,13 +21,17 @@ $node->safe_psql(
 	'postgres', q{
 CREATE TABLE big (id int PRIMARY KEY, a int, b text, c numeric, d timestamptz, e text);
 CREATE TABLE big_copy (LIKE big INCLUDING ALL);
+CREATE TABLE big_shared (LIKE big INCLUDING ALL);
 CREATE TABLE small (id bigserial PRIMARY KEY, client int);
 CREATE TABLE small_copy (LIKE small INCLUDING ALL);
 SELECT trucker.create_truck('big', '{big}', $$
 	DELETE FROM big_copy USING r WHERE r.meta__operation <> 'insert' AND big_copy.id = r.old__id;
-	INSERT INTO big_copy SELECT id, a, b, c, d, e FROM r WHERE meta__operation <> 'delete'$$);
+	INSERT INTO big_copy SELECT id, a, b, c, d, e FROM r WHERE meta__operation <> 'delete'$$, options => '{"stream": "big"}');
+SELECT trucker.create_truck('big_shared', '{big}', $$
+	DELETE FROM big_shared USING r WHERE r.meta__operation <> 'insert' AND big_shared.id = r.old__id;
+	INSERT INTO big_shared SELECT id, a, b, c, d, e FROM r WHERE meta__operation <> 'delete'$$);
 SELECT trucker.create_truck('small', '{small}', 'INSERT INTO small_copy SELECT id, client FROM r');
-SELECT trucker.start();
+SELECT trucker.start('big'), trucker.start('small');
 });
 ok(caught_up($node, $_), "$_ runs") foreach qw(big small);
 
@@ -35,12 +39,13 @@ ok(caught_up($node, $_), "$_ runs") foreach qw(big small);
 # One transaction of 500,000 rows
 # ----
 
-# Runs $sql, and returns the most private memory, in MB, that the truck's worker and
-# its walsender took while they worked on it, more than before.
+# Runs $sql, and returns the most private memory, in MB, that the worker of $neighbour and
+# its walsender took, more than before, until $truck had done its work.
 sub growth
 {
-	my ($truck, $sql) = @_;
-	my %pid = (worker => worker_pid($node, $truck), walsender => walsender_pid($node, $truck));
+	my ($truck, $sql, $neighbour) = @_;
+	$neighbour //= $truck;
+	my %pid = (worker => worker_pid($node, $neighbour), walsender => walsender_pid($node, $neighbour));
 	my %before = map { $_ => rss_anon($pid{$_}) } keys %pid;
 	my %most = %before;
 
@@ -66,7 +71,7 @@ sub growth
 	}
 	diag sprintf '%s: %.1f s, worker %d kB before, %d kB at most; walsender %d and %d kB',
 	  $truck, time - $started, map { ($before{$_}, $most{$_}) } qw(worker walsender);
-	is(worker_pid($node, $truck), $pid{worker}, 'it was one worker all the time');
+	is(worker_pid($node, $neighbour), $pid{worker}, 'it was one worker all the time');
 	return map { ($most{$_} - $before{$_}) / 1024 } qw(worker walsender);
 }
 
@@ -91,6 +96,19 @@ foreach my $what ('insert of 500,000 rows', 'update of 250,000 keys', 'deletion 
 	cmp_ok($walsender, '<', 200, "$what: so does the walsender's");
 	same($node, 'TABLE big', 'TABLE big_copy', "$what: applied whole");
 }
+
+# On a stream that trucks share, changes are kept for them, on disk beyond
+# trucker.batch_memory (64 MB).  A truck that takes long over them leaves.
+$node->safe_psql('postgres', q{SELECT trucker.start('big_shared')});
+ok(wait_state($node, 'big_shared', 'streaming'), 'a truck shares the stream of the small one');
+my ($worker, $walsender) = growth('big_shared', q{UPDATE big SET a = a + 1, e = repeat('y', 200)}, 'small');
+cmp_ok($worker, '<', 64 + 60, "update of 250,000 rows: the shared worker's memory is bounded");
+cmp_ok($walsender, '<', 200, "update of 250,000 rows: so is its walsender's");
+same($node, 'TABLE big', 'TABLE big_shared', 'update of 250,000 rows: applied whole by the one that shares');
+ok(caught_up($node, 'big'), 'and the other one has it');
+same($node, 'TABLE big', 'TABLE big_copy', 'update of 250,000 rows: applied whole by the one alone');
+ok(wait_state($node, 'big_shared', 'streaming'), 'both stream');
+$node->safe_psql('postgres', q{SELECT trucker.drop_truck('big_shared')});
 
 # ----
 # 100,000 transactions of one row

@@ -27,10 +27,12 @@ sub sql
 }
 
 # A table $name, a mirror of it $name_copy, and a truck $name from one to the other,
-# which runs.
+# which runs; on a stream of its own, if no other is named.
 sub make
 {
-	my ($name) = @_;
+	my ($name, $stream) = @_;
+
+	$stream //= $name;
 
 	sql(qq{
 CREATE TABLE $name (id int PRIMARY KEY, v int);
@@ -40,7 +42,7 @@ SELECT trucker.create_truck('$name', '{$name}', \$\$
 	DELETE FROM ${name}_copy AS c USING r WHERE r.meta__operation <> 'insert' AND c.id = r.old__id;
 	INSERT INTO ${name}_copy SELECT id, v FROM r WHERE meta__operation <> 'delete'
 	ON CONFLICT (id) DO UPDATE SET v = excluded.v\$\$,
-	options => '{"reset_sql": "TRUNCATE ${name}_copy"}');
+	options => '{"reset_sql": "TRUNCATE ${name}_copy", "stream": "$stream"}');
 SELECT trucker.start('$name')});
 	caught_up($node, $name) or die "$name does not run";
 	return;
@@ -59,7 +61,7 @@ sub slot_of
 {
 	my ($name) = @_;
 
-	return sql("SELECT slot_name FROM trucker.truck_state AS s JOIN trucker.truck AS t ON t.id = s.truck_id WHERE t.name = '$name'");
+	return sql("SELECT slot_name FROM trucker.stream WHERE name = '$name' AND slot_name IS NOT NULL");
 }
 
 sub last_error
@@ -96,7 +98,7 @@ sub is_lost
 	sql("INSERT INTO $table VALUES (1000000 + (SELECT count(*) FROM $table), 0)");
 	ok(caught_up($node, $name), "$what: changes flow again");
 	same($node, "TABLE $table", "TABLE ${name}_copy", "$what: all of them");
-	is( sql(q{SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ '^trucker_' AND slot_name NOT IN (SELECT slot_name FROM trucker.truck_state WHERE slot_name IS NOT NULL)}),
+	is( sql(q{SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ '^trucker_' AND slot_name NOT IN (SELECT slot_name FROM trucker.stream WHERE slot_name IS NOT NULL)}),
 		'0', "$what: and leaves no slot behind");
 	return;
 }
@@ -247,9 +249,9 @@ ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_replication
 # The input table
 # ----
 
-# A bystander, which must not notice anything of what follows.
-make('other');
-make('renamed');
+# A bystander on the same stream, which must not notice anything of what follows.
+make('other', 'shared');
+make('renamed', 'shared');
 $copy = sql('SELECT count(*), sum(v) FROM renamed_copy');
 my ($rc, $stdout, $stderr) = $node->psql('postgres', 'ALTER TABLE renamed RENAME TO anew');
 like($stderr, qr/WARNING:.*HINT:.*trucker\.status/s, 'who renames an input table is told what that does');
@@ -280,6 +282,7 @@ sql('CREATE TABLE elsewhere.swap (id int PRIMARY KEY, v int);
 	INSERT INTO elsewhere.anew VALUES (77, 77); INSERT INTO elsewhere.gone VALUES (16, 16); COMMIT');
 is_lost('renamed', 'renamed', 'another table under its name', table => 'elsewhere.gone', copy => $copy);
 
+ok(wait_state($node, 'renamed', 'streaming'), 'the truck is on its stream');
 my $pid = worker_pid($node, 'renamed');
 sql('BEGIN; ALTER TABLE elsewhere.gone RENAME TO never; INSERT INTO elsewhere.never VALUES (17, 17); ROLLBACK; INSERT INTO elsewhere.gone VALUES (18, 18)');
 ok(caught_up($node, 'renamed'), 'a rename that is rolled back is none');
@@ -304,7 +307,7 @@ sql('DROP TABLE elsewhere.gone');
 is_dropped('renamed', 'input table dropped', sql('SELECT count(*), sum(v) FROM renamed_copy'));
 drop_truck('renamed');
 
-make('dropped');
+make('dropped', 'shared');
 sql('INSERT INTO dropped VALUES (11, 11)');
 ok(caught_up($node, 'dropped'), 'before the table is dropped');
 sql('BEGIN; DROP TABLE dropped; CREATE TABLE dropped (id int PRIMARY KEY, v int); INSERT INTO dropped VALUES (5, 500); COMMIT');
@@ -312,7 +315,7 @@ is_dropped('dropped', 'input table dropped and made anew', '11|66');
 drop_truck('dropped');
 sql('DROP TABLE dropped, dropped_copy');
 
-make('dropped');
+make('dropped', 'shared');
 stop_truck('dropped');
 sql('DROP TABLE dropped');
 like(psql_err($node, q{SELECT trucker.start('dropped')}), qr/input table.*(dropped|not exist).*HINT: .*trucker\.drop_truck/s,
@@ -321,7 +324,7 @@ is(sql(q{SELECT count(*), sum(v) FROM dropped_copy}), '10|55', 'the destination 
 drop_truck('dropped');
 
 # TRUNCATE: what came before is applied, and no more.
-make('cut');
+make('cut', 'shared');
 sql('INSERT INTO cut VALUES (11, 11)');
 sql('BEGIN; INSERT INTO cut VALUES (12, 12); TRUNCATE cut; INSERT INTO cut VALUES (1, -1); COMMIT');
 sql('INSERT INTO cut VALUES (2, -2)');

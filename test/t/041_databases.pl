@@ -124,8 +124,8 @@ sub make_database
 
 	sql('postgres', "CREATE DATABASE $db");
 	sql($db, 'CREATE EXTENSION trucker', @tables,
-		q{SELECT trucker.create_truck('b', '{s}', 'SELECT count(*) FROM r')},
-		qq{SELECT trucker.create_truck('a', '{s}', \$\$$output{$state}\$\$)},
+		q{SELECT trucker.create_truck('b', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "b"}')},
+		qq{SELECT trucker.create_truck('a', '{s}', \$\$$output{$state}\$\$, options => '{"stream": "a"}')},
 		q{SELECT trucker.start('b')});
 	wait_state($node, 'b', 'streaming', db => $db);
 	if ($state eq 'creating slot')
@@ -227,14 +227,14 @@ foreach my $state ('streaming', 'blocked', 'creating slot', 'retrying', 'backfil
 {
 	my @sessions = make_database('db1', $state);
 	my $other = $node->background_psql('db1');
-	my $before = sql('db1', q{SELECT pid FROM trucker.workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'b'});
+	my $before = sql('db1', q{SELECT pid FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'b'});
 
 	like(psql_err($node, 'DROP DATABASE db1'), qr/55006: database "db1" is being accessed by other users/,
 		"DROP DATABASE fails because of a session, $state");
 	ok( $node->poll_query_until(
 			'db1', qq{
 			SELECT count(*) = 2 AND bool_and(pid IS NOT NULL) AND NOT bool_or(pid = $before)
-			FROM trucker.workers() WHERE state <> 'starting'}),
+			FROM trucker.truck_workers() WHERE state <> 'starting'}),
 		"after a DROP DATABASE that failed, workers are back, $state");
 	$_->query_safe('COMMIT') foreach @sessions;
 	end_sessions($state, @sessions, $other);
@@ -327,7 +327,7 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 	ok(caught_up($node, 'a', db => 'db3'), 'all that has not touched another database');
 	sql('db3', q{SELECT trucker.stop()}, 'DROP EXTENSION trucker',
 		'SET ROLE owner_of_it; CREATE EXTENSION trucker',
-		qq{SELECT trucker.create_truck('a', '{s}', \$\$$mirror\$\$); SELECT trucker.start()});
+		qq{SELECT trucker.create_truck('a', '{s}', \$\$$mirror\$\$, options => '{"stream": "a"}'); SELECT trucker.start()});
 	ok(wait_state($node, 'a', 'streaming', db => 'db3'), 'an extension dropped and made again');
 	quick_sql('db3', 'DROP OWNED BY owner_of_it', 'DROP OWNED');
 	is($node->safe_psql('db3', q{SELECT count(*) FROM pg_extension WHERE extname = 'trucker'}), '0', 'DROP OWNED has dropped the extension');
@@ -359,7 +359,7 @@ wait_state($node, 'a', 'streaming', db => 'one');
 sql('postgres', 'CREATE DATABASE unrelated');
 sql('unrelated', 'CREATE TABLE t AS SELECT generate_series(1, 1000)');
 quick_sql('postgres', 'DROP DATABASE unrelated', 'DROP DATABASE of a database without trucks');
-sql('one', q{SELECT trucker.create_truck('fails', '{s}', 'SELECT 1 / (id - id) FROM r'); SELECT trucker.start('fails')});
+sql('one', q{SELECT trucker.create_truck('fails', '{s}', 'SELECT 1 / (id - id) FROM r', options => '{"stream": "fails"}'); SELECT trucker.start('fails')});
 wait_state($node, 'fails', 'retrying', db => 'one');
 sql('postgres', 'CREATE DATABASE unrelated');
 quick_sql('postgres', 'DROP DATABASE unrelated', 'also while a truck pauses');
@@ -367,7 +367,7 @@ quick_sql('postgres', 'DROP DATABASE unrelated', 'also while a truck pauses');
 	my $session = $node->background_psql('postgres');
 
 	$session->query_safe('BEGIN; SELECT txid_current()');
-	sql('one', q{SELECT trucker.create_truck('waits', '{s}', 'SELECT count(*) FROM r'); SELECT trucker.start('waits')});
+	sql('one', q{SELECT trucker.create_truck('waits', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "waits"}'); SELECT trucker.start('waits')});
 	wait_state($node, 'waits', 'creating slot', db => 'one');
 	sql('postgres', 'CREATE DATABASE unrelated');
 	quick_sql('postgres', 'DROP DATABASE unrelated', 'also while a truck waits for its slot');
@@ -379,7 +379,7 @@ quick_sql('postgres', 'DROP DATABASE unrelated', 'also while a truck pauses');
 # drop_truck, also beside a truck that has no walsender ("fails")
 foreach my $truck ('waits', 'b', 'fails')
 {
-	my $slot = $node->safe_psql('one', qq{SELECT slot_name FROM trucker.truck_state s JOIN trucker.truck t ON t.id = s.truck_id WHERE name = '$truck'});
+	my $slot = $node->safe_psql('one', qq{SELECT x.slot_name FROM trucker.truck_state s JOIN trucker.truck t ON t.id = s.truck_id JOIN trucker.stream x ON x.id = s.stream_id WHERE t.name = '$truck'});
 
 	sql('one', "SELECT trucker.drop_truck('$truck')");
 	ok( $node->poll_query_until('postgres', qq{
@@ -392,7 +392,7 @@ ok(caught_up($node, 'a', db => 'one'), 'a drop_truck that is rolled back does no
 
 # A slot that is not ours, even if its name nearly is, stays.
 sql('one', q{SELECT pg_create_logical_replication_slot('trucker_mine', 'test_decoding')},
-	q{SELECT trucker.create_truck('c', '{s}', 'SELECT count(*) FROM r'); SELECT trucker.start('c')});
+	q{SELECT trucker.create_truck('c', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "c"}'); SELECT trucker.start('c')});
 wait_state($node, 'c', 'streaming', db => 'one');
 sql('one', q{SELECT trucker.drop_truck('c')});
 $node->poll_query_until('postgres', q{SELECT count(*) = 4 FROM pg_replication_slots});
@@ -426,14 +426,14 @@ foreach my $round (1 .. 2)
 	$kill->('trucker launcher');
 	ok( $node->poll_query_until('postgres', qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'trucker launcher' AND pid <> $launcher}),
 		'a launcher that is terminated comes back');
-	sql('one', q{SELECT trucker.create_truck('e', '{s}', 'SELECT count(*) FROM r'); SELECT trucker.start('e')});
+	sql('one', q{SELECT trucker.create_truck('e', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "e"}'); SELECT trucker.start('e')});
 	ok(wait_state($node, 'e', 'streaming', db => 'one'), 'and serves');
 	sql('one', q{SELECT trucker.drop_truck('e')});
 	ok($node->poll_query_until('postgres', "SELECT ($pids) = '$before'"), 'the workers have not noticed')
 	  or diag "before: $before, now: " . $node->safe_psql('postgres', $pids);
 
 	# A probe that waits for a lock, and one that is terminated
-	sql('one', q{SELECT trucker.create_truck('e', '{s}', 'SELECT count(*) FROM r')});
+	sql('one', q{SELECT trucker.create_truck('e', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "e"}')});
 	my $starter = $node->background_psql('one');
 	my $locker = $node->background_psql('one');
 	$starter->query_safe(q{SET client_min_messages = error; BEGIN; SELECT trucker.start('e')});
@@ -446,7 +446,7 @@ foreach my $round (1 .. 2)
 
 	my $worker = worker_pid($node, 'a', db => 'two');
 	sql('postgres', "SELECT pg_terminate_backend($worker)");
-	ok($node->poll_query_until('two', qq{SELECT state = 'streaming' AND pid <> $worker FROM trucker.workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'a'}),
+	ok($node->poll_query_until('two', qq{SELECT state = 'streaming' AND pid <> $worker FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE name = 'a'}),
 		'which does not hold up the workers of other databases');
 
 	$kill->('trucker probe');
@@ -487,9 +487,9 @@ $node->restart;
 sql('postgres', 'DROP DATABASE two');
 
 # launcher, logical replication launcher, and two more for: worker a, probes
-sql('one', q{SELECT trucker.create_truck('second', '{s}', 'SELECT count(*) FROM r'); SELECT trucker.start('second')});
+sql('one', q{SELECT trucker.create_truck('second', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "second"}'); SELECT trucker.start('second')});
 ok(wait_state($node, 'second', 'streaming', db => 'one'), 'the last free worker is used');
-sql('one', q{SELECT trucker.create_truck('third', '{s}', 'SELECT count(*) FROM r')});
+sql('one', q{SELECT trucker.create_truck('third', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "third"}')});
 like(psql_err($node, q{SELECT trucker.start('third')}, db => 'one'), qr/53400: no background worker is free/, 'there is none for another truck');
 
 # taken while the truck's worker is away
@@ -499,7 +499,7 @@ ok( $node->poll_query_until('one', q{SELECT count(*) = 1 FROM trucker.status WHE
 	'max_worker_processes used up: status says so')
   or diag $node->safe_psql('one', 'TABLE trucker.status');
 like(slurp_file($node->logfile), qr/LOG:  could not start the worker of truck "\w+": no background worker is free\n.*HINT:  Raise max_worker_processes\./, 'so does the log');
-my $running = $node->safe_psql('one', q{SELECT t.name FROM trucker.workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE pid IS NOT NULL});
+my $running = $node->safe_psql('one', q{SELECT t.name FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE pid IS NOT NULL});
 my $waiting = $running eq 'a' ? 'second' : 'a';
 sql('one', "SELECT trucker.stop('$running')");
 ok(wait_state($node, $waiting, 'streaming', db => 'one'), 'a truck that stops makes room: it heals');

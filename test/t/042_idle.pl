@@ -46,7 +46,7 @@ foreach my $db ('postgres', 'other')
 		SELECT trucker.create_truck('mirror', '{s}', $$
 			DELETE FROM d USING r WHERE r.meta__operation <> 'insert' AND d.id = r.old__id;
 			INSERT INTO d SELECT id, v FROM r WHERE meta__operation <> 'delete' ON CONFLICT (id) DO UPDATE SET v = excluded.v$$);
-		SELECT trucker.create_truck('idle', '{s}', 'SELECT count(*) FROM r')}, 'SELECT trucker.start()');
+		SELECT trucker.create_truck('idle', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "own"}')}, 'SELECT trucker.start()');
 }
 sql('postgres', q{SELECT trucker.create_truck('stopped', '{s}', 'SELECT count(*) FROM r')});
 foreach my $db ('postgres', 'other')

@@ -100,7 +100,7 @@ is(status('t', 'state'), 'starting', 'a truck that shall run and has no worker i
 
 	becomes('t', "state = 'creating slot' AND waiting_for = 'pid $pid'", 'creating slot: the pid of the transaction that it waits for is shown');
 	is(status('t', 'since > now() - interval $$1 min$$, stream, position IS NULL, last_error IS NULL'),
-		't|t|t|t', 'creating slot: since when, and no position yet');
+		't|main|t|t', 'creating slot: since when, and no position yet');
 
 	$younger->query_safe('BEGIN; SELECT txid_current()');
 	my $locker = $node->background_psql('postgres');
@@ -148,7 +148,7 @@ is(status('t', 'state'), 'starting', 'a truck that shall run and has no worker i
 	is(status('t', 'state'), 'stopping', 'a worker that has not ended yet: stopping');
 	kill 'CONT', $worker;
 	ok(wait_state($node, 't', 'stopped'), 'then stopped');
-	is(status('t', 'stream, position IS NOT NULL, lag_bytes IS NOT NULL, waiting_for'), 't|t|t|', 'a stopped truck keeps its position and says how far behind it is');
+	is(status('t', "split_part(stream, ' ', 1), position IS NOT NULL, lag_bytes IS NOT NULL, waiting_for"), 'main|t|t|', 'a stopped truck keeps its position and says how far behind it is');
 	$_->quit foreach $oldest, $younger, $locker;
 	sql(q{SELECT trucker.drop_truck('t')}, q{SELECT trucker.drop_truck('u')}, 'TRUNCATE d');
 }
@@ -246,7 +246,7 @@ sub pauses
 # want of workers, and status must not send anybody looking for some.
 {
 	my $locker = $node->background_psql('postgres');
-	my $terminate = q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trucker t' AND backend_type = 'trucker stream'};
+	my $terminate = q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trucker main' AND backend_type = 'trucker stream'};
 	my $pid = worker_pid($node, 't');
 
 	setting('trucker.retry_initial_delay', "'1 h'");
@@ -424,7 +424,7 @@ cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '==', 1, 'one slot is l
 sql('ALTER TABLE s RENAME TO s_renamed');
 ok(wait_state($node, 't', 'lost'), 'lost');
 like(status('t', 'last_error'), qr/\S/, 'why is told');
-ok( $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM trucker.workers()}),
+ok( $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM trucker.truck_workers()}),
 	'a lost truck has no worker, and nobody starts one in vain');
 like(psql_err($node, q{SELECT trucker.start('t')}), qr/55000: truck "t" is lost.*HINT:  .*trucker\.resync\('t'\)/s, 'start() of a lost truck says what to do');
 like(psql_err($node, q{SELECT trucker.wait_for('t')}), qr/55000: truck "t" is lost.*HINT:  .*trucker\.resync\('t'\)/s, 'so does wait_for');
@@ -507,7 +507,7 @@ like(psql_err($node, "SET trucker.$_ = 1"), qr/ERROR:  55P02: parameter "trucker
 like(psql_err($node, "ALTER SYSTEM SET trucker.$_->[0] = '$_->[1]'"), qr/ERROR:  22023: /, "trucker.$_->[0] = $_->[1] is refused")
   foreach [ 'max_run_rows', '0' ], [ 'run_timeout', '-1' ], [ 'run_timeout', '5 kB' ], [ 'slow_query_threshold', '-2' ], [ 'retry_initial_delay', '0' ];
 is(sql(q{SELECT string_agg(name, ' ') FROM pg_settings WHERE name ~ '^trucker\.' AND (coalesce(short_desc, '') = '' OR context <> 'sighup')}),
-	'', 'each setting has a description, and can be changed without a restart');
+	'trucker.max_trucks', 'each setting has a description, and can be changed without a restart, but for the size of shared memory');
 
 # ----
 # Who sees what
