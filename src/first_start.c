@@ -363,6 +363,7 @@ trucker_first_start(TruckerStream *stream)
 					stream->row->name, stream->row->slot_name, list_length(members),
 					LSN_FORMAT_ARGS(consistent_point)), errhidecontext(true)));
 	stream->confirmed = consistent_point;
+	trucker_slot_tell(stream->row->slot_name, consistent_point);
 	trucker_stop_point("slot created");
 	run_backfills(members, snapshot, consistent_point, stream->row->slot_name);
 	trucker_stop_point("backfilled");
