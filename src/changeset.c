@@ -99,11 +99,14 @@ trucker_run_add(TruckerRun *run, const TruckerRow *row)
 		run->store = tuplestore_begin_heap(false, false, work_mem);
 		run->operation = row->operation;
 		run->first_lsn = row->lsn;
+		run->last_lsn = row->lsn;
 		MemoryContextSwitchTo(old);
 	}
 	trucker_row_project(row, run->relation, run->type, run->values, run->nulls);
 	tuplestore_putvalues(run->store, run->type->desc, run->values, run->nulls);
-	run->last_lsn = row->lsn;
+	/* net changes do not come in the order of their commits */
+	run->first_lsn = Min(run->first_lsn, row->lsn);
+	run->last_lsn = Max(run->last_lsn, row->lsn);
 	run->nrows++;
 }
 

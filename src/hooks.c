@@ -200,10 +200,23 @@ quiesce(Oid database)
 }
 
 static void
+refuse_own_input(Oid relid)
+{
+	if (trucker_pipeline_is_input(trucker_open_pipeline, relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("truck \"%s\" would write its own input table through %s",
+						trucker_open_pipeline->truck->name, get_rel_name(relid)),
+				 errdetail("Its own changes would reach it again, without end.")));
+}
+
+static void
 object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, class_id, object_id, sub_id, arg);
+	if (access == OAT_TRUNCATE && trucker_open_pipeline != NULL)
+		refuse_own_input(object_id);
 	if (access != OAT_DROP)
 		return;
 	if (class_id == DatabaseRelationId)
@@ -287,30 +300,15 @@ look_for_unreadable_inputs(void)
  * ----
  */
 
+/*
+ * COPY FROM does not come by ExecutorStart.  Nor does TRUNCATE, which comes by
+ * object_access(), for each table that it cascades to as well.
+ */
 static void
-refuse_own_input(Oid relid)
+refuse_copy_to_own_input(Node *node)
 {
-	if (trucker_pipeline_is_input(trucker_open_pipeline, relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("truck \"%s\" would write its own input table through %s",
-						trucker_open_pipeline->truck->name, get_rel_name(relid)),
-				 errdetail("Its own changes would reach it again, without end.")));
-}
-
-/* TRUNCATE and COPY FROM do not come by ExecutorStart. */
-static void
-refuse_utility_on_own_input(Node *node)
-{
-	List	   *written = NIL;
-	ListCell   *lc;
-
-	if (IsA(node, TruncateStmt))
-		written = ((TruncateStmt *) node)->relations;
-	else if (IsA(node, CopyStmt) && ((CopyStmt *) node)->is_from)
-		written = list_make1(((CopyStmt *) node)->relation);
-	foreach(lc, written)
-		refuse_own_input(RangeVarGetRelid(lfirst_node(RangeVar, lc), NoLock, true));
+	if (IsA(node, CopyStmt) && ((CopyStmt *) node)->is_from)
+		refuse_own_input(RangeVarGetRelid(((CopyStmt *) node)->relation, NoLock, true));
 }
 
 static void
@@ -330,7 +328,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	if (drops_trucker(pstmt->utilityStmt))
 		quiesce(MyDatabaseId);
 	if (trucker_open_pipeline != NULL)
-		refuse_utility_on_own_input(pstmt->utilityStmt);
+		refuse_copy_to_own_input(pstmt->utilityStmt);
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
 								  query_env, dest, qc);

@@ -226,36 +226,81 @@ text_option(const char *key, const JsonbValue *value)
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
+/* One of some words; list is how an error enumerates them. */
+static int
+word_option(const char *key, const JsonbValue *value, const char *const *words,
+			int nwords, const char *list)
+{
+	char	   *text = text_option(key, value);
+
+	for (int i = 0; i < nwords; i++)
+		if (strcmp(text, words[i]) == 0)
+			return i;
+	option_type_error(key, list);
+	return 0;					/* keep compiler quiet */
+}
+
 static void
 set_option(TruckerTruck *truck, char **role_name, const char *key,
 		   const JsonbValue *value)
 {
+	static const char *const changes[] = {"all", "net"};
+	static const char *const on_truncate[] = {
+		[TRUCKER_TRUNCATE_ERROR] = "error",
+		[TRUCKER_TRUNCATE_IGNORE] = "ignore",
+		[TRUCKER_TRUNCATE_RUN] = "run"
+	};
+	static const char *const toast[] = {"exact", "current"};
+
 	if (strcmp(key, "backfill") == 0)
 		truck->backfill = bool_option(key, value);
+	else if (strcmp(key, "changes") == 0)
+		truck->net = word_option(key, value, changes, lengthof(changes), "\"all\" or \"net\"") == 1;
 	else if (strcmp(key, "reset_sql") == 0)
 		truck->reset_sql = text_option(key, value);
 	else if (strcmp(key, "inserts_only") == 0)
 		truck->inserts_only = bool_option(key, value);
 	else if (strcmp(key, "role") == 0)
 		*role_name = text_option(key, value);
+	else if (strcmp(key, "on_truncate") == 0)
+		truck->on_truncate = word_option(key, value, on_truncate, lengthof(on_truncate),
+										 "\"error\", \"ignore\" or \"run\"");
 	else if (strcmp(key, "toast") == 0)
-	{
-		char	   *mode = text_option(key, value);
-
-		if (strcmp(mode, "current") != 0 && strcmp(mode, "exact") != 0)
-			option_type_error(key, "\"exact\" or \"current\"");
-		truck->toast_current = strcmp(mode, "current") == 0;
-	}
+		truck->toast_current = word_option(key, value, toast, lengthof(toast), "\"exact\" or \"current\"") == 1;
+	else if (strcmp(key, "truncate_sql") == 0)
+		truck->truncate_sql = text_option(key, value);
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown option \"%s\" of a truck", key),
-				 errhint("Valid options are: backfill, inserts_only, reset_sql, role, toast.")));
+				 errhint("Valid options are: backfill, changes, inserts_only, on_truncate, reset_sql, role, toast, truncate_sql.")));
+}
+
+static void
+check_options(const TruckerTruck *truck)
+{
+	if (truck->net && truck->inserts_only)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the options \"changes\": \"net\" and \"inserts_only\": true of a truck exclude each other"),
+				 errdetail("Inserts alone do not tell what becomes of a row."),
+				 errhint("Leave out one of them.")));
+	if (truck->on_truncate == TRUCKER_TRUNCATE_RUN && truck->truncate_sql == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the option \"on_truncate\": \"run\" of a truck needs the option \"truncate_sql\""),
+				 errhint("\"truncate_sql\" is the SQL to run when an input table has been truncated.")));
+	if (truck->on_truncate != TRUCKER_TRUNCATE_RUN && truck->truncate_sql != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the option \"truncate_sql\" of a truck needs the option \"on_truncate\": \"run\""),
+				 errhint("Without that it would never be run.")));
 }
 
 /*
  * Set the truck's option fields from truck->options.  *role_name becomes the
- * option role, or NULL.  An unknown key or a wrong type is an error.
+ * option role, or NULL.  An unknown key or a wrong type is an error, and so are
+ * options that do not go together.
  */
 void
 trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
@@ -268,6 +313,9 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 	truck->reset_sql = NULL;
 	truck->inserts_only = false;
 	truck->toast_current = false;
+	truck->net = false;
+	truck->on_truncate = TRUCKER_TRUNCATE_ERROR;
+	truck->truncate_sql = NULL;
 	*role_name = NULL;
 
 	if (!JB_ROOT_IS_OBJECT(truck->options))
@@ -286,6 +334,7 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 		(void) JsonbIteratorNext(&it, &value, true);
 		set_option(truck, role_name, key, &value);
 	}
+	check_options(truck);
 }
 
 /* ----

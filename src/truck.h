@@ -13,6 +13,14 @@
 /* the connection that means: this database */
 #define TRUCKER_CONNECTION_LOCAL "local"
 
+/* What becomes of a TRUNCATE of an input table. */
+typedef enum TruckerOnTruncate
+{
+	TRUCKER_TRUNCATE_ERROR,		/* the truck stops */
+	TRUCKER_TRUNCATE_IGNORE,
+	TRUCKER_TRUNCATE_RUN		/* truncate_sql is run */
+} TruckerOnTruncate;
+
 typedef struct TruckerTruck
 {
 	pg_uuid_t	id;
@@ -32,6 +40,9 @@ typedef struct TruckerTruck
 	char	   *reset_sql;		/* or NULL */
 	bool		inserts_only;
 	bool		toast_current;	/* accept today's value for an unchanged TOAST value */
+	bool		net;			/* collapse the changes of each row in a batch */
+	TruckerOnTruncate on_truncate;
+	char	   *truncate_sql;	/* with TRUCKER_TRUNCATE_RUN, else NULL */
 
 	/* state */
 	bool		enabled;
