@@ -68,6 +68,7 @@ typedef struct NetRow
 	NetKey	   *to;				/* where it stands; NULL: nowhere, it is deleted */
 	MinimalTuple before;		/* NULL if from is */
 	MinimalTuple after;			/* NULL if to is */
+	Bitmapset  *as_of_now;		/* columns of after whose values are not the change's */
 
 	/* of the last change */
 	XLogRecPtr	lsn;
@@ -316,8 +317,9 @@ trucker_net_find(TruckerNet *net, const TruckerRow *row)
 
 /*
  * Values that an update left out, because it left them unchanged, are those that
- * the row's change before has shown.  After trucker_net_find().  They are good
- * until trucker_net_add().
+ * the row's change before has shown - unless that has shown what the table held
+ * then, which may have been another row's.  After trucker_net_find().  They are
+ * good until trucker_net_add().
  */
 void
 trucker_net_complete(TruckerNet *net, TruckerRow *row)
@@ -331,7 +333,8 @@ trucker_net_complete(TruckerNet *net, TruckerRow *row)
 	{
 		int			at = side->attnums[i] - 1;
 
-		if (row->newpresence[at] != TRUCKER_ABSENT)
+		if (row->newpresence[at] != TRUCKER_ABSENT ||
+			bms_is_member(at + 1, net->found->as_of_now))
 			continue;
 		if (!deformed)
 			deform_side(side, net->found->after);
@@ -339,6 +342,16 @@ trucker_net_complete(TruckerNet *net, TruckerRow *row)
 		row->newvalues[at] = side->values[i];
 		row->newpresence[at] = side->nulls[i] ? TRUCKER_IS_NULL : TRUCKER_PRESENT;
 	}
+}
+
+static Bitmapset *
+copy_set(TruckerNet *net, const Bitmapset *set)
+{
+	MemoryContext old = MemoryContextSwitchTo(net->context);
+	Bitmapset  *copy = bms_copy(set);
+
+	MemoryContextSwitchTo(old);
+	return copy;
 }
 
 static NetRow *
@@ -380,9 +393,11 @@ trucker_net_add(TruckerNet *net, const TruckerRow *row)
 	{
 		found->to->here = NULL;
 		pfree(found->after);
+		bms_free(found->as_of_now);
 	}
 
 	found->after = after;
+	found->as_of_now = copy_set(net, row->as_of_now);
 	found->to = net->new_key;
 	if (found->to)
 		found->to->here = found;

@@ -309,6 +309,7 @@ trucker_row_clear(TruckerRow *row, const TruckerRelation *relation)
 {
 	memset(row->newpresence, 0, relation->desc->natts * sizeof(TruckerPresence));
 	memset(row->oldpresence, 0, relation->desc->natts * sizeof(TruckerPresence));
+	row->as_of_now = NULL;
 }
 
 /* Types whose NaN and infinity wal2json 2.5 writes as null; domains it does not. */

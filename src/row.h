@@ -96,6 +96,7 @@ typedef struct TruckerRow
 	Datum	   *oldvalues;
 	TruckerPresence *oldpresence;
 	bool		old_in_doubt;	/* the old row holds columns that are not known any more */
+	Bitmapset  *as_of_now;		/* new values that are today's, not the change's */
 	XLogRecPtr	lsn;
 	TransactionId xid;
 	TimestampTz committed_at;

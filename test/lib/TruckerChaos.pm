@@ -117,11 +117,13 @@ ROLLBACK;
 });
 my %weight = (transfer => 5, churn => 4, group => 1, rollback => 1);
 
-# create_total($node, $truck, $table): a truck that keeps sum and count of item per
-# grp in the table, which is made, too.
+# create_total($node, $truck, $table, $options): a truck that keeps sum and count of
+# item per grp in the table, which is made, too.  $options are more JSON members.
 sub create_total
 {
-	my ($node, $truck, $table) = @_;
+	my ($node, $truck, $table, $options) = @_;
+
+	$options = $options ? ", $options" : '';
 
 	$node->safe_psql('postgres', qq{
 CREATE TABLE $table (grp int PRIMARY KEY, val bigint NOT NULL, n bigint NOT NULL);
@@ -133,7 +135,7 @@ SELECT trucker.create_truck('$truck', '{item}', \$\$
 		  SELECT old__grp, -old__val, -1 FROM r WHERE meta__operation <> 'insert') AS d
 	GROUP BY grp
 	ON CONFLICT (grp) DO UPDATE SET val = t.val + excluded.val, n = t.n + excluded.n
-\$\$, options => '{"reset_sql": "DELETE FROM $table"}')});
+\$\$, options => '{"reset_sql": "DELETE FROM $table"$options}')});
 	return;
 }
 
