@@ -41,6 +41,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "deadlock.h"
 #include "identity.h"
 #include "pipeline.h"
 #include "toast.h"
@@ -102,6 +103,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	const TruckerTruck *truck = pipeline->truck;
 
 	trucker_identity_begin(truck->role, pipeline->role_is_superuser, truck->search_path);
+	trucker_give_way_in_deadlocks(true);
 	trucker_open_pipeline = pipeline;
 	pipeline->in_batch = true;
 	pipeline->batch_rows = 0;
@@ -121,6 +123,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 static void
 forget_batch(TruckerPipeline *pipeline)
 {
+	trucker_give_way_in_deadlocks(false);
 	pipeline->in_batch = false;
 	pipeline->run_started = 0;
 	pipeline->in_truncate = false;

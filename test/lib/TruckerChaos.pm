@@ -278,9 +278,18 @@ sub _kill_server_process
 
 	# it may just have ended by itself
 	kill 'KILL', $pid or return;
-	$node->poll_query_until('postgres',
-		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $started")
-	  or die 'the server does not come back';
+
+	# a psql that is refused may be gone before it has been told what to ask
+	my $back;
+	foreach (1 .. 10)
+	{
+		$back = eval {
+			$node->poll_query_until('postgres',
+				"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $started");
+		};
+		last if defined $back;
+	}
+	die 'the server does not come back' unless $back;
 	return;
 }
 

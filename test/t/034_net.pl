@@ -187,13 +187,14 @@ SELECT trucker.create_truck('current', '{d}', $$
 	INSERT INTO d_copy SELECT id, v, w FROM r WHERE meta__operation <> 'delete'$$, options => '{"changes": "net", "toast": "current"}');
 SELECT trucker.start('current');
 });
-ok(caught_up($node, 'current') && stop('current'), 'truck current has run');
+ok(caught_up($node, 'current'), 'truck current runs');
 sql(q{
+BEGIN;
 UPDATE d SET w = 'x' WHERE id = 1;
 UPDATE d SET id = 3 WHERE id = 1;
 UPDATE d SET id = 1 WHERE id = 2;
 UPDATE d SET w = 'y' WHERE id = 1;
-SELECT trucker.start('current');
+COMMIT;
 });
 ok(caught_up($node, 'current'), 'with toast "current", changes whose values have gone elsewhere arrive');
 same($node, 'TABLE d', 'TABLE d_copy', 'with the right values in the end');
