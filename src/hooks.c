@@ -218,17 +218,6 @@ quiesce(Oid database)
 }
 
 static void
-refuse_own_input(Oid relid)
-{
-	if (trucker_pipeline_is_input(trucker_open_pipeline, relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("truck \"%s\" would write its own input table through %s",
-						trucker_open_pipeline->truck->name, get_rel_name(relid)),
-				 errdetail("Its own changes would reach it again, without end.")));
-}
-
-static void
 object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
 	if (prev_object_access_hook)
