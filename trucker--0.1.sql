@@ -57,10 +57,11 @@ CREATE TABLE trucker.truck_state (
 	needs_reset    boolean NOT NULL DEFAULT false,
 	lost           boolean NOT NULL DEFAULT false,
 	failed         boolean NOT NULL DEFAULT false,	-- stopped by an error, as on_error says
-	applied_lsn    pg_lsn,		-- noted when it changes streams: all before it is at the destination
+	applied_lsn    pg_lsn,		-- noted when it changes streams, or its slot is held back for others: all before it is at the destination
 	skip_lsn       pg_lsn,		-- commit of the source transaction that skip() named
 	last_error     text,
-	last_error_at  timestamptz
+	last_error_at  timestamptz,
+	warned_lsn     pg_lsn		-- where the WAL ended when the log last said that it is far behind
 );
 CREATE INDEX truck_state_stream ON trucker.truck_state (stream_id);
 COMMENT ON TABLE trucker.truck_state IS
@@ -168,6 +169,11 @@ RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_stream_workers';
 COMMENT ON FUNCTION trucker.stream_workers() IS
 'the stream workers of this database as shared memory knows them; the view trucker.status is made of it';
 
+CREATE FUNCTION trucker.wal_warning(slot_name text, lsn pg_lsn)
+RETURNS text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wal_warning';
+COMMENT ON FUNCTION trucker.wal_warning(text, pg_lsn) IS
+'how far a truck that has applied all before lsn is beyond half of trucker.max_retained_wal; NULL: it is not';
+
 CREATE FUNCTION trucker.waiting_for(pid integer)
 RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -211,7 +217,10 @@ SELECT t.name AS truck,
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
 	   coalesce(u.reason, s.last_error) AS last_error,
 	   coalesce(u.since, s.last_error_at) AS last_error_at,
-	   coalesce(w.next_retry_at, CASE WHEN v.pid IS NULL THEN v.launch_after END) AS next_retry_at
+	   coalesce(w.next_retry_at, CASE WHEN v.pid IS NULL THEN v.launch_after END) AS next_retry_at,
+	   CASE WHEN NOT s.lost AND u.reason IS NULL
+			THEN trucker.wal_warning(x.slot_name, CASE WHEN NOT s.needs_backfill
+													   THEN greatest(w.applied_lsn, p.lsn, s.applied_lsn) END) END AS warning
 FROM trucker.truck t
 LEFT JOIN trucker.truck_state s ON s.truck_id = t.id
 LEFT JOIN trucker.stream x ON x.id = s.stream_id

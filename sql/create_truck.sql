@@ -97,6 +97,7 @@ SELECT trucker.create_truck('t', '{ct}', 'INSERT INTO ct_copy SELECT id, FROM r'
 SELECT trucker.create_truck('t', '{ct}', E'SELECT 1;\n\nSELEC 2');
 SELECT trucker.create_truck('t', '{ct}', 'SELECT 1', input_sql => 'SELECT ''open FROM r');
 SELECT trucker.create_truck('t', '{ct}', 'SELECT 1', options => '{"reset_sql": "TRUNCATE ct_copy; DELET"}');
+SELECT trucker.create_truck('t', '{ct}', 'SELECT 1', options => '{"on_truncate": "run", "truncate_sql": "TRUNCATE {{ .input_table }}_copy; DELET"}');
 
 -- templates: line and column
 SELECT template, refusal(output_sql => template) FROM (VALUES
@@ -153,6 +154,31 @@ SELECT options, refusal(options => options::jsonb) FROM (VALUES
 	('{"reset_sql": ""}'),
 	('{"reset_sql": "COMMIT"}'),
 	('{"reset_sql": "TRUNCATE ct_copy; DROP TABLE ct"}'),
+	('{"changes": "all"}'),
+	('{"changes": "net", "inserts_only": false}'),
+	('{"changes": "net", "inserts_only": true}'),
+	('{"changes": "some"}'),
+	('{"changes": true}'),
+	('{"changes": null}'),
+	('{"on_truncate": "error"}'),
+	('{"on_truncate": "ignore"}'),
+	('{"on_truncate": "run"}'),
+	('{"on_truncate": "stop"}'),
+	('{"on_truncate": false}'),
+	('{"on_truncate": "run", "truncate_sql": "TRUNCATE ct_copy; DELETE FROM {{ .input_table }}_copy; CALL p()"}'),
+	('{"on_truncate": "run", "truncate_sql": "{{ if eq .input_table \"public.ct\" }}SELECT 1{{ end }}"}'),
+	('{"on_truncate": "run", "truncate_sql": "{{ if eq .input_table \"ct\" }}SELECT 1{{ end }}"}'),
+	('{"on_truncate": "run", "truncate_sql": ""}'),
+	('{"on_truncate": "run", "truncate_sql": "-- nothing"}'),
+	('{"on_truncate": "run", "truncate_sql": 1}'),
+	('{"on_truncate": "run", "truncate_sql": null}'),
+	('{"on_truncate": "run", "truncate_sql": "COMMIT"}'),
+	('{"on_truncate": "run", "truncate_sql": "TRUNCATE ct_copy; DROP TABLE ct_copy"}'),
+	('{"on_truncate": "run", "truncate_sql": "DELETE FROM ct_copy USING {{ .rows }}"}'),
+	('{"on_truncate": "run", "truncate_sql": "{{ if eq .operation \"delete\" }}SELECT 1{{ end }}"}'),
+	('{"on_truncate": "run", "truncate_sql": "TRUNCATE {{ .table }}"}'),
+	('{"on_truncate": "ignore", "truncate_sql": "TRUNCATE ct_copy"}'),
+	('{"truncate_sql": "TRUNCATE ct_copy"}'),
 	('{"role": 1}'),
 	('{"role": null}'),
 	('{"role": ""}'),

@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "budget.h"
 #include "check.h"
 #include "position.h"
 #include "program.h"
@@ -43,6 +44,7 @@ PG_FUNCTION_INFO_V1(trucker_resync);
 PG_FUNCTION_INFO_V1(trucker_wait_for);
 PG_FUNCTION_INFO_V1(trucker_truck_workers);
 PG_FUNCTION_INFO_V1(trucker_stream_workers);
+PG_FUNCTION_INFO_V1(trucker_wal_warning);
 
 /* ----
  * create_truck, drop_truck
@@ -468,4 +470,18 @@ trucker_stream_workers(PG_FUNCTION_ARGS)
 			put_worker(rsinfo, &info);
 	}
 	return (Datum) 0;
+}
+
+/* wal_warning(slot_name, lsn): what the view status warns of */
+Datum
+trucker_wal_warning(PG_FUNCTION_ARGS)
+{
+	char	   *warning = NULL;
+
+	if (trucker_shmem_available() && !PG_ARGISNULL(0))
+		warning = trucker_budget_warning(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+										 PG_ARGISNULL(1) ? InvalidXLogRecPtr : PG_GETARG_LSN(1));
+	if (warning == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(warning));
 }

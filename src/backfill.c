@@ -28,17 +28,9 @@
 static void
 run_reset_sql(const TruckerPipeline *pipeline)
 {
-	List	   *statements = trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true);
 	int			nestlevel = NewGUCNestLevel();
-	ListCell   *lc;
 
-	foreach(lc, statements)
-	{
-		/* one by one: a TRUNCATE must have run before what follows is planned */
-		TruckerScript *script = trucker_script_prepare(list_make1(lfirst(lc)), NULL);
-
-		trucker_script_execute(script, NULL, NULL, NULL);
-	}
+	trucker_script_run(trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true));
 	AtEOXact_GUC(false, nestlevel);
 }
 

@@ -5,9 +5,9 @@
 #ifndef TRUCKER_CHANGESET_H
 #define TRUCKER_CHANGESET_H
 
-#include "nodes/execnodes.h"
 #include "utils/tuplestore.h"
 
+#include "keytable.h"
 #include "row.h"
 
 /*
@@ -30,17 +30,7 @@ typedef struct TruckerRun
 	Datum	   *values;
 	bool	   *nulls;
 
-	/* the keys that occurred in this run */
-	bool		hashable;
-	TupleHashTable keys;		/* NULL until the first is looked up */
-	MemoryContext table_context;	/* of the hash table itself */
-	MemoryContext key_context;	/* of the keys in it */
-	MemoryContext temp_context;
-	TupleTableSlot *key_slot;
-	Oid		   *eq_functions;
-	FmgrInfo   *hash_functions;
-	Oid		   *collations;
-	AttrNumber *key_columns;
+	TruckerKeyTable *keys;		/* that have occurred in this run */
 } TruckerRun;
 
 /* in changeset.c */

@@ -16,7 +16,8 @@
  * and goes aboard where that will be made.
  *
  * Backfills are processes of their own (backfill_worker.c): at most
- * trucker.max_backfills at a time, and one that fails is no other one's trouble.  They
+ * trucker.max_backfills at a time, and one that fails is no other one's trouble.
+ * Where the server has no worker to spare, they are made here, one by one.  They
  * end with the attempt that has ordered them, and before the next one looks at the
  * catalog: what one of them commits must not come as a surprise to a stream that has
  * another slot by then.
@@ -42,8 +43,6 @@
 
 /* how long to wait before looking again whether a slot can be had */
 #define SLOT_RETRY_MS 1000
-/* the same for a background worker */
-#define WORKER_RETRY_MS 1000
 
 typedef struct Backfill
 {
@@ -225,6 +224,22 @@ start_backfill(Backfill *backfill, const char *snapshot, XLogRecPtr consistent_p
 	return backfill->started;
 }
 
+typedef struct BackfillHere
+{
+	const char *snapshot;
+	const char *slot_name;
+	XLogRecPtr	consistent_point;
+} BackfillHere;
+
+static void
+backfill_here(TruckerMember *member, void *arg)
+{
+	BackfillHere *here = arg;
+
+	trucker_backfill(member->pipeline, here->snapshot, here->consistent_point, here->slot_name);
+	ereport(LOG, (errmsg("truck \"%s\": backfill committed", member->truck->name)));
+}
+
 /* Run all, a limited number at a time, until each has ended. */
 static void
 run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, const char *slot_name)
@@ -232,7 +247,6 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, 
 	int			n = list_length(members);
 	Backfill   *backfills = palloc0(n * sizeof(Backfill));
 	int			next = 0;
-	bool		told = false;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -242,7 +256,6 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, 
 	for (;;)
 	{
 		int			count = count_running(backfills, n);
-		long		timeout = -1;
 
 		while (next < n && count < trucker_max_backfills)
 		{
@@ -253,23 +266,23 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, 
 				next++;
 				count++;
 			}
-			else
+			else if (count == 0)
 			{
-				if (!told)
-					ereport(LOG,
-							(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-							 errmsg("could not start the backfill of truck \"%s\": no background worker is free",
-									backfills[next].member->truck->name),
-							 errhint("Raise max_worker_processes.")));
-				told = true;
-				timeout = WORKER_RETRY_MS;
-				break;
+				/* a server without a free worker, and nobody to wait for */
+				BackfillHere here = {snapshot, slot_name, consistent_point};
+
+				(void) trucker_member_try(backfills[next].member, backfill_here, &here, true);
+				trucker_member_end_turn();
+				next++;
 			}
+			else
+				break;
 		}
 		if (count == 0 && next == n)
 			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
-						 timeout, PG_WAIT_EXTENSION);
+		if (count == 0)
+			continue;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -350,6 +363,7 @@ trucker_first_start(TruckerStream *stream)
 					stream->row->name, stream->row->slot_name, list_length(members),
 					LSN_FORMAT_ARGS(consistent_point)), errhidecontext(true)));
 	stream->confirmed = consistent_point;
+	trucker_slot_tell(stream->row->slot_name, consistent_point);
 	trucker_stop_point("slot created");
 	run_backfills(members, snapshot, consistent_point, stream->row->slot_name);
 	trucker_stop_point("backfilled");

@@ -81,6 +81,8 @@ trucker_identity_protect(void)
 		{"exit_on_error", "off"},
 		/* templates compare .input_table */
 		{"quote_all_identifiers", "off"},
+		/* we look for deadlocks often (deadlock.c), and each look would be logged */
+		{"log_lock_waits", "off"},
 
 		/*
 		 * A commit need not wait for the disk: the position is in the same
@@ -92,7 +94,7 @@ trucker_identity_protect(void)
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_OVERRIDE);
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*

@@ -8,6 +8,7 @@
  * memory.  Then it
  *	- sends a probe into each database asked for, one at a time, and again if it
  *	  fails;
+ *	- looks, every few seconds, how much WAL the slots keep (budget.c);
  *	- ends the workers of trucks that shall not run any more;
  *	- starts those of trucks that shall, one process each.
  * A worker that ends by itself is started again: at once the first time, then
@@ -36,6 +37,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "budget.h"
 #include "shmem.h"
 #include "worker.h"
 
@@ -306,6 +308,8 @@ trucker_launcher_main(Datum main_arg)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
+	/* before anybody can have moved one */
+	trucker_slots_take_down();
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	pgstat_report_appname("trucker launcher");
@@ -320,6 +324,7 @@ trucker_launcher_main(Datum main_arg)
 	{
 		long		wait;
 		long		probe_wait;
+		long		budget_wait;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -329,12 +334,15 @@ trucker_launcher_main(Datum main_arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		MemoryContextSwitchTo(context);
+		budget_wait = trucker_budget_look();
 		probe_wait = send_probe(context);
 		MemoryContextSwitchTo(TopMemoryContext);
 		wait = tend_workers();
 		MemoryContextReset(context);
 		if (probe_wait >= 0 && (wait < 0 || wait > probe_wait))
 			wait = probe_wait;
+		if (budget_wait >= 0 && (wait < 0 || wait > budget_wait))
+			wait = budget_wait;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
 						 wait, PG_WAIT_EXTENSION);

@@ -185,6 +185,22 @@ is_final(const TruckerTruck *truck, int sqlstate, int failures)
 		(trucker_max_failures > 0 && failures >= trucker_max_failures);
 }
 
+/* An error as trucker.status shows it. */
+char *
+trucker_error_text(const ErrorData *edata)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s: ", unpack_sql_state(edata->sqlerrcode));
+	append_clipped(&text, "", edata->message);
+	append_clipped(&text, "\nDETAIL: ", edata->detail);
+	append_clipped(&text, "\nHINT: ", edata->hint);
+	append_clipped(&text, "\nQUERY: ", edata->internalquery);
+	append_clipped(&text, "\nCONTEXT: ", edata->context);
+	return text.data;
+}
+
 typedef struct ErrorRecord
 {
 	const TruckerTruck *truck;
@@ -197,20 +213,12 @@ static bool
 write_error(void *arg)
 {
 	const ErrorRecord *record = arg;
-	const ErrorData *edata = record->edata;
-	StringInfoData text;
 	bool		recorded;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	initStringInfo(&text);
-	appendStringInfo(&text, "%s: ", unpack_sql_state(edata->sqlerrcode));
-	append_clipped(&text, "", edata->message);
-	append_clipped(&text, "\nDETAIL: ", edata->detail);
-	append_clipped(&text, "\nHINT: ", edata->hint);
-	append_clipped(&text, "\nQUERY: ", edata->internalquery);
-	append_clipped(&text, "\nCONTEXT: ", edata->context);
-	recorded = trucker_state_record_error(&record->truck->id, text.data, record->lost, record->final);
+	recorded = trucker_state_record_error(&record->truck->id, trucker_error_text(record->edata),
+										  record->lost, record->final);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	/* the slot is held back for a lost truck no more, and must not survive that */

@@ -51,6 +51,7 @@ extern void trucker_member_raise_lost(TruckerMember *member, const char *why) pg
 extern void trucker_member_compile(TruckerMember *member, void *arg);
 extern void trucker_member_end_turn(void);
 extern void trucker_member_init(void);
+extern char *trucker_error_text(const ErrorData *edata);
 extern bool trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost);
 
 #endif							/* TRUCKER_MEMBER_H */

@@ -41,6 +41,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "deadlock.h"
 #include "identity.h"
 #include "pipeline.h"
 #include "toast.h"
@@ -72,6 +73,7 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
 	pipeline->inputs = MemoryContextAllocZero(context, truck->ninputs * sizeof(TruckerInput));
 	for (int i = 0; i < truck->ninputs; i++)
 		pipeline->inputs[i].relid = truck->inputs[i];
+	pipeline->collected = MemoryContextAlloc(context, truck->ninputs * sizeof(TruckerInput *));
 	return pipeline;
 }
 
@@ -90,6 +92,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	const TruckerTruck *truck = pipeline->truck;
 
 	trucker_identity_begin(truck->role, pipeline->role_is_superuser, truck->search_path);
+	trucker_give_way_in_deadlocks(true);
 	trucker_written_begin(pipeline->written);
 	pipeline->in_batch = true;
 	pipeline->batch_rows = 0;
@@ -109,8 +112,11 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 static void
 forget_batch(TruckerPipeline *pipeline)
 {
+	trucker_give_way_in_deadlocks(false);
 	pipeline->in_batch = false;
 	pipeline->run_started = 0;
+	pipeline->in_truncate = false;
+	pipeline->ncollected = 0;
 	pipeline->current = NULL;
 	pipeline->changing = NULL;
 	pipeline->toast_taken = NULL;
@@ -131,6 +137,7 @@ forget_program(TruckerInput *input)
 	input->program = NULL;
 	input->context = NULL;
 	input->run = NULL;
+	input->net = NULL;
 }
 
 /*
@@ -166,6 +173,8 @@ compile(TruckerPipeline *pipeline, TruckerInput *input)
 	input->run = trucker_run_create(input->program->relation, input->program->type,
 									input->program->by_operation);
 	input->row = trucker_row_create(input->program->relation);
+	if (pipeline->truck->net)
+		input->net = trucker_net_create(input->program->relation, input->program->type);
 	MemoryContextSwitchTo(old);
 }
 
@@ -281,6 +290,33 @@ log_slow_run(const TruckerPipeline *pipeline, const TruckerInput *input, Timesta
 					pipeline->truck->name, ms, input->run->nrows, input->program->relation->name)));
 }
 
+/* The truck's SQL is about to be executed; returns what end_sql() wants. */
+static int
+begin_sql(TruckerPipeline *pipeline)
+{
+	wait_for_sources(pipeline);
+	pipeline->run_started = GetCurrentTimestamp();
+
+	/*
+	 * statement_timeout is armed by the main loop of a session only.  Its
+	 * timer serves us as well: it cancels the SQL, as pg_cancel_backend would.
+	 */
+	if (trucker_run_timeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, trucker_run_timeout);
+
+	/* what the SQL SETs ends with the run, and does not reach what follows */
+	return NewGUCNestLevel();
+}
+
+static void
+end_sql(TruckerPipeline *pipeline, int nestlevel)
+{
+	AtEOXact_GUC(false, nestlevel);
+	if (trucker_run_timeout > 0)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	pipeline->run_started = 0;
+}
+
 /* Execute the run that is being collected, if any. */
 static void
 execute_run(TruckerPipeline *pipeline)
@@ -292,51 +328,107 @@ execute_run(TruckerPipeline *pipeline)
 
 	if (input == NULL)
 		return;
-	wait_for_sources(pipeline);
-	started = GetCurrentTimestamp();
-	pipeline->run_started = started;
-
-	/*
-	 * statement_timeout is armed by the main loop of a session only.  Its
-	 * timer serves us as well: it cancels the SQL, as pg_cancel_backend would.
-	 */
-	if (trucker_run_timeout > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, trucker_run_timeout);
-
-	/* what the SQL SETs ends with the run, and does not reach what follows */
-	nestlevel = NewGUCNestLevel();
+	nestlevel = begin_sql(pipeline);
+	started = pipeline->run_started;
 	old = MemoryContextSwitchTo(input->run->context);
 	run_sql(input);
 	MemoryContextSwitchTo(old);
-	AtEOXact_GUC(false, nestlevel);
-	if (trucker_run_timeout > 0)
-		disable_timeout(STATEMENT_TIMEOUT, false);
+	end_sql(pipeline, nestlevel);
 
-	pipeline->run_started = 0;
 	log_slow_run(pipeline, input, started);
 	trucker_run_clear(input->run);
 	pipeline->current = NULL;
 }
 
-/*
- * Let the change in input->row join the input's run, executing first the run
- * that it ends.
- */
-void
-trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input)
+/* Let a change join the input's run, executing first the run that it ends. */
+static void
+join_run(TruckerPipeline *pipeline, TruckerInput *input, const TruckerRow *row)
 {
 	TruckerRun *run = input->run;
 
 	if (pipeline->current != NULL && pipeline->current != input)
 		execute_run(pipeline);
-	input->row->seq = ++pipeline->batch_rows;
-	if (!trucker_run_accepts(run, input->row))
+	if (!trucker_run_accepts(run, row))
 	{
 		execute_run(pipeline);
-		(void) trucker_run_accepts(run, input->row);
+		(void) trucker_run_accepts(run, row);
 	}
-	trucker_run_add(run, input->row);
+	trucker_run_add(run, row);
 	pipeline->current = input;
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Let the change in input->row join the input's run. */
+void
+trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	input->row->seq = ++pipeline->batch_rows;
+	join_run(pipeline, input, input->row);
+}
+
+/* ----
+ * Net changes
+ * ----
+ */
+
+/* Make runs of the net changes that have been collected, table by table. */
+static void
+flush_net(TruckerPipeline *pipeline)
+{
+	MemoryContext context = AllocSetContextCreate(pipeline->batch_context, "trucker net row",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	for (int i = 0; i < pipeline->ncollected; i++)
+	{
+		TruckerInput *input = pipeline->collected[i];
+		const TruckerRow *row;
+
+		while ((row = trucker_net_next(input->net)) != NULL)
+		{
+			join_run(pipeline, input, row);
+			MemoryContextReset(context);
+		}
+		trucker_net_clear(input->net);
+	}
+	pipeline->ncollected = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* Execute all that has been collected. */
+static void
+execute_collected(TruckerPipeline *pipeline)
+{
+	TruckerInput *changing = pipeline->changing;
+
+	/* a run's error is not that of the change before which it is executed */
+	pipeline->changing = NULL;
+	if (pipeline->ncollected > 0)
+		flush_net(pipeline);
+	execute_run(pipeline);
+	pipeline->changing = changing;
+}
+
+/* Collect the change in input->row, of which trucker_net_find() has been told. */
+static void
+collect(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	Size		memory = 0;
+	int			i = 0;
+
+	input->row->seq = ++pipeline->batch_rows;
+	trucker_net_add(input->net, input->row);
+	while (i < pipeline->ncollected && pipeline->collected[i] != input)
+		i++;
+	if (i == pipeline->ncollected)
+		pipeline->collected[pipeline->ncollected++] = input;
+
+	/* what a hash table of the server's may take is enough for ours together */
+	for (i = 0; i < pipeline->ncollected; i++)
+		memory += trucker_net_memory(pipeline->collected[i]->net);
+	if (memory > get_hash_memory_limit())
+		execute_collected(pipeline);
 	CHECK_FOR_INTERRUPTS();
 }
 
@@ -379,6 +471,8 @@ complete_row(TruckerPipeline *pipeline, TruckerInput *input)
 
 	if (pipeline->toast_taken)
 		trucker_toast_check_taken(input->row, relation, pipeline->toast_taken);
+	if (input->net)
+		trucker_net_complete(input->net, input->row);
 	if (!trucker_toast_is_needed(input->row, relation, input->program->type))
 		return;
 	if (pipeline->toast_taken == NULL)
@@ -393,9 +487,17 @@ complete_row(TruckerPipeline *pipeline, TruckerInput *input)
 					   pipeline->truck->toast_current, pipeline->toast_taken);
 }
 
+/* Net changes would take all rows without a key for one. */
+static bool
+is_missing(const TruckerInput *input, TruckerPresence presence)
+{
+	return presence == TRUCKER_ABSENT || (presence == TRUCKER_IS_NULL && input->net);
+}
+
 /*
  * The key is what runs are told apart by: without it there is no safe way on.  A
  * key that is stored out of line and was not changed comes in the old row only.
+ * With REPLICA IDENTITY FULL only net changes cannot do without.
  */
 static void
 check_key(const TruckerInput *input)
@@ -403,7 +505,7 @@ check_key(const TruckerInput *input)
 	const TruckerRelation *relation = input->program->relation;
 	TruckerRow *row = input->row;
 
-	if (relation->identity_full)
+	if (relation->identity_full && input->net == NULL)
 		return;
 	for (int i = 0; i < relation->nkeys; i++)
 	{
@@ -414,8 +516,8 @@ check_key(const TruckerInput *input)
 			row->newpresence[at] = row->oldpresence[at];
 			row->newvalues[at] = row->oldvalues[at];
 		}
-		if ((row->operation != TRUCKER_DELETE && row->newpresence[at] == TRUCKER_ABSENT) ||
-			(row->operation != TRUCKER_INSERT && row->oldpresence[at] == TRUCKER_ABSENT))
+		if ((row->operation != TRUCKER_DELETE && is_missing(input, row->newpresence[at])) ||
+			(row->operation != TRUCKER_INSERT && is_missing(input, row->oldpresence[at])))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("a change of table %s does not carry its key column \"%s\"",
@@ -423,6 +525,61 @@ check_key(const TruckerInput *input)
 							NameStr(TupleDescAttr(relation->desc, at)->attname)),
 					 errdetail("The replica identity, or the column's name, was another when the change was made."),
 					 errhint("Call trucker.resync() to load the table anew.")));
+	}
+}
+
+/* Execute truncate_sql: an input table has been truncated. */
+static void
+execute_truncate_sql(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	int			nestlevel = begin_sql(pipeline);
+
+	pipeline->in_truncate = true;
+	trucker_script_run(trucker_program_truncate_statements(input->program));
+	pipeline->in_truncate = false;
+	end_sql(pipeline, nestlevel);
+}
+
+/*
+ * An input table has been truncated.  What was collected before comes first; net
+ * changes must not be merged with those that follow, also where the TRUNCATE is
+ * ignored, since rows have gone that they hold to be there.
+ */
+static void
+handle_truncate(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_ERROR)
+		raise_truncated(pipeline, input);
+	pipeline->batch_rows++;
+	if (input->net || pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
+		execute_collected(pipeline);
+	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
+		execute_truncate_sql(pipeline, input);
+}
+
+/* One change of a row. */
+static void
+handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
+{
+	TruckerRow *row = input->row;
+
+	trucker_row_from_message(row, input->program->relation, message, pipeline->decoder);
+	row->lsn = pipeline->commit_lsn;
+	row->xid = pipeline->xid;
+	row->committed_at = pipeline->committed_at;
+	check_key(input);
+	if (input->net && !trucker_net_find(input->net, row))
+	{
+		execute_collected(pipeline);
+		(void) trucker_net_find(input->net, row);
+	}
+	complete_row(pipeline, input);
+	if (input->net)
+		collect(pipeline, input);
+	else
+	{
+		pipeline->changing = NULL;
+		trucker_pipeline_add(pipeline, input);
 	}
 }
 
@@ -438,19 +595,9 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 
 	pipeline->changing = input;
 	if (message->kind == TRUCKER_MSG_TRUNCATE)
-		raise_truncated(pipeline, input);
-	if (message->kind == TRUCKER_MSG_INSERT || !pipeline->truck->inserts_only)
-	{
-		trucker_row_from_message(input->row, input->program->relation, message,
-								 pipeline->decoder);
-		input->row->lsn = pipeline->commit_lsn;
-		input->row->xid = pipeline->xid;
-		input->row->committed_at = pipeline->committed_at;
-		check_key(input);
-		complete_row(pipeline, input);
-		pipeline->changing = NULL;
-		trucker_pipeline_add(pipeline, input);
-	}
+		handle_truncate(pipeline, input);
+	else if (message->kind == TRUCKER_MSG_INSERT || !pipeline->truck->inserts_only)
+		handle_row(pipeline, input, message);
 	pipeline->changing = NULL;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(pipeline->change_context);
@@ -471,12 +618,12 @@ commit(TruckerPipeline *pipeline)
 }
 
 /*
- * Finish the batch: execute the last run, write the position, commit.
+ * Finish the batch: execute what has been collected, write the position, commit.
  */
 void
 trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 {
-	execute_run(pipeline);
+	execute_collected(pipeline);
 	pipeline->output->write_position(pipeline->position, position);
 	commit(pipeline);
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
@@ -499,7 +646,11 @@ trucker_pipeline_error_context(void *arg)
 	if (trucker_run_timeout > 0 && pipeline->run_started != 0 &&
 		TimestampDifferenceExceeds(pipeline->run_started, GetCurrentTimestamp(), trucker_run_timeout))
 		errcontext("run that has reached trucker.run_timeout (%d ms)", trucker_run_timeout);
-	if (pipeline->in_batch && pipeline->changing)
+	if (pipeline->in_truncate)
+		errcontext("truck \"%s\", truncate_sql for table %s, truncated by source transaction %u committed at %X/%X",
+				   pipeline->truck->name, pipeline->changing->program->relation->name,
+				   pipeline->xid, LSN_FORMAT_ARGS(pipeline->commit_lsn));
+	else if (pipeline->in_batch && pipeline->changing)
 		errcontext("truck \"%s\", change of table %s by source transaction %u committed at %X/%X",
 				   pipeline->truck->name, pipeline->changing->program->relation->name,
 				   pipeline->xid, LSN_FORMAT_ARGS(pipeline->commit_lsn));

@@ -7,6 +7,7 @@
 
 #include "changeset.h"
 #include "decoder.h"
+#include "net.h"
 #include "program.h"
 #include "utils/hsearch.h"
 #include "written.h"
@@ -20,6 +21,7 @@ typedef struct TruckerInput
 	MemoryContext context;		/* of run and row */
 	TruckerRun *run;
 	TruckerRow *row;
+	TruckerNet *net;			/* NULL: each change counts */
 } TruckerInput;
 
 typedef struct TruckerPipeline
@@ -39,12 +41,15 @@ typedef struct TruckerPipeline
 	TruckerInput *inputs;
 	TruckerInput *current;		/* whose run has rows; or NULL */
 	TruckerInput *changing;		/* whose change is being taken over; or NULL */
+	TruckerInput **collected;	/* that have net changes, in the order of the first */
+	int			ncollected;
 
 	/* the open batch */
 	bool		in_batch;
 	int64		batch_rows;
 	TimestampTz batch_started;
 	TimestampTz run_started;	/* 0: no SQL is being executed */
+	bool		in_truncate;	/* truncate_sql is being executed */
 	HTAB	   *toast_taken;	/* of the current source transaction */
 	int			nunseen;		/* source transactions perhaps not yet visible */
 	TransactionId *unseen;

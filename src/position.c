@@ -21,11 +21,17 @@
  * the table access method; found by key, it gets slower with every dead
  * version that an old snapshot, our own backfill's included, keeps alive.
  * Should the row be somewhere else (VACUUM FULL), it is looked for again.
+ *
+ * An LSN means something only together with the server and the timeline that it
+ * was read on.  Both are in the row.  After a promotion or a restore the server is
+ * on another timeline; what is before the point at which that one forked off is the
+ * same on both, so a position there still holds, and is written anew as of now.
  */
 #include "trucker.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/timeline.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
@@ -131,6 +137,39 @@ trucker_position_read_again(TruckerPosition *position)
 }
 
 /*
+ * Does the position belong to the timeline that this server is on, or to what came
+ * before it?  NULL if so.  If that cannot be told now, an error is raised.
+ */
+static const char *
+timeline_trouble(const TruckerPosition *position)
+{
+	XLogRecPtr	lsn = Max(position->lsn, position->applied);
+	TimeLineID	current = GetWALInsertionTimeLine();
+	XLogRecPtr	fork;
+	List	   *history;
+
+	if (position->timeline == current)
+		return NULL;
+	/* without its file a timeline seems to have no history */
+	if (current != 1 && !existsTimeLineHistory(current))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the history of this server's timeline %u is missing", current),
+				 errdetail("The position was written on timeline %u, and it cannot be told whether it still holds.",
+						   position->timeline),
+				 errhint("Copy %08X.history from the WAL archive into pg_wal, or load the destination anew with trucker.resync().", current)));
+	history = readTimeLineHistory(current);
+	if (!tliInHistory(position->timeline, history))
+		return psprintf("its position %X/%X was written on timeline %u, which this server, on timeline %u, does not come from",
+						LSN_FORMAT_ARGS(lsn), position->timeline, current);
+	fork = tliSwitchPoint(position->timeline, history, NULL);
+	if (lsn > fork)
+		return psprintf("its position %X/%X was written on timeline %u, which this server left at %X/%X",
+						LSN_FORMAT_ARGS(lsn), position->timeline, LSN_FORMAT_ARGS(fork));
+	return NULL;
+}
+
+/*
  * Does the position belong to this server's WAL?  NULL if so, else what is
  * wrong with it.
  */
@@ -146,7 +185,14 @@ trucker_position_trouble(const TruckerPosition *position)
 		return psprintf("its position %X/%X is ahead of this server's WAL, which ends at %X/%X",
 						LSN_FORMAT_ARGS(Max(position->lsn, position->applied)),
 						LSN_FORMAT_ARGS(GetFlushRecPtr(NULL)));
-	return NULL;
+	return timeline_trouble(position);
+}
+
+/* Has the server been promoted or restored since the position was written? */
+bool
+trucker_position_is_of_other_timeline(const TruckerPosition *position)
+{
+	return position->exists && position->timeline != GetWALInsertionTimeLine();
 }
 
 /* Rule 1. */
@@ -237,6 +283,7 @@ trucker_position_committed(TruckerPosition *position, XLogRecPtr local_end)
 	position->tid = position->new_tid;
 	position->lsn = position->new_lsn;
 	position->system_id = GetSystemIdentifier();
+	position->timeline = GetWALInsertionTimeLine();
 	position->new_lsn = InvalidXLogRecPtr;
 
 	item = MemoryContextAlloc(position->context, sizeof(Unflushed));
@@ -249,6 +296,18 @@ void
 trucker_position_aborted(TruckerPosition *position)
 {
 	position->new_lsn = InvalidXLogRecPtr;
+}
+
+/* The position holds on this timeline, too: write that down.  Outside any transaction. */
+void
+trucker_position_adopt(TruckerPosition *position)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	trucker_position_write(position, position->lsn);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	trucker_position_committed(position, XactLastCommitEnd);
 }
 
 /*

@@ -35,6 +35,8 @@ typedef struct TruckerPosition
 extern TruckerPosition *trucker_position_load(const pg_uuid_t *truck_id, XLogRecPtr applied_lsn);
 extern void trucker_position_read_again(TruckerPosition *position);
 extern const char *trucker_position_trouble(const TruckerPosition *position);
+extern bool trucker_position_is_of_other_timeline(const TruckerPosition *position);
+extern void trucker_position_adopt(TruckerPosition *position);
 extern bool trucker_position_skips(const TruckerPosition *position, XLogRecPtr commit_lsn);
 extern void trucker_position_write(TruckerPosition *position, XLogRecPtr lsn);
 extern void trucker_position_committed(TruckerPosition *position, XLogRecPtr local_end);

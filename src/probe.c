@@ -5,13 +5,15 @@
  * The launcher belongs to no database, so it sends a short-lived worker into
  * each that it must know about.  The probe
  *	- lets go of trucks that DDL has made lost;
+ *	- finds those that are lost because of their slots, or of the WAL that these keep
+ *	  (judge.c);
  *	- reports the streams that shall have a worker to shared memory;
  *	- notes where the slots of those that rest stand;
  *	- drops streams without trucks, and replication slots that bear our name and that
  *	  no stream needs: of dropped trucks, of a dropped extension, of a start that a
  *	  crash cut short.
- * It runs at server start and whenever start(), stop() and the like have committed;
- * never periodically.
+ * It runs at server start, whenever start(), stop() and the like have committed, and
+ * when a slot keeps much WAL.
  */
 #include "trucker.h"
 
@@ -26,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "budget.h"
 #include "identity.h"
 #include "shmem.h"
 #include "slots.h"
@@ -205,6 +208,7 @@ trucker_probe_main(Datum main_arg)
 	if (installed)
 	{
 		let_go_of_unreadable(context);
+		trucker_judge(context);
 		delete_empty_streams(context);
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());

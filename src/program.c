@@ -29,6 +29,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
+#include "net.h"
 #include "program.h"
 
 static char *
@@ -58,6 +59,41 @@ output_statements(const TruckerProgram *program, TruckerOperation operation)
 {
 	return trucker_script_split(render(program, program->output_template, operation),
 								"output_sql", false);
+}
+
+/* The statements of truncate_sql, when the input table has been truncated. */
+List *
+trucker_program_truncate_statements(const TruckerProgram *program)
+{
+	if (program->truncate_template == NULL)
+		return NIL;
+	return trucker_script_split(render(program, program->truncate_template, TRUCKER_INSERT),
+								"truncate_sql", true);
+}
+
+/* A TRUNCATE tells which table, and nothing else. */
+static TruckerTemplate *
+parse_truncate_sql(const char *sql)
+{
+	TruckerTemplate *tmpl = trucker_template_parse(sql, "truncate_sql");
+
+	if (trucker_template_uses_rows(tmpl) || trucker_template_uses_operation(tmpl))
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("truncate_sql names .rows or .operation"),
+				 errdetail("When a table has been truncated, there are no changes of rows."),
+				 errhint("The only variable in truncate_sql is .input_table.")));
+	return tmpl;
+}
+
+static void
+parse_templates(TruckerProgram *program, const TruckerTruck *truck)
+{
+	if (truck->input_sql)
+		program->input_template = trucker_template_parse(truck->input_sql, "input_sql");
+	program->output_template = trucker_template_parse(truck->output_sql, "output_sql");
+	if (truck->truncate_sql)
+		program->truncate_template = parse_truncate_sql(truck->truncate_sql);
 }
 
 static TruckerScript *
@@ -174,9 +210,7 @@ trucker_program_create(const TruckerTruck *truck,
 	program->output = output;
 	program->context = context;
 	program->relation = trucker_relation_build(rel);
-	if (truck->input_sql)
-		program->input_template = trucker_template_parse(truck->input_sql, "input_sql");
-	program->output_template = trucker_template_parse(truck->output_sql, "output_sql");
+	parse_templates(program, truck);
 	program->by_operation = trucker_template_uses_operation(program->output_template) ||
 		(program->input_template && trucker_template_uses_operation(program->input_template));
 	program->full = trucker_row_type_full(program->relation->desc);
@@ -312,6 +346,8 @@ trucker_program_check_identity(const TruckerProgram *program)
 {
 	check_identity(program->truck, program->relation);
 	check_old_columns(program->truck, program);
+	if (program->truck->net)
+		trucker_net_check(program->relation);
 }
 
 /*
@@ -332,6 +368,8 @@ trucker_program_check(TruckerProgram *program, List **written)
 		if (program->output == &trucker_output_local)
 			*written = list_concat_unique_oid(*written, trucker_script_check_plans(plans->output, &rows));
 	}
+	*written = list_concat_unique_oid(*written,
+									  trucker_script_check_statements(trucker_program_truncate_statements(program)));
 }
 
 /*
@@ -345,13 +383,12 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 	TruckerProgram program;
 	int			input_count = 0;
 	int			output_count = 0;
+	int			truncate_count = 0;
 
 	memset(&relation, 0, sizeof(relation));
 	memset(&program, 0, sizeof(program));
 	program.relation = &relation;
-	if (truck->input_sql)
-		program.input_template = trucker_template_parse(truck->input_sql, "input_sql");
-	program.output_template = trucker_template_parse(truck->output_sql, "output_sql");
+	parse_templates(&program, truck);
 
 	for (int i = 0; i < truck->ninputs; i++)
 	{
@@ -362,12 +399,19 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 			input_count += list_length(input_statements(&program, operation));
 			output_count += list_length(output_statements(&program, operation));
 		}
+		truncate_count += list_length(trucker_program_truncate_statements(&program));
 	}
 	if ((truck->input_sql && input_count == 0) || output_count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is empty", output_count == 0 ? "output_sql" : "input_sql"),
 				 errdetail("It holds no statement, for any input table and operation.")));
+	if (truck->truncate_sql && truncate_count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("truncate_sql is empty"),
+				 errdetail("It holds no statement, for any input table."),
+				 errhint("To pass over TRUNCATE, create the truck with the option \"on_truncate\": \"ignore\".")));
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
 }

@@ -28,6 +28,7 @@ typedef struct TruckerProgram
 	MemoryContext context;		/* all of the below */
 	TruckerTemplate *input_template;	/* NULL: no input.sql */
 	TruckerTemplate *output_template;
+	TruckerTemplate *truncate_template; /* NULL: no truncate_sql */
 	bool		by_operation;	/* a template asks for .operation */
 
 	TruckerRelation *relation;
@@ -40,6 +41,7 @@ typedef struct TruckerProgram
 extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, const TruckerOutputRoutine *output, Relation rel);
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
+extern List *trucker_program_truncate_statements(const TruckerProgram *program);
 extern void trucker_check_input_rights(const TruckerTruck *truck, Relation rel);
 extern void trucker_program_check_identity(const TruckerProgram *program);
 extern void trucker_program_check(TruckerProgram *program, List **written);

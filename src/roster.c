@@ -15,10 +15,15 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "budget.h"
 #include "catalog.h"
+#include "holder.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
+
+/* how often, in a budget of WAL, to note how far those are that do not hold back the slot */
+#define NOTES_A_BUDGET 16
 
 static TruckerMember *
 find_member(const TruckerStream *stream, const pg_uuid_t *truck_id)
@@ -35,19 +40,45 @@ find_member(const TruckerStream *stream, const pg_uuid_t *truck_id)
 	return NULL;
 }
 
+/*
+ * The server has been promoted or restored since the position was written.  A slot
+ * that came along, as a file, may have been confirmed because of commits that did
+ * not.  So it must not be beyond what the catalog, which came as a whole, says.
+ */
+static const char *
+inherited_slot_trouble(const TruckerStream *stream, const TruckerPosition *position)
+{
+	XLogRecPtr	confirmed = trucker_slot_confirmed(stream->row->slot_name);
+	XLogRecPtr	known = Max(Max(position->lsn, position->applied), stream->row->confirmed_lsn);
+
+	if (confirmed <= known)
+		return NULL;
+	return psprintf("the server has been promoted or restored since its position %X/%X was written, "
+					"and its replication slot \"%s\" stands further, at %X/%X",
+					LSN_FORMAT_ARGS(known), stream->row->slot_name, LSN_FORMAT_ARGS(confirmed));
+}
+
 /* What makes a truck lost as soon as it is looked at. */
 static void
 check_member(TruckerMember *member, void *arg)
 {
 	TruckerStream *stream = arg;
-	const char *trouble = trucker_position_trouble(member->position);
+	TruckerPosition *position = member->position;
+	const char *trouble;
 
 	if (member->truck->needs_backfill)
 		return;
-	if (trouble == NULL && !member->position->exists)
+	trouble = trucker_position_trouble(position);
+	if (trouble == NULL && !position->exists)
 		trouble = "it has no position";
 	if (trouble == NULL && stream->row->slot_name == NULL)
 		trouble = "it has no replication slot";
+	if (trouble == NULL && trucker_position_is_of_other_timeline(position))
+	{
+		trouble = inherited_slot_trouble(stream, position);
+		if (trouble == NULL)
+			trucker_position_adopt(position);
+	}
 	if (trouble)
 		trucker_member_raise_lost(member, trouble);
 }
@@ -205,6 +236,14 @@ trucker_roster_refresh(TruckerStream *stream)
 			(void) trucker_member_try(member, check_member, stream, true);
 	}
 	trucker_member_end_turn();
+
+	/*
+	 * The slot is not held back any more for those that are gone.  What has taken
+	 * them away may have been committed without waiting for the disk; were it
+	 * forgotten by a crash, they would miss what is confirmed from now on.
+	 */
+	if (changed)
+		XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 	if (changed)
 		trucker_stop_point("takeover: loaded");
 	MemoryContextSwitchTo(old);
@@ -308,6 +347,50 @@ trucker_roster_confirmable(TruckerStream *stream)
 	if (lsn == PG_UINT64_MAX)
 		lsn = InvalidXLogRecPtr;
 	return trucker_move_limit_confirm(lsn);
+}
+
+/* Up to here a slot may be moved without harm to any of the trucks that have a position. */
+XLogRecPtr
+trucker_roster_least_position(const TruckerStream *stream)
+{
+	XLogRecPtr	least = InvalidXLogRecPtr;
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+		XLogRecPtr	lsn = Max(member->position->lsn, member->position->applied);
+
+		if (!member->truck->needs_backfill && (XLogRecPtrIsInvalid(least) || lsn < least))
+			least = lsn;
+	}
+	return least;
+}
+
+/*
+ * The slot is held back for trucks that rest: note now and then how far those are
+ * that do not.  Their positions say it only as far as there was something to write,
+ * and the slot does not.  After a restart they would seem to be as far behind as the
+ * others (budget.c).  In a batch of nobody.
+ */
+void
+trucker_roster_note_applied(TruckerStream *stream)
+{
+	uint64		step = trucker_budget_bytes() / NOTES_A_BUDGET;
+	ListCell   *lc;
+
+	if (step == 0 || stream->applied - stream->confirmed < step || stream->applied < stream->confirmed)
+		return;
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+		XLogRecPtr	lsn = trucker_position_confirmable(member->position);
+
+		if (member->active && member->follows && !member->lost &&
+			lsn >= Max(member->position->lsn, member->position->applied) + step &&
+			trucker_holder_note_applied(&member->truck_id, &stream->id, lsn))
+			member->position->applied = lsn;
+	}
 }
 
 /* Does some truck's commit wait for the disk? */

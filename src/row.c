@@ -309,6 +309,7 @@ trucker_row_clear(TruckerRow *row, const TruckerRelation *relation)
 {
 	memset(row->newpresence, 0, relation->desc->natts * sizeof(TruckerPresence));
 	memset(row->oldpresence, 0, relation->desc->natts * sizeof(TruckerPresence));
+	row->as_of_now = NULL;
 }
 
 /* Types whose NaN and infinity wal2json 2.5 writes as null; domains it does not. */
@@ -586,9 +587,13 @@ missing_old_value(const TruckerRow *row, const TruckerRelation *relation,
 	return missing_value(relation, attr, isnull);
 }
 
-static Datum
-project_table_column(const TruckerRow *row, const TruckerRelation *relation,
-					 bool old, int attnum, bool *isnull)
+/*
+ * A column's old or new value as r shows it.  Raises an error for one that the
+ * change does not carry and nobody can supply.
+ */
+Datum
+trucker_row_value(const TruckerRow *row, const TruckerRelation *relation,
+				  bool old, int attnum, bool *isnull)
 {
 	TruckerPresence presence = (old ? row->oldpresence : row->newpresence)[attnum - 1];
 
@@ -629,9 +634,8 @@ project_meta(const TruckerRow *row, const TruckerRelation *relation,
 }
 
 /*
- * Lay a change out as a row of r.  Raises an error for a value that the change
- * does not carry and nobody can supply.  In a backfill there is no commit: the
- * time and the transaction are NULL then.
+ * Lay a change out as a row of r; see trucker_row_value().  In a backfill there is
+ * no commit: the time and the transaction are NULL then.
  */
 void
 trucker_row_project(const TruckerRow *row, const TruckerRelation *relation,
@@ -650,8 +654,8 @@ trucker_row_project(const TruckerRow *row, const TruckerRelation *relation,
 				values[i] = project_meta(row, relation, column->number);
 		}
 		else
-			values[i] = project_table_column(row, relation,
-											 column->source == TRUCKER_FROM_OLD,
-											 column->number, &nulls[i]);
+			values[i] = trucker_row_value(row, relation,
+										  column->source == TRUCKER_FROM_OLD,
+										  column->number, &nulls[i]);
 	}
 }

@@ -96,6 +96,7 @@ typedef struct TruckerRow
 	Datum	   *oldvalues;
 	TruckerPresence *oldpresence;
 	bool		old_in_doubt;	/* the old row holds columns that are not known any more */
+	Bitmapset  *as_of_now;		/* new values that are today's, not the change's */
 	XLogRecPtr	lsn;
 	TransactionId xid;
 	TimestampTz committed_at;
@@ -118,6 +119,8 @@ extern TruckerRow *trucker_row_create(const TruckerRelation *relation);
 extern void trucker_row_clear(TruckerRow *row, const TruckerRelation *relation);
 extern void trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 									 const TruckerMessage *message, const TruckerDecoder *decoder);
+extern Datum trucker_row_value(const TruckerRow *row, const TruckerRelation *relation,
+							   bool old, int attnum, bool *isnull);
 extern void trucker_row_project(const TruckerRow *row, const TruckerRelation *relation,
 								const TruckerRowType *type, Datum *values, bool *nulls);
 

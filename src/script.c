@@ -16,13 +16,20 @@
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "catalog/heap.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_inherits.h"
 #include "executor/executor.h"
 #include "executor/tstoreReceiver.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parser.h"
 #include "parser/parsetree.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/queryenvironment.h"
@@ -254,6 +261,20 @@ trucker_script_execute(const TruckerScript *script, const TruckerRows *rows,
 	SPI_finish();
 }
 
+/*
+ * Prepare and run statements without an r, one by one: a TRUNCATE must have run
+ * before what follows it is planned.  Plans belong to the current memory context.
+ */
+void
+trucker_script_run(List *statements)
+{
+	ListCell   *lc;
+
+	foreach(lc, statements)
+		trucker_script_execute(trucker_script_prepare(list_make1(lfirst(lc)), NULL),
+							   NULL, NULL, NULL);
+}
+
 /* ----
  * What the statements read
  * ----
@@ -421,5 +442,48 @@ trucker_script_check_plans(const TruckerScript *script, const TruckerRows *rows)
 		ReleaseCachedPlan(plan, CurrentResourceOwner);
 	}
 	SPI_finish();
+	return written;
+}
+
+/* The tables (Oid) that a TRUNCATE reaches; the current user must be able to. */
+static List *
+check_truncate(const TruncateStmt *stmt)
+{
+	List	   *reached = NIL;
+	List	   *more;
+	ListCell   *lc;
+
+	foreach(lc, stmt->relations)
+	{
+		RangeVar   *table = lfirst_node(RangeVar, lc);
+		Oid			relid = RangeVarGetRelid(table, AccessShareLock, false);
+		AclResult	result = pg_class_aclcheck(relid, GetUserId(), ACL_TRUNCATE);
+
+		if (result != ACLCHECK_OK)
+			aclcheck_error(result, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
+		reached = list_concat_unique_oid(reached, table->inh ?
+										 find_all_inheritors(relid, AccessShareLock, NULL) : list_make1_oid(relid));
+	}
+	while (stmt->behavior == DROP_CASCADE && (more = heap_truncate_find_FKs(reached)) != NIL)
+		reached = list_concat(reached, more);
+	return reached;
+}
+
+/* trucker_script_check_plans() for statements that trucker_script_run() will run. */
+List *
+trucker_script_check_statements(List *statements)
+{
+	List	   *written = NIL;
+	ListCell   *lc;
+
+	foreach(lc, statements)
+	{
+		RawStmt    *raw = linitial_node(RawStmt, raw_parser(lfirst(lc), RAW_PARSE_DEFAULT));
+		List	   *more = IsA(raw->stmt, TruncateStmt) ?
+			check_truncate((TruncateStmt *) raw->stmt) :
+			trucker_script_check_plans(trucker_script_prepare(list_make1(lfirst(lc)), NULL), NULL);
+
+		written = list_concat_unique_oid(written, more);
+	}
 	return written;
 }

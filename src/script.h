@@ -32,7 +32,9 @@ extern TruckerScript *trucker_script_prepare(List *statements, const TruckerRows
 extern TupleDesc trucker_script_result(const TruckerScript *script);
 extern void trucker_script_execute(const TruckerScript *script, const TruckerRows *rows,
 								   Tuplestorestate *result, TupleDesc result_desc);
+extern void trucker_script_run(List *statements);
 extern Bitmapset *trucker_script_columns_read(const TruckerScript *script, TupleDesc desc);
 extern List *trucker_script_check_plans(const TruckerScript *script, const TruckerRows *rows);
+extern List *trucker_script_check_statements(List *statements);
 
 #endif							/* TRUCKER_SCRIPT_H */

@@ -12,8 +12,8 @@
  * for the entry's former stream, that the entry is no longer the one it meant.
  *
  * This file is for the launcher, the probes and any backend; what a worker says
- * of itself is in shmem_worker.c, what is known of each truck in shmem_truck.c, and
- * how a truck moves between streams in shmem_move.c.
+ * of itself is in shmem_worker.c, what is known of each truck in shmem_truck.c, of
+ * each slot in shmem_slot.c, and how a truck moves between streams in shmem_move.c.
  *
  * Whoever waits for progress (trucker.wait_for) sleeps on one condition
  * variable that every worker broadcasts.  That costs a worker nothing while
@@ -25,6 +25,7 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "replication/slot.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -49,10 +50,16 @@ workers_size(void)
 }
 
 static Size
+trucks_size(void)
+{
+	return mul_size(trucker_max_trucks, sizeof(TruckerTruckEntry));
+}
+
+static Size
 shared_size(void)
 {
-	return add_size(MAXALIGN(workers_size()),
-					mul_size(trucker_max_trucks, sizeof(TruckerTruckEntry)));
+	return add_size(add_size(MAXALIGN(workers_size()), MAXALIGN(trucks_size())),
+					mul_size(max_replication_slots, sizeof(TruckerSlotEntry)));
 }
 
 static void
@@ -82,6 +89,8 @@ shmem_startup(void)
 		trucker_shared->nworkers = max_worker_processes;
 		trucker_shared->ntrucks = trucker_max_trucks;
 		trucker_shared->trucks = (TruckerTruckEntry *) ((char *) trucker_shared + MAXALIGN(workers_size()));
+		trucker_shared->nslots = max_replication_slots;
+		trucker_shared->slots = (TruckerSlotEntry *) ((char *) trucker_shared->trucks + MAXALIGN(trucks_size()));
 	}
 	LWLockRelease(AddinShmemInitLock);
 }

@@ -87,6 +87,8 @@ typedef struct TruckerTruckInfo
 	int			failures;		/* in a row, without progress */
 	XLogRecPtr	failed_lsn;		/* one source transaction a batch until beyond it */
 	TimestampTz next_retry_at;	/* 0: no retry pending */
+	uint64		behind;			/* bytes of WAL, when it was last measured (budget.c) */
+	TimestampTz behind_at;		/* 0: never */
 } TruckerTruckInfo;
 
 /* in shmem.c */
@@ -138,6 +140,9 @@ extern bool trucker_get_truck(int index, TruckerTruckInfo *info);
 extern bool trucker_find_truck(Oid database, const pg_uuid_t *truck_id, TruckerTruckInfo *info);
 extern void trucker_signal_truck(Oid database, const pg_uuid_t *truck_id, TruckerSignal signal);
 
+/* in shmem_truck.c: a probe */
+extern bool trucker_truck_gains(Oid database, const pg_uuid_t *truck_id, uint64 behind, int interval_ms);
+
 /* in shmem_truck.c: the worker that carries the truck */
 extern int	trucker_truck_attach(const pg_uuid_t *truck_id);
 extern void trucker_truck_detach(int truck);
@@ -168,6 +173,13 @@ extern bool trucker_worker_is_poked(void);
 extern bool trucker_worker_must_end(void);
 extern void trucker_worker_give_up(void);
 extern int	trucker_worker_index(void);
+
+/* in shmem_slot.c */
+extern void trucker_slot_tell(const char *name, XLogRecPtr lsn);
+extern XLogRecPtr trucker_slot_told(const char *name);
+extern void trucker_slots_take_down(void);
+extern void trucker_slot_set_held_open(int index, const char *name, bool held_open);
+extern bool trucker_slot_is_held_open(const char *name);
 
 /* in shmem_move.c: the worker that gives a truck away */
 extern bool trucker_move_begin(const pg_uuid_t *to_stream, XLogRecPtr lsn);

@@ -1,6 +1,6 @@
 /*
  * shmem_internal.h
- *	  How trucker's shared memory is laid out; for shmem.c and shmem_worker.c.
+ *	  How trucker's shared memory is laid out; for the files shmem*.c.
  */
 #ifndef TRUCKER_SHMEM_INTERNAL_H
 #define TRUCKER_SHMEM_INTERNAL_H
@@ -33,6 +33,14 @@ typedef struct TruckerTruckEntry
 	TruckerTruckInfo info;
 } TruckerTruckEntry;
 
+/* What is known of the slot in one of the server's places for slots. */
+typedef struct TruckerSlotEntry
+{
+	char		name[NAMEDATALEN];	/* of the slot that it is about */
+	XLogRecPtr	told_lsn;		/* the furthest that it can have been confirmed; 0: not known */
+	bool		held_open;		/* transactions that are still open hold it back */
+} TruckerSlotEntry;
+
 typedef struct TruckerSharedState
 {
 	Latch	   *launcher;		/* NULL while no launcher runs */
@@ -46,6 +54,8 @@ typedef struct TruckerSharedState
 	int			nworkers;
 	int			ntrucks;
 	TruckerTruckEntry *trucks;	/* behind the workers */
+	int			nslots;
+	TruckerSlotEntry *slots;	/* behind the trucks */
 	TruckerWorkerEntry workers[FLEXIBLE_ARRAY_MEMBER];
 } TruckerSharedState;
 

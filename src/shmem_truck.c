@@ -209,6 +209,40 @@ trucker_kill_stubborn_locked(void)
 	return any;
 }
 
+/*
+ * A truck is that far behind.  Is it coming nearer?  The first answer, and one after
+ * a long time, is yes: there is nothing to compare with.  So it is within interval_ms
+ * of the last comparison.
+ */
+bool
+trucker_truck_gains(Oid database, const pg_uuid_t *truck_id, uint64 behind, int interval_ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TruckerTruckEntry *entry;
+	bool		gains = false;
+
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	entry = find_truck_locked(database, truck_id);
+	if (entry == NULL)
+		entry = allocate_truck_locked(database, truck_id);
+	if (entry)
+	{
+		TimestampTz before = entry->info.behind_at;
+
+		if (before != 0 && !TimestampDifferenceExceeds(before, now, interval_ms))
+			gains = true;
+		else
+		{
+			gains = before == 0 || TimestampDifferenceExceeds(before, now, 10 * interval_ms) ||
+				behind < entry->info.behind;
+			entry->info.behind = behind;
+			entry->info.behind_at = now;
+		}
+	}
+	LWLockRelease(trucker_shared_lock);
+	return gains;
+}
+
 /* ----
  * The worker that carries the truck
  * ----

@@ -8,6 +8,7 @@
  */
 #include "trucker.h"
 
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/slot.h"
@@ -37,6 +38,67 @@ trucker_slot_new_name(void)
 	return psprintf(TRUCKER_SLOT_PREFIX "%u_" "%016llx", MyDatabaseId, (unsigned long long) token);
 }
 
+/* Is this a name that trucker_slot_new_name() gives? */
+static bool
+is_our_name(const char *name, Oid database)
+{
+	char	   *prefix = psprintf(TRUCKER_SLOT_PREFIX "%u_", database);
+	size_t		len = strlen(prefix);
+	bool		ours = strncmp(name, prefix, len) == 0 &&
+		strlen(name) == len + TOKEN_DIGITS &&
+		strspn(name + len, "0123456789abcdef") == TOKEN_DIGITS;
+
+	pfree(prefix);
+	return ours;
+}
+
+static void
+copy_slot(ReplicationSlot *slot, TruckerSlotInfo *info)
+{
+	SpinLockAcquire(&slot->mutex);
+	strlcpy(info->name, NameStr(slot->data.name), NAMEDATALEN);
+	info->database = slot->data.database;
+	info->active_pid = slot->active_pid;
+	info->invalidated = trucker_slot_is_invalidated(slot);
+	info->restart_lsn = slot->data.restart_lsn;
+	info->confirmed_lsn = slot->data.confirmed_flush;
+	SpinLockRelease(&slot->mutex);
+}
+
+/* The slot in one of the server's max_replication_slots places; false: there is none of ours. */
+bool
+trucker_slot_get(int index, TruckerSlotInfo *info)
+{
+	ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[index];
+	bool		ours;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	ours = slot->in_use && is_our_name(NameStr(slot->data.name), slot->data.database);
+	if (ours)
+		copy_slot(slot, info);
+	LWLockRelease(ReplicationSlotControlLock);
+	return ours;
+}
+
+/* A slot's place; -1: there is no such slot.  info may be NULL. */
+int
+trucker_slot_find(const char *name, TruckerSlotInfo *info)
+{
+	ReplicationSlot *slot;
+	int			index = -1;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	slot = SearchNamedReplicationSlot(name, false);
+	if (slot)
+	{
+		index = slot - ReplicationSlotCtl->replication_slots;
+		if (info)
+			copy_slot(slot, info);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return index;
+}
+
 /*
  * NULL if the slot can be read on from; else why not.  expected is the furthest
  * that we can have confirmed, or InvalidXLogRecPtr if that is not known.
@@ -63,6 +125,9 @@ trucker_slot_trouble(const char *name, XLogRecPtr expected)
 		SpinLockRelease(&slot->mutex);
 		if (trouble)
 			trouble = psprintf("the server has removed WAL that its replication slot \"%s\" needs (max_slot_wal_keep_size)", name);
+		else if (confirmed > GetFlushRecPtr(NULL))
+			trouble = psprintf("its replication slot \"%s\" stands at %X/%X, ahead of this server's WAL, which ends at %X/%X",
+							   name, LSN_FORMAT_ARGS(confirmed), LSN_FORMAT_ARGS(GetFlushRecPtr(NULL)));
 		else if (!XLogRecPtrIsInvalid(expected) && confirmed > expected)
 			trouble = psprintf("its replication slot \"%s\" has been advanced to %X/%X, and the truck stands at %X/%X",
 							   name, LSN_FORMAT_ARGS(confirmed), LSN_FORMAT_ARGS(expected));
@@ -151,20 +216,6 @@ trucker_slot_drop(const char *name)
 	(void) trucker_slot_wait_inactive(name, -1);
 	if (active_pid(name, &slot) >= 0)
 		ReplicationSlotDrop(name, false);
-}
-
-/* Is this a name that trucker_slot_new_name() gives? */
-static bool
-is_our_name(const char *name, Oid database)
-{
-	char	   *prefix = psprintf(TRUCKER_SLOT_PREFIX "%u_", database);
-	size_t		len = strlen(prefix);
-	bool		ours = strncmp(name, prefix, len) == 0 &&
-		strlen(name) == len + TOKEN_DIGITS &&
-		strspn(name + len, "0123456789abcdef") == TOKEN_DIGITS;
-
-	pfree(prefix);
-	return ours;
 }
 
 /* The names (char *) of all slots of a database that are named as ours. */

@@ -8,8 +8,21 @@
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
 
+/* One of our slots: a copy, taken under its lock. */
+typedef struct TruckerSlotInfo
+{
+	char		name[NAMEDATALEN];
+	Oid			database;
+	int			active_pid;		/* 0: nobody holds it */
+	bool		invalidated;	/* the server has given up what it needs */
+	XLogRecPtr	restart_lsn;	/* the server keeps the WAL from here on */
+	XLogRecPtr	confirmed_lsn;	/* 0: it is still being made */
+} TruckerSlotInfo;
+
 /* in slots.c */
 extern char *trucker_slot_new_name(void);
+extern bool trucker_slot_get(int index, TruckerSlotInfo *info);
+extern int	trucker_slot_find(const char *name, TruckerSlotInfo *info);
 extern const char *trucker_slot_trouble(const char *name, XLogRecPtr expected);
 extern XLogRecPtr trucker_slot_confirmed(const char *name);
 extern void trucker_slot_drop(const char *name);

@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "shmem.h"
 #include "state.h"
 
 /* a truck of the query's shall run: s is trucker.truck_state, t trucker.truck */
@@ -613,11 +614,15 @@ trucker_state_note_confirmed(void)
 	foreach(lc, streams)
 	{
 		TruckerStreamRow *stream = lfirst(lc);
+		XLogRecPtr	told = trucker_slot_told(stream->slot_name);
 
+		/* it may have been moved since its worker has ended */
+		if (XLogRecPtrIsInvalid(told))
+			told = PG_UINT64_MAX;
 		if (trucker_state_lock_stream(&stream->id) != NULL)
-			trucker_catalog_write("UPDATE trucker.stream x SET confirmed_lsn = r.confirmed_flush_lsn "
+			trucker_catalog_write("UPDATE trucker.stream x SET confirmed_lsn = least(r.confirmed_flush_lsn, $2::pg_lsn) "
 								  "FROM pg_replication_slots r WHERE x.id = $1 AND " RESTS,
-								  &stream->id, NULL, SPI_OK_UPDATE);
+								  &stream->id, psprintf("%X/%X", LSN_FORMAT_ARGS(told)), SPI_OK_UPDATE);
 	}
 }
 

@@ -95,44 +95,42 @@ raise_lost(TruckerMember *member, void *trouble)
 }
 
 /*
- * Can the slot be read on from?  If not, all its trucks are lost.  It rests between
- * two attempts, and while the stream does: if it stands further than we can have
- * told it, somebody else has moved it.
+ * Can the slot be read on from?  If not, all its trucks are lost.  If it stands
+ * further than we can have told it, somebody else has moved it.
  */
-static void
+static bool
 check_slot(TruckerStream *stream)
 {
+	const char *name = stream->row->slot_name;
 	XLogRecPtr	noted = stream->row->confirmed_lsn;
-	XLogRecPtr	expected = Max(noted, stream->confirmed);
+	XLogRecPtr	told = Max(Max(noted, stream->confirmed), trucker_slot_told(name));
+	MemoryContext old = CurrentMemoryContext;
 	const char *trouble;
 	ListCell   *lc;
 
-	if (!XLogRecPtrIsInvalid(expected))
-		foreach(lc, stream->members)
-		{
-			TruckerPosition *position = ((TruckerMember *) lfirst(lc))->position;
-
-			expected = Max(expected, Max(position->lsn, position->applied));
-		}
-	trouble = trucker_slot_trouble(stream->row->slot_name, expected);
+	trouble = trucker_slot_trouble(name, XLogRecPtrIsInvalid(told) ? told :
+								   Max(told, trucker_roster_least_position(stream)));
 	if (trouble)
 	{
 		foreach(lc, stream->members)
 			(void) trucker_member_try(lfirst(lc), raise_lost, unconstify(char *, trouble), true);
 		trucker_member_end_turn();
-		return;
+		return false;
 	}
-	stream->confirmed = Max(expected, trucker_slot_confirmed(stream->row->slot_name));
-	stream->applied = trucker_slot_confirmed(stream->row->slot_name);
+	stream->applied = trucker_slot_confirmed(name);
+	stream->confirmed = Max(told, stream->applied);
+	trucker_slot_tell(name, stream->confirmed);
 
 	if (XLogRecPtrIsInvalid(noted))
-		return;
+		return true;
 	StartTransactionCommand();
 	trucker_state_forget_confirmed(&stream->id);
 	CommitTransactionCommand();
 	/* or, after a crash, the old note would be held against a slot that moved on */
 	XLogFlush(XactLastCommitEnd);
-	MemoryContextSwitchTo(stream->context);
+	stream->row->confirmed_lsn = InvalidXLogRecPtr;
+	MemoryContextSwitchTo(old);
+	return true;
 }
 
 static bool
@@ -280,10 +278,16 @@ begin_pass(TruckerStream *stream)
 	stream->standby_at = 0;
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
-	stream->applied = trucker_slot_confirmed(stream->row->slot_name);
 	request.tables = trucker_tables_names(stream);
 	trucker_replication_start(stream->replication, stream->row->slot_name,
-							  stream->applied, trucker_stream_decoder, &request);
+							  trucker_slot_confirmed(stream->row->slot_name), trucker_stream_decoder, &request);
+
+	/* only now that it is ours nobody else can move it */
+	if (!check_slot(stream))
+	{
+		stream->nactive = 0;
+		return;
+	}
 	trucker_worker_works();
 	if (!stream->row->home)
 		trucker_stop_point("catch-up begun");
@@ -346,7 +350,11 @@ confirm(TruckerStream *stream, bool force)
 	XLogRecPtr	lsn = trucker_roster_confirmable(stream);
 
 	/* noted first: an error may hide whether it was sent */
-	stream->confirmed = Max(stream->confirmed, lsn);
+	if (lsn > stream->confirmed)
+	{
+		stream->confirmed = lsn;
+		trucker_slot_tell(stream->row->slot_name, lsn);
+	}
 	trucker_replication_confirm(stream->replication, lsn, force);
 	stream->confirmed_at = stream->sent_at;
 }
@@ -771,6 +779,7 @@ pass_must_end(TruckerStream *stream)
 	if (!stream->row->home && trucker_transition_join(stream))
 		return true;
 	let_resting_leave(stream);
+	trucker_roster_note_applied(stream);
 	return retry_is_due(stream);
 }
 
@@ -812,7 +821,8 @@ trucker_stream_follow(TruckerStream *stream)
 			return trucker_roster_has_work(stream) ? TRUCKER_AGAIN : TRUCKER_FINISHED;
 		end_pass(stream);
 	}
-	check_slot(stream);
+	(void) check_slot(stream);
+	trucker_stop_point("slot checked");
 
 	for (;;)
 	{

@@ -87,6 +87,8 @@ extern bool trucker_roster_has_work(const TruckerStream *stream);
 extern TimestampTz trucker_roster_next_retry(const TruckerStream *stream);
 extern void trucker_roster_activate(TruckerStream *stream);
 extern XLogRecPtr trucker_roster_confirmable(TruckerStream *stream);
+extern XLogRecPtr trucker_roster_least_position(const TruckerStream *stream);
+extern void trucker_roster_note_applied(TruckerStream *stream);
 extern bool trucker_roster_has_unflushed(const TruckerStream *stream);
 extern void trucker_roster_record_error(TruckerStream *stream, const ErrorData *edata);
 

@@ -258,3 +258,10 @@ trucker_template_uses_operation(const TruckerTemplate *tmpl)
 {
 	return tmpl->uses_operation;
 }
+
+/* See template.h. */
+bool
+trucker_template_uses_rows(const TruckerTemplate *tmpl)
+{
+	return tmpl->uses_rows;
+}

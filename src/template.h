@@ -46,4 +46,7 @@ extern char *trucker_template_render(const TruckerTemplate *tmpl,
 /* Does the template name .operation anywhere, also in a branch not taken? */
 extern bool trucker_template_uses_operation(const TruckerTemplate *tmpl);
 
+/* Does it name .rows? */
+extern bool trucker_template_uses_rows(const TruckerTemplate *tmpl);
+
 #endif							/* TRUCKER_TEMPLATE_H */

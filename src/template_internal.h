@@ -61,6 +61,7 @@ typedef struct TemplateVariable
 	const char *name;
 	size_t		offset;			/* of the field in TruckerTemplateVars */
 	bool		is_operation;
+	bool		is_rows;
 } TemplateVariable;
 
 typedef enum TemplateExprKind
@@ -111,6 +112,7 @@ struct TruckerTemplate
 	const char *source_name;
 	List	   *nodes;
 	bool		uses_operation;
+	bool		uses_rows;
 };
 
 /*

@@ -26,9 +26,9 @@ static const TemplateFunction functions[] = {
 };
 
 static const TemplateVariable variables[] = {
-	{".rows", offsetof(TruckerTemplateVars, rows), false},
-	{".operation", offsetof(TruckerTemplateVars, operation), true},
-	{".input_table", offsetof(TruckerTemplateVars, input_table), false}
+	{".rows", offsetof(TruckerTemplateVars, rows), false, true},
+	{".operation", offsetof(TruckerTemplateVars, operation), true, false},
+	{".input_table", offsetof(TruckerTemplateVars, input_table), false, false}
 };
 
 /* How a list of nodes ended, and where. */
@@ -155,6 +155,8 @@ parse_operand(TemplateParser *p)
 		expr->variable = find_variable(p);
 		if (expr->variable->is_operation)
 			p->tmpl->uses_operation = true;
+		if (expr->variable->is_rows)
+			p->tmpl->uses_rows = true;
 	}
 	else if (p->token.kind == TOKEN_LITERAL)
 	{

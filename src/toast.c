@@ -408,7 +408,9 @@ trucker_toast_fill(TruckerRow *row, Relation rel, const TruckerRelation *relatio
 	if (slot)
 	{
 		ExecDropSingleTupleTableSlot(slot);
-		if (!accept_current)
+		if (accept_current)
+			row->as_of_now = columns;
+		else
 			note_taken(taken, row, relation, columns);
 	}
 }

@@ -187,8 +187,9 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 	trucker_stop_point("move: begun");
 	begin();
 	locked = trucker_state_lock_stream(&to->id);
+	/* a slot without a worker may have been moved on until we had the lock (judge.c) */
 	moved = locked != NULL && locked->slot_name != NULL && strcmp(locked->slot_name, to->slot_name) == 0 &&
-		trucker_state_hand_over(&member->truck_id, &stream->id, &to->id, lsn);
+		slot_will_do(to, lsn) && trucker_state_hand_over(&member->truck_id, &stream->id, &to->id, lsn);
 	commit();
 	trucker_stop_point("move: committed");
 	return moved;
@@ -234,6 +235,7 @@ split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 		return false;
 	trucker_stop_point("split: recorded");
 	copy_slot(stream->row->slot_name, slot_name);
+	trucker_slot_tell(slot_name, trucker_slot_confirmed(slot_name));
 	trucker_stop_point("split: copied");
 	begin();
 	splitting = !trucker_state_hand_over(&member->truck_id, &stream->id, &id, lsn);
@@ -375,7 +377,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	begin();
 	locked = trucker_state_lock_stream(&home->id);
 	possible = locked != NULL && locked->home && locked->slot_name != NULL &&
-		strcmp(locked->slot_name, home->slot_name) == 0;
+		strcmp(locked->slot_name, home->slot_name) == 0 && slot_will_do(home, stream->applied);
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);

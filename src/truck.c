@@ -126,27 +126,41 @@ name_option(const char *key, const JsonbValue *value)
 	return name;
 }
 
-static TruckerOnError
-on_error_option(const char *key, const JsonbValue *value)
+/* One of some words; list is how an error enumerates them. */
+static int
+word_option(const char *key, const JsonbValue *value, const char *const *words,
+			int nwords, const char *list)
 {
-	char	   *policy = text_option(key, value);
+	char	   *text = text_option(key, value);
 
-	if (strcmp(policy, "retry") == 0)
-		return TRUCKER_ON_ERROR_RETRY;
-	if (strcmp(policy, "stop") == 0)
-		return TRUCKER_ON_ERROR_STOP;
-	if (strcmp(policy, "quarantine") == 0)
-		return TRUCKER_ON_ERROR_QUARANTINE;
-	option_type_error(key, "\"retry\", \"stop\" or \"quarantine\"");
-	return TRUCKER_ON_ERROR_RETRY;	/* keep compiler quiet */
+	for (int i = 0; i < nwords; i++)
+		if (strcmp(text, words[i]) == 0)
+			return i;
+	option_type_error(key, list);
+	return 0;					/* keep compiler quiet */
 }
 
 static void
 set_option(TruckerTruck *truck, char **role_name, const char *key,
 		   const JsonbValue *value)
 {
+	static const char *const changes[] = {"all", "net"};
+	static const char *const on_truncate[] = {
+		[TRUCKER_TRUNCATE_ERROR] = "error",
+		[TRUCKER_TRUNCATE_IGNORE] = "ignore",
+		[TRUCKER_TRUNCATE_RUN] = "run"
+	};
+	static const char *const on_error[] = {
+		[TRUCKER_ON_ERROR_RETRY] = "retry",
+		[TRUCKER_ON_ERROR_STOP] = "stop",
+		[TRUCKER_ON_ERROR_QUARANTINE] = "quarantine"
+	};
+	static const char *const toast[] = {"exact", "current"};
+
 	if (strcmp(key, "backfill") == 0)
 		truck->backfill = bool_option(key, value);
+	else if (strcmp(key, "changes") == 0)
+		truck->net = word_option(key, value, changes, lengthof(changes), "\"all\" or \"net\"") == 1;
 	else if (strcmp(key, "reset_sql") == 0)
 		truck->reset_sql = text_option(key, value);
 	else if (strcmp(key, "inserts_only") == 0)
@@ -156,25 +170,47 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 	else if (strcmp(key, "stream") == 0)
 		truck->stream_name = name_option(key, value);
 	else if (strcmp(key, "on_error") == 0)
-		truck->on_error = on_error_option(key, value);
+		truck->on_error = word_option(key, value, on_error, lengthof(on_error),
+									  "\"retry\", \"stop\" or \"quarantine\"");
+	else if (strcmp(key, "on_truncate") == 0)
+		truck->on_truncate = word_option(key, value, on_truncate, lengthof(on_truncate),
+										 "\"error\", \"ignore\" or \"run\"");
 	else if (strcmp(key, "toast") == 0)
-	{
-		char	   *mode = text_option(key, value);
-
-		if (strcmp(mode, "current") != 0 && strcmp(mode, "exact") != 0)
-			option_type_error(key, "\"exact\" or \"current\"");
-		truck->toast_current = strcmp(mode, "current") == 0;
-	}
+		truck->toast_current = word_option(key, value, toast, lengthof(toast), "\"exact\" or \"current\"") == 1;
+	else if (strcmp(key, "truncate_sql") == 0)
+		truck->truncate_sql = text_option(key, value);
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown option \"%s\" of a truck", key),
-				 errhint("Valid options are: backfill, inserts_only, on_error, reset_sql, role, stream, toast.")));
+				 errhint("Valid options are: backfill, changes, inserts_only, on_error, on_truncate, reset_sql, role, stream, toast, truncate_sql.")));
+}
+
+static void
+check_options(const TruckerTruck *truck)
+{
+	if (truck->net && truck->inserts_only)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the options \"changes\": \"net\" and \"inserts_only\": true of a truck exclude each other"),
+				 errdetail("Inserts alone do not tell what becomes of a row."),
+				 errhint("Leave out one of them.")));
+	if (truck->on_truncate == TRUCKER_TRUNCATE_RUN && truck->truncate_sql == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the option \"on_truncate\": \"run\" of a truck needs the option \"truncate_sql\""),
+				 errhint("\"truncate_sql\" is the SQL to run when an input table has been truncated.")));
+	if (truck->on_truncate != TRUCKER_TRUNCATE_RUN && truck->truncate_sql != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the option \"truncate_sql\" of a truck needs the option \"on_truncate\": \"run\""),
+				 errhint("Without that it would never be run.")));
 }
 
 /*
  * Set the truck's option fields from truck->options.  *role_name becomes the
- * option role, or NULL.  An unknown key or a wrong type is an error.
+ * option role, or NULL.  An unknown key or a wrong type is an error, and so are
+ * options that do not go together.
  */
 void
 trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
@@ -189,6 +225,9 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 	truck->toast_current = false;
 	truck->stream_name = pstrdup(TRUCKER_DEFAULT_STREAM);
 	truck->on_error = TRUCKER_ON_ERROR_RETRY;
+	truck->net = false;
+	truck->on_truncate = TRUCKER_TRUNCATE_ERROR;
+	truck->truncate_sql = NULL;
 	*role_name = NULL;
 
 	if (!JB_ROOT_IS_OBJECT(truck->options))
@@ -207,6 +246,7 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 		(void) JsonbIteratorNext(&it, &value, true);
 		set_option(truck, role_name, key, &value);
 	}
+	check_options(truck);
 }
 
 /* ----

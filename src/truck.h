@@ -23,6 +23,13 @@ typedef enum TruckerOnError
 	TRUCKER_ON_ERROR_STOP,		/* the truck is failed, until start() */
 	TRUCKER_ON_ERROR_QUARANTINE /* the source transaction is put aside */
 } TruckerOnError;
+/* What becomes of a TRUNCATE of an input table. */
+typedef enum TruckerOnTruncate
+{
+	TRUCKER_TRUNCATE_ERROR,		/* the truck stops */
+	TRUCKER_TRUNCATE_IGNORE,
+	TRUCKER_TRUNCATE_RUN		/* truncate_sql is run */
+} TruckerOnTruncate;
 
 typedef struct TruckerTruck
 {
@@ -45,6 +52,9 @@ typedef struct TruckerTruck
 	bool		toast_current;	/* accept today's value for an unchanged TOAST value */
 	char	   *stream_name;
 	TruckerOnError on_error;
+	bool		net;			/* collapse the changes of each row in a batch */
+	TruckerOnTruncate on_truncate;
+	char	   *truncate_sql;	/* with TRUCKER_TRUNCATE_RUN, else NULL */
 
 	/* state, as it was when the truck was loaded */
 	bool		enabled;

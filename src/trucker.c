@@ -134,7 +134,9 @@ define_settings(void)
 	DefineCustomIntVariable("trucker.max_trucks",
 							"Maximum number of trucks that run in this server.",
 							NULL, &trucker_max_trucks, 1000, 1, 100000,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+							/* a session that loads us by itself cannot have any of the postmaster's */
+							process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP,
+							0, NULL, NULL, NULL);
 	DefineCustomIntVariable("trucker.batch_memory",
 							"Memory that a stream with several trucks uses for a batch before it goes to disk.",
 							NULL, &trucker_batch_memory, 65536, 64, MAX_KILOBYTES,

@@ -127,17 +127,18 @@ my %weight = (transfer => 5, churn => 4, group => 1, rollback => 1);
 
 sub _options
 {
-	my ($table, $stream) = @_;
+	my ($table, $stream, $more) = @_;
 
-	return qq('{"reset_sql": "DELETE FROM $table", "stream": "$stream"}');
+	return qq('{"reset_sql": "DELETE FROM $table", "stream": "$stream") . ($more ? ", $more" : '') . q(}');
 }
 
-# create_total($node, $truck, $table, $stream): a truck that keeps sum and count of
-# item per grp in the table, which is made, too.
+# create_total($node, $truck, $table, $stream, $options): a truck that keeps sum and
+# count of item per grp in the table, which is made, too.  $options are more JSON
+# members.
 sub create_total
 {
-	my ($node, $truck, $table, $stream) = @_;
-	my $options = _options($table, $stream // 'main');
+	my ($node, $truck, $table, $stream, $more) = @_;
+	my $options = _options($table, $stream // 'main', $more);
 
 	$node->safe_psql('postgres', qq{
 CREATE TABLE $table (grp int PRIMARY KEY, val bigint NOT NULL, n bigint NOT NULL);

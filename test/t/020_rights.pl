@@ -395,6 +395,11 @@ END \$\$;
 SELECT trucker.create_truck('attack', '{alice.src}',
 	\$\$ SELECT alice.attack(attack) FROM r WHERE meta__operation = 'insert' AND alice.planned(1) = 1 AND dom IS NOT NULL \$\$,
 	options => jsonb_build_object('reset_sql', \$\$ SELECT alice.become('reset_sql', 'reset') \$\$));
+
+-- another truck of hers, which shares the process
+CREATE TABLE alice.peek (id serial PRIMARY KEY, attack text);
+SELECT trucker.create_truck('neighbour', '{alice.peek}',
+	\$\$ SELECT alice.look('beside ' || attack), alice.note(attack, 'neighbour') FROM r \$\$);
 });
 
 # Security-definer functions of somebody else, and functions that carry SET clauses.
@@ -425,13 +430,14 @@ $node->safe_psql('postgres', qq{
 	ALTER FUNCTION alice.attack_definer() OWNER TO alice;
 	GRANT EXECUTE ON FUNCTION bob.definer() TO alice});
 
-# attack($name): let the truck run an attack, and wait for its end.
+# attack($name): let the truck run an attack, and its neighbour look what it has left
+# behind; wait for the end of both.
 sub attack
 {
 	my ($name) = @_;
 
-	sql('alice', "INSERT INTO alice.src (attack, dom) VALUES ('$name', 'x')");
-	return caught_up($node, 'attack', timeout => '60 s');
+	sql('alice', "BEGIN; INSERT INTO alice.src (attack, dom) VALUES ('$name', 'x'); INSERT INTO alice.peek (attack) VALUES ('$name'); COMMIT");
+	return caught_up($node, 'attack', timeout => '60 s') && caught_up($node, 'neighbour', timeout => '60 s');
 }
 
 # What the truck's processes did in an attack, as SQL conditions on the evidence.
@@ -458,12 +464,17 @@ is( $node->safe_psql('postgres', q{
 	WHERE attack = 'restricted' AND process = 'client backend'}),
 	'42501 of 5', 'and can leave nothing behind in the session of who starts it');
 
+start_truck('alice', 'neighbour');
 sql('alice', 'TRUNCATE alice.evidence, alice.tried');
 foreach my $name (
 	qw(role handler definer deferred look cursor commit index shadow parallel plant look))
 {
 	ok(attack($name), "attack: $name");
-	isnt(evidence($name, 'true'), '0', "attack $name has left evidence");
+	isnt(evidence($name, q{moment <> 'neighbour'}), '0', "attack $name has left evidence");
+	is( $node->safe_psql('postgres', qq{
+			SELECT count(*) > 0 FROM alice.evidence AS a JOIN alice.evidence AS b USING (attack, pid)
+			WHERE attack = '$name' AND a.moment = 'end' AND b.moment = 'neighbour' AND a.id < b.id}),
+		't', 'the neighbour looked after it, in the same process');
 }
 is(evidence('deferred', q{moment = 'depth 3'}) > 0 ? 1 : 0, 1, 'deferred triggers fire, also those that a deferred trigger queues');
 isnt(evidence('cursor', q{moment = 'commit'}), '0', 'a held cursor is filled at commit');
@@ -497,10 +508,12 @@ is($node->safe_psql('postgres', q{SELECT DISTINCT result FROM alice.tried WHERE 
 # A worker whose SQL will not be cancelled ends nevertheless.
 sql('alice', q{UPDATE alice.switch SET fails = true; INSERT INTO alice.src (attack, dom) VALUES ('hold', 'x')});
 ok( $node->poll_query_until('postgres',
-		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'trucker main' AND wait_event = 'PgSleep'}),
+		'SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = \'PgSleep\' AND pid = ' . worker_pid($node, 'attack')),
 	'SQL that will not be cancelled');
-sql('alice', q{SELECT trucker.stop('attack')});
+sql('alice', q{SELECT trucker.stop('attack'); INSERT INTO alice.peek (attack) VALUES ('hold')});
 ok(wait_state($node, 'attack', 'stopped'), 'is stopped');
+ok(caught_up($node, 'neighbour'), 'the neighbour, whose process that was, goes on');
+isnt(evidence('hold', q{moment = 'neighbour'}), '0', 'with what it has to do');
 sql('alice', 'UPDATE alice.switch SET fails = false');
 start_truck('alice', 'attack');
 ok(caught_up($node, 'attack'), 'and goes on when it will');
@@ -524,6 +537,8 @@ is( $node->safe_psql('postgres', q{
 	WHERE attack NOT IN ('plant', 'parallel') AND (process = 'trucker stream' OR attack = 'planning') AND result IN ('ok', 'before')}),
 	'', 'no attempt succeeded');
 is($node->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'alice'}), 'f', 'alice is no superuser');
+
+sql('alice', q{SELECT trucker.drop_truck('neighbour')});
 
 # CALL as the truck's own statement.
 $node->safe_psql('postgres', q{
@@ -564,7 +579,8 @@ is(sql('alice', 'SELECT DISTINCT id, a, d, i FROM alice.arrays_log'), '1|{a,NULL
 is(sql('alice', 'SELECT count(DISTINCT (path, style)) FROM alice.arrays_log'), '1', 'each run starts with the same settings');
 sql('alice', q{SELECT trucker.drop_truck('settings')});
 
-# Two owners' SQL never meets in one process.
+# Two owners' SQL never meets in one process, nor does that of two roles of one owner,
+# although their streams are called the same.
 $node->safe_psql('postgres', q{
 	SET SESSION AUTHORIZATION bob;
 	CREATE TABLE bob.src (id int PRIMARY KEY);
@@ -573,10 +589,27 @@ start_truck('bob', 'bob');
 sql('bob', 'INSERT INTO bob.src VALUES (1)');
 ok(caught_up($node, 'bob'), 'a truck of another owner');
 is(evidence('bob', q{cu = 'bob' AND su = 'bob' AND NOT gained}), '1', 'runs as that owner');
+$node->safe_psql('postgres', q{
+	SET SESSION AUTHORIZATION alice;
+	CREATE TABLE alice.for_etl (id int PRIMARY KEY);
+	GRANT SELECT ON alice.for_etl TO etl;
+	SELECT trucker.create_truck('by_etl', '{alice.for_etl}', $$ SELECT alice.note('by_etl', 'run') FROM r $$,
+		options => '{"role": "etl"}')});
+start_truck('alice', 'by_etl');
+sql('alice', 'INSERT INTO alice.for_etl VALUES (1)');
+ok(caught_up($node, 'by_etl'), 'a truck of another role');
+is(evidence('by_etl', q{cu = 'etl' AND su = 'etl' AND NOT gained}), '1', 'runs as that role');
+sql('alice', q{INSERT INTO alice.src (attack, dom) VALUES ('look', 'x')});
+ok(caught_up($node, 'attack'), 'beside one of the owner as herself');
 is( $node->safe_psql('postgres', q{
-	SELECT count(*) FROM alice.evidence AS a JOIN alice.evidence AS b USING (pid)
-	WHERE a.su = 'alice' AND b.su = 'bob' AND a.process = 'trucker stream'}),
-	'0', 'and no process has run the SQL of both');
+	SELECT count(DISTINCT pid), count(DISTINCT su) FROM alice.evidence
+	WHERE process = 'trucker stream' AND pid IN (SELECT pid FROM trucker.truck_workers())}),
+	'3|3', 'all three are running');
+is( $node->safe_psql('postgres', q{
+	SELECT count(*) FROM (SELECT FROM alice.evidence WHERE process = 'trucker stream'
+						  GROUP BY pid HAVING count(DISTINCT su) > 1) AS p}),
+	'0', 'and no process has run the SQL of two of them');
+sql('alice', q{SELECT trucker.drop_truck('by_etl')});
 
 # ----
 # ALTER ROLE ... SET
@@ -818,7 +851,7 @@ is(sql('monitor', q{SELECT last_error IS NOT NULL FROM trucker.status WHERE truc
 	extra_params => [ '-U', 'eve' ]);
 is("$rc $stdout$stderr", '0 ', 'a cheap function in the query does not see others\' rows before they are hidden');
 
-foreach my $table (qw(truck truck_state position input_table output_table))
+foreach my $table (qw(truck truck_state stream position input_table output_table unreadable_input))
 {
 	foreach my $user (qw(alice eve))
 	{
@@ -830,7 +863,7 @@ refused('eve', 'CREATE TABLE trucker.mine ()', qr/42501: permission denied for s
 
 # pg_write_all_data writes ordinary tables; what a worker will run with whose rights
 # is not ordinary data.
-my $catalog = join ', ', map { "(SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM trucker.$_ AS t)" } qw(truck input_table output_table);
+my $catalog = join ', ', map { "(SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM trucker.$_ AS t)" } qw(truck stream input_table output_table unreadable_input);
 my $before = $node->safe_psql('postgres', "SELECT $catalog");
 foreach my $sql (
 	qq{UPDATE trucker.truck SET run_as = '$super', output_sql = 'SELECT alice.note(''writer'', ''x'')'},
@@ -841,7 +874,12 @@ foreach my $sql (
 	q{DELETE FROM trucker.position},
 	q{DELETE FROM trucker.truck},
 	q{UPDATE trucker.truck_state SET lost = true},
+	qq{UPDATE trucker.stream SET run_as = '$super', owner = '$super', home = false},
+	qq{INSERT INTO trucker.stream (owner, run_as, name, home) VALUES ('writer', '$super', 'main', true)},
+	q{DELETE FROM trucker.stream},
+	q{UPDATE trucker.truck_state SET stream_id = (SELECT id FROM trucker.stream LIMIT 1), lost = true},
 	q{DELETE FROM trucker.input_table},
+	q{INSERT INTO trucker.unreadable_input (truck_id, reason) SELECT gen_random_uuid(), 'x'},
 	q{DELETE FROM trucker.output_table},
 	q{INSERT INTO trucker.output_table SELECT gen_random_uuid(), 1})
 {

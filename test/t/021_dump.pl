@@ -60,7 +60,7 @@ $node->safe_psql($db,
 	   INSERT INTO "de'st" SELECT "I'd "" x", "select" FROM r WHERE meta__operation <> 'delete' $$,
 	$$ SELECT "I'd "" x", "select", "old__I'd "" x", meta__operation FROM {{ .rows }} WHERE 'back\slash and	tab
 and newline {{ "{{" }}' <> '' $$,
-	options => jsonb_build_object('role', 'e''t"l', 'toast', 'current', 'reset_sql', 'TRUNCATE "de''st"'))~);
+	options => jsonb_build_object('role', 'e''t"l', 'toast', 'current', 'stream', E'str''e"a\\\\m\t1', 'reset_sql', 'TRUNCATE "de''st"'))~);
 $node->safe_psql($db, q{
 	SET SESSION AUTHORIZATION plain;
 	CREATE TABLE plain.src (id int PRIMARY KEY);
@@ -112,10 +112,11 @@ sub restored
 	is($there->safe_psql($copy, $rights), $before{rights}, "$where: and who may call what");
 	is( $there->safe_psql($copy, q{
 		SELECT (SELECT count(*) FROM trucker.position), (SELECT count(*) FROM trucker.truck_state),
-			(SELECT count(*) FROM trucker.input_table),
+			(SELECT count(*) FROM trucker.stream),
+			(SELECT count(*) FROM trucker.input_table), (SELECT count(*) FROM trucker.output_table),
 			(SELECT count(*) FROM pg_replication_slots WHERE database = current_database()),
-			(SELECT count(*) FROM trucker.stream), (SELECT count(*) FROM trucker.stream_workers())}),
-		'0|0|0|0|0|0', "$where: positions, states, slots and workers are not");
+			(SELECT count(*) FROM trucker.stream_workers()), (SELECT count(*) FROM trucker.truck_workers())}),
+		'0|0|0|0|0|0|0|0', "$where: positions, states, streams, slots and workers are not");
 	like($there->safe_psql($copy, 'SELECT DISTINCT state FROM trucker.status'), qr/^(lost|stopped)$/, "$where: no truck runs");
 
 	# The rows of the destination have been restored, too, so it is not loaded
@@ -135,6 +136,8 @@ sub restored
 		INSERT INTO "Sche.ma, ""x"""."Ta'b, ""le"".\ 1" VALUES (200, 'new');
 		UPDATE "Sche.ma, ""x"""."Ta'b, ""le"".\ 1" SET "select" = 'newer' WHERE "select" = 'v5'});
 	ok(caught_up($there, $truck, db => $copy), "$where: and streams");
+	is( $there->safe_psql($copy, 'SELECT stream FROM trucker.status WHERE truck = ' . literal($truck)),
+		qq{str'e"a\\m\t1}, "$where: on the stream that it names");
 	same($there, $source, $target, "$where: the destination is what the source says", db => $copy);
 	is($there->safe_psql($copy, q{SELECT DISTINCT who FROM "Sche.ma, ""x"""."de'st"}), q{e't"l}, "$where: written by the truck's role");
 	is( $there->safe_psql($copy, q{SELECT state FROM trucker.status WHERE truck = 'plain'}),

@@ -1,6 +1,7 @@
 # The application's own transactions neither fail nor wait because of trucker: what a
 # truck must be told of an ALTER TABLE is told beside it, whatever others do to the
-# truck at that moment, and whatever the isolation level.
+# truck at that moment, and whatever the isolation level.  Nor is another truck, which
+# shares the stream, any worse for what becomes of the one.
 use strict;
 use warnings;
 
@@ -22,9 +23,25 @@ $node->safe_psql(
 		DELETE FROM d USING r WHERE meta__operation <> 'insert' AND d.id = r.old__id;
 		INSERT INTO d SELECT id, v FROM r WHERE meta__operation <> 'delete'$$,
 		options => '{"reset_sql": "DELETE FROM d"}');
-	SELECT trucker.start('t');
+	CREATE TABLE s2 (id serial PRIMARY KEY);
+	CREATE TABLE d2 (id int);
+	SELECT trucker.create_truck('bystander', '{s2}', 'INSERT INTO d2 SELECT id FROM r');
+	SELECT trucker.start();
 });
 ok(caught_up($node, 't'), 'the truck has caught up');
+ok(caught_up($node, 'bystander'), 'so has the other one');
+my $worker = worker_pid($node, 'bystander');
+
+# unharmed(): the other truck goes on, in the process that it was in.
+sub unharmed
+{
+	my ($what) = @_;
+
+	$node->safe_psql('postgres', 'INSERT INTO s2 DEFAULT VALUES');
+	ok(caught_up($node, 'bystander'), "$what: the other truck goes on");
+	same($node, 'TABLE s2', 'TABLE d2', "$what: with what it has to do");
+	is(worker_pid($node, 'bystander'), $worker, "$what: and has not left");
+}
 
 # resynced(): the truck goes on, and its destination is right.
 sub resynced
@@ -48,6 +65,7 @@ for my $level ('REPEATABLE READ', 'SERIALIZABLE')
 	is($session->('ALTER TABLE s RENAME TO renamed; INSERT INTO renamed VALUES (random() * 1000000, 1); COMMIT'),
 		'', "$level: ALTER TABLE is not disturbed by a change of the truck's state");
 	ok(wait_state($node, 't', 'lost'), "$level: and the truck knows of it");
+	unharmed($level);
 	$node->safe_psql('postgres', 'ALTER TABLE renamed RENAME TO s');
 	resynced($level);
 }
@@ -59,6 +77,7 @@ my $open = $node->open_transaction('READ COMMITTED');
 is($open->(q{SELECT trucker.stop('t')}), '', 'a transaction that stops the truck stays open');
 is( psql_err($node, q{SET lock_timeout = '20s'; ALTER TABLE s RENAME TO renamed; ALTER TABLE renamed RENAME TO s}),
 	'', 'ALTER TABLE does not wait for it');
+unharmed('an open stop()');
 is($open->('ROLLBACK'), '', 'it is rolled back');
 ok(wait_state($node, 't', 'lost'), 'the truck knows of the ALTER TABLE');
 resynced('an open stop()');
@@ -69,8 +88,8 @@ resynced('an open stop()');
 $node->safe_psql('postgres', q{ALTER SYSTEM SET synchronous_standby_names = '*'});
 $node->reload;
 ok( $node->poll_query_until('postgres',
-		q{SELECT state = 'retrying' AND last_error LIKE '%synchronous_standby_names%' FROM trucker.status}),
-	'synchronous_standby_names = * stops the truck');
+		q{SELECT bool_and(state = 'retrying' AND last_error LIKE '%synchronous_standby_names%') FROM trucker.status}),
+	'synchronous_standby_names = * stops the trucks');
 ok( $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_stat_replication'),
 	'and ends its connection');
 $node->safe_psql('postgres', 'ALTER SYSTEM RESET synchronous_standby_names');
@@ -78,7 +97,9 @@ $node->reload;
 $node->safe_psql('postgres', 'INSERT INTO s VALUES (-1, -1)');
 ok(caught_up($node, 't'), 'it goes on when the setting is gone');
 same($node, 'SELECT id, v FROM s', 'SELECT id, v FROM d', 'and its destination is right');
+unharmed('synchronous_standby_names');
 
+unlike(slurp_file($node->logfile), qr/\b(PANIC|TRAP)\b|terminated by signal/, 'no process has crashed');
 $node->stop;
 done_testing();
 

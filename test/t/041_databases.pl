@@ -498,7 +498,7 @@ $node->restart;
 ok( $node->poll_query_until('one', q{SELECT count(*) = 1 FROM trucker.status WHERE waiting_for = 'a background worker (max_worker_processes)'}),
 	'max_worker_processes used up: status says so')
   or diag $node->safe_psql('one', 'TABLE trucker.status');
-like(slurp_file($node->logfile), qr/LOG:  could not start the worker of truck "\w+": no background worker is free\n.*HINT:  Raise max_worker_processes\./, 'so does the log');
+like(slurp_file($node->logfile), qr/LOG:  could not start the worker of stream "\w+": no background worker is free\n.*HINT:  Raise max_worker_processes\./, 'so does the log');
 my $running = $node->safe_psql('one', q{SELECT t.name FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE pid IS NOT NULL});
 my $waiting = $running eq 'a' ? 'second' : 'a';
 sql('one', "SELECT trucker.stop('$running')");
