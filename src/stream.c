@@ -369,8 +369,7 @@ goes_alone(const TruckerMember *member, XLogRecPtr commit_lsn)
 static bool
 is_skipped(const TruckerMember *member, XLogRecPtr commit_lsn)
 {
-	return trucker_position_skips(member->position, commit_lsn) ||
-		(member->truck->skip_lsn != 0 && commit_lsn == member->truck->skip_lsn);
+	return trucker_position_skips(member->position, commit_lsn);
 }
 
 static Oid
