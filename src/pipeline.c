@@ -470,6 +470,13 @@ commit(TruckerPipeline *pipeline)
 	forget_batch(pipeline);
 }
 
+/* Execute the last run, before something else that belongs to the batch. */
+void
+trucker_pipeline_flush(TruckerPipeline *pipeline)
+{
+	execute_run(pipeline);
+}
+
 /*
  * Finish the batch: execute the last run, write the position, commit.
  */
