@@ -617,6 +617,13 @@ commit(TruckerPipeline *pipeline)
 	forget_batch(pipeline);
 }
 
+/* Execute the last run, before something else that belongs to the batch. */
+void
+trucker_pipeline_flush(TruckerPipeline *pipeline)
+{
+	execute_run(pipeline);
+}
+
 /*
  * Finish the batch: execute what has been collected, write the position, commit.
  */
