@@ -616,8 +616,9 @@ is($node->safe_psql('postgres', q{SELECT state FROM trucker.status WHERE truck =
 
 	$session->query_safe(q{SET client_min_messages = error; BEGIN; SELECT trucker.start('d')});
 
-	# what has been asked for in the meantime has been served when this truck runs
-	create(q{'marker', ARRAY['s'::regclass], 'SELECT count(*) FROM r', options => '{"backfill": false}'});
+	# what has been asked for in the meantime has been served when this truck runs; on
+	# the same stream it would wait for the other start(), whose slot it shares
+	create(q{'marker', ARRAY['s'::regclass], 'SELECT count(*) FROM r', options => '{"backfill": false, "stream": "marker"}'});
 	sql("SELECT trucker.start('marker')");
 	ok($node->poll_query_until('postgres', q{SELECT state = 'creating slot' FROM trucker.status WHERE truck = 'marker'}),
 		'another truck, started later, has a worker');
@@ -629,7 +630,7 @@ is($node->safe_psql('postgres', q{SELECT state FROM trucker.status WHERE truck =
 	drop('marker');
 }
 sql(q{SELECT trucker.start('d')}, q{SELECT trucker.start('d'); SELECT trucker.start('d')});
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'trucker stream' AND application_name = 'trucker d'}),
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'trucker stream' AND application_name = 'trucker main'}),
 	'1', 'starting a truck twice makes no second worker');
 is($node->safe_psql('postgres', q{SELECT state FROM trucker.status WHERE truck = 'd'}), 'streaming', 'and does not disturb it');
 sql(q{BEGIN; SELECT trucker.stop('d'); SELECT trucker.start('d'); COMMIT});
@@ -698,7 +699,7 @@ foreach my $db ('postgres', 'my db', 'replication', 'sameuser', 'all', 'it"s')
 	$reload->($hba);
 	ok(wait_state($node, 'h_d', 'streaming', db => $db), 'the truck streams');
 	$node->safe_psql($db, "SELECT trucker.drop_truck('h_d')");
-	$node->poll_query_until('postgres', qq{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'trucker h_d')});
+	$node->poll_query_until('postgres', qq{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = '$db' AND application_name = 'trucker main')});
 	sql(qq{DROP DATABASE "$quoted"}) if $db ne 'postgres';
 }
 

@@ -46,12 +46,13 @@ foreach my $db ('postgres', 'other')
 		SELECT trucker.create_truck('mirror', '{s}', $$
 			DELETE FROM d USING r WHERE r.meta__operation <> 'insert' AND d.id = r.old__id;
 			INSERT INTO d SELECT id, v FROM r WHERE meta__operation <> 'delete' ON CONFLICT (id) DO UPDATE SET v = excluded.v$$);
-		SELECT trucker.create_truck('idle', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "own"}')}, 'SELECT trucker.start()');
+		SELECT trucker.create_truck('idle', '{s}', 'SELECT count(*) FROM r');
+		SELECT trucker.create_truck('alone', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "alone"}')}, 'SELECT trucker.start()');
 }
 sql('postgres', q{SELECT trucker.create_truck('stopped', '{s}', 'SELECT count(*) FROM r')});
 foreach my $db ('postgres', 'other')
 {
-	ok(caught_up($node, $_, db => $db), "$db: $_ streams") foreach 'mirror', 'idle';
+	ok(caught_up($node, $_, db => $db), "$db: $_ streams") foreach 'mirror', 'idle', 'alone';
 }
 
 # settled(): until nothing is left to say: each slot has confirmed all there is
@@ -91,7 +92,7 @@ foreach my $try (1 .. 4)
 {
 	my $before = quiet_lsn();
 
-	ok(caught_up($node, $_, db => 'other') && caught_up($node, $_), "wait_for on an idle server ($_)") foreach 'mirror', 'idle';
+	ok(caught_up($node, $_, db => 'other') && caught_up($node, $_), "wait_for on an idle server ($_)") foreach 'mirror', 'idle', 'alone';
 	value('SELECT pg_sleep(2)');
 	my $after = value('SELECT pg_current_wal_insert_lsn()');
 	my $bytes = value("SELECT '$after'::pg_lsn - '$before'::pg_lsn");
@@ -209,14 +210,14 @@ foreach my $what (sort keys %other_traffic)
 
 # Also with positions that stand far behind: what is confirmed is not lost by a restart.
 {
-	my $position = value(q{SELECT lsn FROM trucker.position p JOIN trucker.truck t ON t.id = p.truck_id WHERE name = 'idle'});
+	my $position = value(q{SELECT max(lsn) FROM trucker.position p JOIN trucker.truck t ON t.id = p.truck_id WHERE name IN ('idle', 'alone')});
 
 	cmp_ok(value("SELECT min(confirmed_flush_lsn) - '$position' FROM pg_replication_slots"), '>', 10_000_000, 'idle trucks do not write their positions');
 	$node->restart;
-	ok(caught_up($node, 'idle'), 'and go on behind them after a restart');
+	ok(caught_up($node, $_), "and go on behind them after a restart ($_)") foreach 'idle', 'alone';
 	$node->stop('immediate');
 	$node->start;
-	ok(caught_up($node, 'idle'), 'and after a crash');
+	ok(caught_up($node, $_), "and after a crash ($_)") foreach 'idle', 'alone';
 	sql('postgres', q{INSERT INTO s VALUES (1001, 'late')});
 	ok(caught_up($node, 'mirror'), 'a late change arrives');
 	same($node, 'TABLE s', 'TABLE d', 'the destination is right');
