@@ -15,6 +15,7 @@
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
@@ -28,6 +29,7 @@
 #include "identity.h"
 #include "member.h"
 #include "shmem.h"
+#include "stream.h"
 
 /* what trucker.status keeps of each part of an error, in bytes */
 #define MAX_ERROR_TEXT 2000
@@ -59,7 +61,8 @@ trucker_member_init(void)
 /*
  * A truck that is carried now.  slot_lsn is up to where the stream's slot is
  * confirmed: the truck has applied all before.  In a transaction; the member is a
- * child of the current memory context.
+ * child of the current memory context.  What this process has committed must have
+ * been flushed: the position that is read here counts as durable.
  */
 TruckerMember *
 trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn)
@@ -71,16 +74,17 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	TruckerTruckInfo info;
 
 	member->context = context;
-	member->truck = trucker_truck_load(&truck->id);
-	if (member->truck == NULL)	/* dropped since it was listed */
-		member->truck = truck;
 	member->truck_id = truck->id;
+	/* before it is loaded: whoever changes it from now on is heard */
 	member->entry = trucker_truck_attach(&truck->id);
 	if (member->entry < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("more than %d trucks shall run", trucker_max_trucks),
 				 errhint("Raise trucker.max_trucks, and restart the server.")));
+	member->truck = trucker_truck_load(&truck->id);
+	if (member->truck == NULL)	/* dropped since it was listed */
+		member->truck = truck;
 	trucker_truck_get_info(member->entry, &info);
 	member->failures = info.failures;
 	member->failed_lsn = info.failed_lsn;
@@ -90,6 +94,9 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	if (member->position->exists)
 		member->position->durable = Max(member->position->durable, slot_lsn);
 	member->names = trucker_state_input_names(&truck->id);
+	if (!member->truck->needs_backfill)
+		member->unloaded = trucker_tables_unloaded(member->truck, &member->names);
+	member->load_at = GetFlushRecPtr(NULL);
 	member->pipeline = trucker_pipeline_create(member->truck, decoder, member->position);
 	MemoryContextSwitchTo(old);
 	return member;
@@ -212,7 +219,7 @@ trucker_member_set_aside(TruckerMember *member)
 	member->active = false;
 	member->follows = false;
 	member->compiled = false;
-	if (member->failures > 0)
+	if (member->failures > 0 && !member->gone)
 	{
 		member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   trucker_retry_delay(member->failures, trucker_retry_max_delay));
@@ -222,12 +229,15 @@ trucker_member_set_aside(TruckerMember *member)
 	trucker_truck_set_applied(member->entry, trucker_position_confirmable(member->position), 0, false);
 }
 
-/* Is this how the truck was told to stop, or did its time run out? */
+/*
+ * Is this how the truck was told to stop?  And what it did by a definition that has
+ * been altered since says nothing about the new one.
+ */
 static bool
 is_no_failure(const TruckerMember *member, const ErrorData *edata)
 {
-	return edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-		(trucker_truck_must_reload(member->entry) || trucker_worker_must_end());
+	return trucker_truck_must_reload(member->entry) ||
+		(edata->sqlerrcode == ERRCODE_QUERY_CANCELED && trucker_worker_must_end());
 }
 
 /*
@@ -247,7 +257,7 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	edata = CopyErrorData();
 	LWLockReleaseAll();
 	ended = is_no_failure(member, edata);
-	if (!ended && !ran_out_of_time)
+	if (!ran_out_of_time && !(ended && edata->sqlerrcode == ERRCODE_QUERY_CANCELED))
 		EmitErrorReport();
 	FlushErrorState();
 	(void) trucker_worker_was_cancelled();
@@ -261,7 +271,10 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 
 	MemoryContextSwitchTo(member->context);
 	if (ended)
+	{
 		member->gone = true;
+		member->lost = false;
+	}
 	else if (ran_out_of_time)
 	{
 		member->patience = Min(member->patience + 1, MAX_PATIENCE);

@@ -5,11 +5,13 @@
  * The catalog says which trucks a stream carries.  Those that shall run, and are
  * not in a pause after a failure, are active: they get the changes.  The others
  * rest, and the slot is held back for them; so a stream that other trucks need
- * does not keep them for long (transition.c).
+ * does not keep them for long (transition.c).  A truck whose role or stream has been
+ * altered rests as well until it is elsewhere: its SQL is not for this process.
  */
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -59,6 +61,24 @@ let_go_of_lost(const TruckerTruck *truck)
 	CommitTransactionCommand();
 }
 
+/* Has the truck's role, or its stream, been altered, so that others shall carry it? */
+static bool
+is_misplaced(const TruckerStream *stream, const TruckerTruck *truck)
+{
+	return truck->role != stream->row->role || strcmp(truck->stream_name, stream->row->name) != 0;
+}
+
+static void
+add_member(TruckerStream *stream, TruckerTruck *truck, XLogRecPtr slot_lsn)
+{
+	MemoryContext old = MemoryContextSwitchTo(stream->members_context);
+	TruckerMember *member = trucker_member_create(truck, trucker_stream_decoder, slot_lsn);
+
+	member->misplaced = is_misplaced(stream, member->truck);
+	stream->members = lappend(stream->members, member);
+	MemoryContextSwitchTo(old);
+}
+
 /* Forget those that the catalog gives to other streams, or that must be loaded anew. */
 static bool
 forget_members(TruckerStream *stream, List *trucks)
@@ -106,6 +126,7 @@ trucker_roster_refresh(TruckerStream *stream)
 	MemoryContext scratch = AllocSetContextCreate(stream->context, "trucker roster", ALLOCSET_DEFAULT_SIZES);
 	List	   *trucks;
 	List	   *lost = NIL;
+	bool		flushed = false;
 	bool		changed;
 	ListCell   *lc;
 
@@ -126,10 +147,10 @@ trucker_roster_refresh(TruckerStream *stream)
 			lost = lappend(lost, truck);
 		else if (find_member(stream, &truck->id) == NULL)
 		{
-			MemoryContextSwitchTo(stream->members_context);
-			stream->members = lappend(stream->members,
-									  trucker_member_create(truck, trucker_stream_decoder, slot_lsn));
-			MemoryContextSwitchTo(scratch);
+			if (!flushed)
+				XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
+			flushed = true;
+			add_member(stream, truck, slot_lsn);
 			changed = true;
 		}
 	}
@@ -196,8 +217,8 @@ trucker_roster_activate(TruckerStream *stream)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		member->active = trucker_member_shall_run(member) && !member->truck->needs_backfill &&
-			member->retry_at <= now;
+		member->active = trucker_member_shall_run(member) && !member->misplaced &&
+			!member->truck->needs_backfill && member->retry_at <= now;
 		if (!member->active)
 			continue;
 		stream->nactive++;
@@ -212,12 +233,14 @@ trucker_roster_activate(TruckerStream *stream)
 /*
  * What the slot may be told: what every truck that the stream carries has durably.
  * Active ones have all that the stream has applied, unless a commit of theirs is
- * yet to be flushed.
+ * yet to be flushed.  Not if the catalog says something new, perhaps that a truck
+ * reads one table more: it must not miss what has committed since.
  */
 XLogRecPtr
 trucker_roster_confirmable(TruckerStream *stream)
 {
 	XLogRecPtr	lsn = PG_UINT64_MAX;
+	bool		told = trucker_worker_is_poked();
 	ListCell   *lc;
 
 	foreach(lc, stream->members)
@@ -226,7 +249,7 @@ trucker_roster_confirmable(TruckerStream *stream)
 
 		if (member->truck->needs_backfill || member->lost)
 			continue;
-		if (member->active)
+		if (member->active && !told)
 			trucker_position_idle(member->position, stream->applied);
 		lsn = Min(lsn, trucker_position_confirmable(member->position));
 	}

@@ -192,6 +192,8 @@ trucker_stream_main(Datum main_arg)
 		if (!trucker_worker_must_end())
 			pause_before_retry(&stream);
 	}
+	/* whoever interrupts it to make it end is late */
+	HOLD_INTERRUPTS();
 	ereport(LOG, (errmsg("worker of stream \"%s\" ends", info.name)));
 	proc_exit(0);
 }
