@@ -127,6 +127,9 @@ load(TruckerMember *member, void *arg)
 	List	   *names;
 	ListCell   *lc;
 
+	/* a failure here is no source transaction's */
+	pipeline->commit_lsn = member->position->lsn;
+	pipeline->xid = InvalidTransactionId;
 	trucker_pipeline_begin_batch(pipeline, addition->snapshot);
 	/* with the snapshot imported, nobody needs the slot any more */
 	trucker_conn_close(addition->replication->conn);

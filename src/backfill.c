@@ -168,6 +168,7 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 			check_is_the_same(pipeline->inputs[i].rel, GetTransactionSnapshot());
 			load_table(pipeline, &pipeline->inputs[i], GetTransactionSnapshot(), consistent_point);
 		}
+	trucker_pipeline_flush(pipeline);
 	trucker_state_set_backfilled(&truck->id, consistent_point);
 
 	MemoryContextSwitchTo(old);
@@ -194,9 +195,6 @@ trucker_backfill_added(TruckerPipeline *pipeline, const List *relids,
 	PopActiveSnapshot();
 	XactIsoLevel = XACT_READ_COMMITTED;
 	PushActiveSnapshot(GetTransactionSnapshot());
-	/* a failure here is no source transaction's */
-	pipeline->commit_lsn = pipeline->position->lsn;
-	pipeline->xid = InvalidTransactionId;
 	foreach(lc, relids)
 	{
 		TruckerInput *input = trucker_pipeline_input(pipeline, lfirst_oid(lc));
@@ -205,6 +203,7 @@ trucker_backfill_added(TruckerPipeline *pipeline, const List *relids,
 		if (pipeline->truck->backfill)
 			load_table(pipeline, input, snapshot, consistent_point);
 	}
+	trucker_pipeline_flush(pipeline);
 	UnregisterSnapshot(snapshot);
 	MemoryContextSwitchTo(old);
 }

@@ -89,6 +89,8 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	member->failures = info.failures;
 	member->failed_lsn = info.failed_lsn;
 	member->retry_at = info.next_retry_at;
+	if (member->retry_at > GetCurrentTimestamp())
+		trucker_truck_set_state(member->entry, TRUCKER_RETRYING);
 
 	member->position = trucker_position_load(&truck->id, truck->applied_lsn);
 	if (member->position->exists)
