@@ -470,6 +470,13 @@ commit(TruckerPipeline *pipeline)
 	forget_batch(pipeline);
 }
 
+/* Execute the run that is being collected; what follows may hold locks of ours. */
+void
+trucker_pipeline_flush(TruckerPipeline *pipeline)
+{
+	execute_run(pipeline);
+}
+
 /*
  * Finish the batch: execute the last run, write the position, commit.
  */
