@@ -565,6 +565,19 @@ same($node, 'SELECT id, 3 FROM c', 'TABLE firsts', '... which it is');
 sql(q{BEGIN; SELECT trucker.alter_truck('first', '{a}'), trucker.stop('first'); SELECT trucker.drop_truck('first'); COMMIT});
 is(sql(q{SELECT count(*) FROM trucker.status WHERE truck = 'first'}), 0, 'altered, stopped and dropped at once');
 
+# a loop of trucks cannot be made by altering one, neither by its SQL nor by its inputs
+sql('CREATE TABLE ring (id int PRIMARY KEY)', 'CREATE TABLE ring_copy (id int PRIMARY KEY)',
+	q{SELECT trucker.create_truck('ring', '{ring}', 'INSERT INTO ring_copy SELECT id FROM r')}, q{SELECT trucker.start('ring')});
+ok(caught_up($node, 'ring'), 'a truck that is no loop');
+like(psql_err($node, q{SELECT trucker.alter_truck('ring', output_sql => 'INSERT INTO ring SELECT id FROM r')}),
+	qr/42P17: truck "ring" writes its own input table public\.ring$/m, 'cannot be made to write what it reads');
+like(psql_err($node, q{SELECT trucker.alter_truck('ring', '{ring,ring_copy}')}),
+	qr/42P17: truck "ring" writes its own input table public\.ring_copy$/m, 'nor to read what it writes');
+sql('INSERT INTO ring VALUES (1)');
+ok(caught_up($node, 'ring'), 'and goes on as it was');
+same($node, 'TABLE ring', 'TABLE ring_copy', '... with the SQL of before');
+sql(q{SELECT trucker.stop('ring')}, q{SELECT trucker.drop_truck('ring')});
+
 ok(caught_up($node, $_), "$_ still runs") foreach qw(copy total log quiet now who);
 same($node, 'TABLE c', 'TABLE c_copy', 'quiet is equal to its table');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = (SELECT count(DISTINCT stream_id) FROM trucker.truck_state) FROM pg_replication_slots}),
