@@ -27,7 +27,7 @@ CREATE TABLE trucker.truck (
 	created_at        timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE trucker.truck IS
-'definitions of trucks; written by create_truck and drop_truck only';
+'definitions of trucks; written by create_truck, alter_truck and drop_truck only';
 
 SELECT pg_catalog.pg_extension_config_dump('trucker.truck', '');
 
@@ -86,7 +86,7 @@ CREATE TABLE trucker.input_table (
 	schema_name text NOT NULL,
 	table_name  text NOT NULL,
 	from_lsn    pg_lsn			-- its changes below are in its backfill; NULL: it has yet to be loaded
-);
+);							-- an input that was added by alter_truck has no row until it is loaded
 COMMENT ON TABLE trucker.input_table IS
 'names of the input tables as of each truck''s position; not dumped';
 
@@ -129,6 +129,13 @@ CREATE FUNCTION trucker.create_truck(
 RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_create_truck';
 COMMENT ON FUNCTION trucker.create_truck(text, regclass[], text, text, name, jsonb) IS
 'define a truck: the tables that it reads, the SQL that turns their changes (relation r) into what output_sql writes; start() makes it run';
+
+CREATE FUNCTION trucker.alter_truck(
+	name text, input_tables regclass[] DEFAULT NULL, output_sql text DEFAULT NULL, input_sql text DEFAULT NULL,
+	options jsonb DEFAULT NULL)
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_alter_truck';
+COMMENT ON FUNCTION trucker.alter_truck(text, regclass[], text, text, jsonb) IS
+'change what is given (NULL: leave as it is), from the truck''s position on; tables that are added are backfilled, and no others';
 
 CREATE FUNCTION trucker.drop_truck(name text)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_drop_truck';
@@ -239,6 +246,7 @@ COMMENT ON VIEW trucker.status IS
  */
 REVOKE ALL ON FUNCTION
 	trucker.create_truck(text, regclass[], text, text, name, jsonb),
+	trucker.alter_truck(text, regclass[], text, text, jsonb),
 	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval)
 FROM PUBLIC;

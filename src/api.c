@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "api.h"
 #include "budget.h"
 #include "check.h"
 #include "position.h"
@@ -60,9 +61,11 @@ require_argument(FunctionCallInfo fcinfo, int number, const char *name)
 				 errmsg("argument \"%s\" of create_truck must not be null", name)));
 }
 
-static void
-require_sql(const char *sql, const char *name)
+/* An argument that holds SQL. */
+char *
+trucker_argument_sql(text *argument, const char *name)
 {
+	char	   *sql = text_to_cstring(argument);
 	const char *p = sql;
 
 	while (isspace((unsigned char) *p))
@@ -71,6 +74,7 @@ require_sql(const char *sql, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is empty", name)));
+	return sql;
 }
 
 static void
@@ -83,8 +87,9 @@ check_name(const char *name)
 				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
 }
 
-static void
-set_inputs(TruckerTruck *truck, ArrayType *array)
+/* The argument that names the input tables. */
+void
+trucker_argument_inputs(TruckerTruck *truck, ArrayType *array)
 {
 	Datum	   *values;
 	bool	   *nulls;
@@ -115,10 +120,10 @@ set_inputs(TruckerTruck *truck, ArrayType *array)
 	}
 }
 
-static void
-set_role(TruckerTruck *truck, const char *role_name)
+/* The option role of a truck that the current user creates or alters. */
+void
+trucker_argument_role(TruckerTruck *truck, const char *role_name)
 {
-	truck->owner = GetUserId();
 	truck->role = truck->owner;
 	if (role_name)
 	{
@@ -146,14 +151,10 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 
 	truck->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	check_name(truck->name);
-	set_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
-	truck->output_sql = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	require_sql(truck->output_sql, "output_sql");
+	trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
+	truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
 	if (!PG_ARGISNULL(3))
-	{
-		truck->input_sql = text_to_cstring(PG_GETARG_TEXT_PP(3));
-		require_sql(truck->input_sql, "input_sql");
-	}
+		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
 	truck->connection = NameStr(*PG_GETARG_NAME(4));
 	if (strcmp(truck->connection, TRUCKER_CONNECTION_LOCAL) != 0)
 		ereport(ERROR,
@@ -164,7 +165,8 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 	trucker_truck_parse_options(truck, &role_name);
 	trucker_program_check_syntax(truck);
 	truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
-	set_role(truck, role_name);
+	truck->owner = GetUserId();
+	trucker_argument_role(truck, role_name);
 	trucker_truck_insert(truck);
 	trucker_written_readers_changed();
 	PG_RETURN_VOID();

@@ -12,6 +12,7 @@
 /* in backfill.c */
 extern void trucker_backfill(TruckerPipeline *pipeline, const char *snapshot, XLogRecPtr consistent_point,
 							 const char *slot_name);
+extern void trucker_backfill_added(TruckerPipeline *pipeline, const List *relids, XLogRecPtr consistent_point);
 
 /* in backfill_worker.c */
 extern bool trucker_backfill_register(int entry, const pg_uuid_t *truck_id, const char *name,

@@ -121,7 +121,7 @@ fit_members(TruckerStream *stream)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (trucker_member_shall_run(member) && member->truck->needs_backfill &&
+		if (trucker_member_shall_run(member) && member->truck->needs_backfill && !member->misplaced &&
 			trucker_member_try(member, trucker_member_compile, NULL, true))
 			fit = lappend(fit, member);
 	}
@@ -167,7 +167,7 @@ record_slot(TruckerStream *stream, List *members, char *slot_name)
 		TruckerMember *member = lfirst(lc);
 		MemoryContext old = MemoryContextSwitchTo(member->context);
 
-		member->names = trucker_tables_current_names(member->truck);
+		member->names = trucker_tables_current_names(member->truck, trucker_tables_inputs(member->truck));
 		MemoryContextSwitchTo(old);
 		trucker_state_set_input_names(&member->truck_id, member->names);
 	}
@@ -355,8 +355,8 @@ trucker_first_start(TruckerStream *stream)
 		trucker_truck_set_state(((TruckerMember *) lfirst(lc))->entry, TRUCKER_CREATING_SLOT);
 	record_slot(stream, members, trucker_slot_new_name());
 	trucker_stop_point("slot recorded");
-	trucker_stream_connect(stream);
-	trucker_replication_create_slot(stream->replication, stream->row->slot_name,
+	stream->replication = trucker_stream_connect(stream);
+	trucker_replication_create_slot(stream->replication, stream->row->slot_name, false,
 									trucker_stream_decoder, &consistent_point, &snapshot);
 	ereport(LOG,
 			(errmsg("stream \"%s\": replication slot \"%s\" created, backfill of %d trucks begins at %X/%X",

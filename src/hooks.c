@@ -2,7 +2,7 @@
  * hooks.c
  *	  What trucker must know of other sessions' doings.
  *
- * - At commit: start(), stop() and the like take effect in the launcher and the
+ * - At commit: start(), stop(), alter_truck() and the like take effect in the launcher and the
  *	 workers only when their transaction has committed.
  * - DROP DATABASE fails at once on an active replication slot, also WITH
  *	 (FORCE).  So the workers of the database are ended from the object access
@@ -161,7 +161,7 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot PREPARE a transaction that has started, stopped or dropped a truck")));
+					 errmsg("cannot PREPARE a transaction that has started, stopped, altered or dropped a truck")));
 			break;
 		default:
 			break;
@@ -212,7 +212,7 @@ quiesce(Oid database)
 	trucker_wait_progress_end();
 
 	/* their walsenders follow; others' uses of the slots are not our business */
-	foreach(lc, trucker_slots_of_database(database))
+	foreach(lc, trucker_slots_of_database(database, true))
 		(void) trucker_slot_wait_inactive(lfirst(lc),
 										  TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline));
 }

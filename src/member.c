@@ -31,6 +31,7 @@
 #include "identity.h"
 #include "member.h"
 #include "shmem.h"
+#include "stream.h"
 
 /* what trucker.status keeps of each part of an error, in bytes */
 #define MAX_ERROR_TEXT 2000
@@ -67,7 +68,8 @@ trucker_member_init(void)
 /*
  * A truck that is carried now.  slot_lsn is up to where the stream's slot is
  * confirmed: the truck has applied all before.  In a transaction; the member is a
- * child of the current memory context.
+ * child of the current memory context.  What this process has committed must have
+ * been flushed: the position that is read here counts as durable.
  */
 TruckerMember *
 trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn)
@@ -95,17 +97,22 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 		member->truck = truck;
 		member->gone = true;
 	}
-	if (!member->truck->enabled)
-		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
 	trucker_truck_get_info(member->entry, &info);
 	member->failures = info.failures;
 	member->failed_lsn = info.failed_lsn;
 	member->retry_at = info.next_retry_at;
+	if (!member->truck->enabled)
+		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
+	else if (member->failures > 0 && member->retry_at > GetCurrentTimestamp())
+		trucker_truck_set_state(member->entry, TRUCKER_RETRYING);
 
 	member->position = trucker_position_load(&truck->id, member->truck->applied_lsn);
 	if (member->position->exists)
 		member->position->durable = Max(member->position->durable, slot_lsn);
 	member->names = trucker_state_input_names(&truck->id);
+	if (!member->truck->needs_backfill)
+		member->unloaded = trucker_tables_unloaded(member->truck, &member->names);
+	member->load_at = GetFlushRecPtr(NULL);
 	member->pipeline = trucker_pipeline_create(member->truck, decoder, member->position);
 	MemoryContextSwitchTo(old);
 	return member;
@@ -259,7 +266,7 @@ trucker_member_set_aside(TruckerMember *member)
 	member->leave_at = 0;
 	if (!member->truck->enabled)
 		trucker_truck_set_state(member->entry, TRUCKER_RESTING);
-	else if (member->failures > 0)
+	else if (member->failures > 0 && !member->gone)
 	{
 		member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   trucker_retry_delay(member->failures, trucker_retry_max_delay));
@@ -350,8 +357,12 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	RESUME_INTERRUPTS();
 
 	MemoryContextSwitchTo(member->context);
-	if (cancelled)
+	/* what it did by a definition that has been altered since says nothing about the new one */
+	if (cancelled || trucker_truck_must_reload(member->entry))
+	{
 		member->gone = is_told_to_stop(member);
+		member->lost = false;
+	}
 	else if (ran_out_of_time)
 		overrun(member);
 	else

@@ -18,8 +18,11 @@ typedef struct TruckerMember
 	TruckerPosition *position;
 	TruckerPipeline *pipeline;
 	List	   *names;			/* of TruckerInputName: the inputs, as the plugin names them */
+	List	   *unloaded;		/* Oids: inputs that were added, and have yet to be loaded */
+	XLogRecPtr	load_at;		/* ... when it has come so far */
 
 	bool		active;			/* it gets the changes of this pass */
+	bool		misplaced;		/* its role or its stream is not this one's: it gets none here */
 	bool		gone;			/* it is to be forgotten, or loaded anew */
 	bool		lost;			/* no attempt can help */
 	bool		compiled;

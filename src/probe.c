@@ -199,7 +199,7 @@ trucker_probe_main(Datum main_arg)
 
 	context = AllocSetContextCreate(TopMemoryContext, "trucker probe", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	slots = trucker_slots_of_database(MyDatabaseId);
+	slots = trucker_slots_of_database(MyDatabaseId, false);
 	wait_for_walsenders(slots);
 
 	StartTransactionCommand();

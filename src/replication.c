@@ -203,16 +203,17 @@ trucker_replication_backend_pid(TruckerReplication *rep)
 
 /*
  * Create a slot and export the snapshot that goes with it.  The snapshot lives
- * until the connection's next command.  Waits for all transactions that are
- * running now; so the caller must not be one.
+ * until the connection's next command, a temporary slot as long as the connection.
+ * Waits for all transactions that are running now; so the caller must not be one.
  */
 void
-trucker_replication_create_slot(TruckerReplication *rep, const char *slot,
+trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool temporary,
 								const TruckerDecoder *decoder,
 								XLogRecPtr *consistent_point, char **snapshot)
 {
-	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL %s (SNAPSHOT 'export')",
-								   quote_identifier(slot), quote_identifier(decoder->plugin));
+	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s %sLOGICAL %s (SNAPSHOT 'export')",
+								   quote_identifier(slot), temporary ? "TEMPORARY " : "",
+								   quote_identifier(decoder->plugin));
 	PGresult   *result = trucker_conn_exec(rep->conn, command, PGRES_TUPLES_OK);
 	bool		valid = PQntuples(result) == 1 && PQnfields(result) == 4;
 	char	   *lsn = valid ? pstrdup(PQgetvalue(result, 0, 1)) : NULL;

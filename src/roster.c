@@ -5,7 +5,8 @@
  * The catalog says which trucks a stream carries.  Those that shall run, and are
  * not in a pause after a failure, are active: they get the changes.  The others
  * rest, and the slot is held back for them; so a stream that other trucks need
- * does not keep them for long (transition.c).
+ * does not keep them for long (transition.c).  A truck whose role or stream has been
+ * altered rests as well until it is elsewhere: its SQL is not for this process.
  */
 #include "trucker.h"
 
@@ -91,6 +92,24 @@ let_go_of_lost(void *arg)
 	trucker_state_set_lost(&((TruckerTruck *) arg)->id);
 	CommitTransactionCommand();
 	return true;
+}
+
+/* Has the truck's role, or its stream, been altered, so that others shall carry it? */
+static bool
+is_misplaced(const TruckerStream *stream, const TruckerTruck *truck)
+{
+	return truck->role != stream->row->role || strcmp(truck->stream_name, stream->row->name) != 0;
+}
+
+static void
+add_member(TruckerStream *stream, TruckerTruck *truck, XLogRecPtr slot_lsn)
+{
+	MemoryContext old = MemoryContextSwitchTo(stream->members_context);
+	TruckerMember *member = trucker_member_create(truck, trucker_stream_decoder, slot_lsn);
+
+	member->misplaced = is_misplaced(stream, member->truck);
+	stream->members = lappend(stream->members, member);
+	MemoryContextSwitchTo(old);
 }
 
 /* Forget those that the catalog gives to other streams, or that must be loaded anew. */
@@ -211,10 +230,7 @@ trucker_roster_refresh(TruckerStream *stream)
 			lost = lappend(lost, truck);
 		else if (find_member(stream, &truck->id) == NULL)
 		{
-			MemoryContextSwitchTo(stream->members_context);
-			stream->members = lappend(stream->members,
-									  trucker_member_create(truck, trucker_stream_decoder, slot_lsn));
-			MemoryContextSwitchTo(scratch);
+			add_member(stream, truck, slot_lsn);
 			changed = true;
 		}
 	}
@@ -283,6 +299,13 @@ trucker_roster_next_retry(const TruckerStream *stream)
 	return next;
 }
 
+/* But for a pause, can it get changes on this stream? */
+static bool
+can_run_here(const TruckerMember *member)
+{
+	return trucker_member_shall_run(member) && !member->misplaced && !member->truck->needs_backfill;
+}
+
 static void
 activate(TruckerStream *stream, TruckerMember *member)
 {
@@ -307,7 +330,7 @@ trucker_roster_activate(TruckerStream *stream)
 		TruckerMember *member = lfirst(lc);
 
 		member->active = false;
-		if (trucker_member_shall_run(member) && !member->truck->needs_backfill && member->retry_at <= now)
+		if (can_run_here(member) && member->retry_at <= now)
 			activate(stream, member);
 	}
 	if (stream->nactive > 0)
@@ -318,7 +341,7 @@ trucker_roster_activate(TruckerStream *stream)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (trucker_member_shall_run(member) && !member->truck->needs_backfill && member->failures == 0)
+		if (can_run_here(member) && member->failures == 0)
 			activate(stream, member);
 	}
 }
@@ -326,12 +349,14 @@ trucker_roster_activate(TruckerStream *stream)
 /*
  * What the slot may be told: what every truck that the stream carries has durably.
  * Active ones have all that the stream has applied, unless a commit of theirs is
- * yet to be flushed.
+ * yet to be flushed.  Not if the catalog says something new, perhaps that a truck
+ * reads one table more: it must not miss what has committed since.
  */
 XLogRecPtr
 trucker_roster_confirmable(TruckerStream *stream)
 {
 	XLogRecPtr	lsn = PG_UINT64_MAX;
+	bool		told = trucker_worker_is_poked();
 	ListCell   *lc;
 
 	foreach(lc, stream->members)
@@ -340,7 +365,7 @@ trucker_roster_confirmable(TruckerStream *stream)
 
 		if (member->truck->needs_backfill || member->lost)
 			continue;
-		if (member->active)
+		if (member->active && !told)
 			trucker_position_idle(member->position, stream->applied);
 		lsn = Min(lsn, trucker_position_confirmable(member->position));
 	}

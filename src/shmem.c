@@ -319,7 +319,10 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 		if (entry == NULL)
 			unplaced++;
 		else
+		{
 			entry->info.wanted = true;
+			strlcpy(entry->info.name, wanted[i].name, NAMEDATALEN);
+		}
 	}
 	trucker_wake_launcher_locked();
 	LWLockRelease(trucker_shared_lock);

@@ -335,14 +335,17 @@ trucker_truck_set_applied(int truck, XLogRecPtr lsn, TimestampTz at, bool follow
 	ConditionVariableBroadcast(&trucker_shared->progress);
 }
 
-/* What is known of the truck's failures; next_retry_at 0: no retry is pending. */
+/*
+ * What is known of the truck's failures; next_retry_at 0: no retry is pending.  Not
+ * told once a reload was asked for: with it they are forgotten.
+ */
 void
 trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, TimestampTz next_retry_at)
 {
 	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	if (is_mine_locked(entry))
+	if (is_mine_locked(entry) && !entry->info.reload)
 	{
 		entry->info.failures = failures;
 		entry->info.failed_lsn = failed_lsn;

@@ -218,9 +218,12 @@ trucker_slot_drop(const char *name)
 		ReplicationSlotDrop(name, false);
 }
 
-/* The names (char *) of all slots of a database that are named as ours. */
+/*
+ * The names (char *) of all slots of a database that are named as ours.  Temporary
+ * ones go by themselves, with their connection.
+ */
 List *
-trucker_slots_of_database(Oid database)
+trucker_slots_of_database(Oid database, bool temporary_too)
 {
 	List	   *names = NIL;
 
@@ -230,6 +233,7 @@ trucker_slots_of_database(Oid database)
 		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
 
 		if (slot->in_use && slot->data.database == database &&
+			(temporary_too || slot->data.persistency != RS_TEMPORARY) &&
 			is_our_name(NameStr(slot->data.name), database))
 			names = lappend(names, pstrdup(NameStr(slot->data.name)));
 	}

@@ -167,7 +167,7 @@ trucker_state_mark_unreadable(void)
 	static const char *const sql =
 		"INSERT INTO trucker.unreadable_input (truck_id, reason) SELECT t.id, "
 		"format(CASE WHEN c.oid IS NULL "
-		"THEN E'42P01: input table %I.%I %s\\nHINT: SELECT trucker.drop_truck(%L), and create it again with the tables that there are.' "
+		"THEN E'42P01: input table %I.%I %s\\nHINT: Name the tables that there are with trucker.alter_truck(%L, input_tables => ...), then trucker.resync(); or drop the truck.' "
 		"ELSE E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.' END, "
 		"i.schema_name, i.table_name, why.reason, t.name) "
 		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
@@ -188,6 +188,17 @@ trucker_state_mark_unreadable(void)
 	touched = (int) trucker_catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_INSERT);
 	trucker_catalog_end(&access);
 	return touched;
+}
+
+/*
+ * Change the truck's row without changing what is in it: a backfill that works with
+ * the definition of before cannot commit then.
+ */
+void
+trucker_state_touch(const pg_uuid_t *truck_id)
+{
+	trucker_catalog_write("UPDATE trucker.truck_state SET lost = lost WHERE truck_id = $1",
+						  truck_id, NULL, SPI_OK_UPDATE);
 }
 
 static void *
@@ -215,14 +226,21 @@ trucker_state_input_names(const pg_uuid_t *truck_id)
 void
 trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names)
 {
+	trucker_catalog_write("DELETE FROM trucker.input_table WHERE truck_id = $1",
+						  truck_id, NULL, SPI_OK_DELETE);
+	trucker_state_add_input_names(truck_id, names);
+}
+
+/* Names (TruckerInputName *) of further inputs of a truck. */
+void
+trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names)
+{
 	Oid			types[] = {UUIDOID, OIDOID, TEXTOID, TEXTOID, PG_LSNOID};
 	Datum		values[5] = {UUIDPGetDatum(truck_id)};
 	TruckerCatalog access;
 	ListCell   *lc;
 
 	trucker_catalog_begin(&access);
-	trucker_catalog_execute("DELETE FROM trucker.input_table WHERE truck_id = $1",
-							1, types, values, NULL, SPI_OK_DELETE);
 	foreach(lc, names)
 	{
 		TruckerInputName *name = lfirst(lc);
@@ -235,6 +253,35 @@ trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names)
 								5, types, values, NULL, SPI_OK_INSERT);
 	}
 	trucker_catalog_end(&access);
+}
+
+/* Forget what the truck does not read any more. */
+void
+trucker_state_remove_inputs(const pg_uuid_t *truck_id)
+{
+	trucker_catalog_write("DELETE FROM trucker.input_table i USING trucker.truck t "
+						  "WHERE t.id = $1 AND i.truck_id = t.id AND i.relid <> ALL (t.input_tables::oid[])",
+						  truck_id, NULL, SPI_OK_DELETE);
+}
+
+/*
+ * The backfill of added inputs, with these names (TruckerInputName *), is part of
+ * this very transaction.  Raises an error if the truck has been altered, stopped,
+ * reset or dropped meanwhile; whoever wants to must wait from now on.
+ */
+void
+trucker_state_set_added(const TruckerTruck *truck, List *names)
+{
+	/* the second statement sees what those have done whom the first one waited for */
+	if (trucker_catalog_write("SELECT FROM trucker.truck_state WHERE truck_id = $1 "
+							  "AND enabled AND NOT lost AND NOT needs_backfill FOR UPDATE",
+							  &truck->id, NULL, SPI_OK_SELECT) == 0 ||
+		trucker_catalog_write("SELECT FROM trucker.truck WHERE id = $1 AND xmin::text = $2",
+							  &truck->id, truck->version, SPI_OK_SELECT) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the truck has been altered, stopped or dropped")));
+	trucker_state_add_input_names(&truck->id, names);
 }
 
 /* ----
@@ -414,18 +461,22 @@ trucker_state_slot_count(void)
 }
 
 /*
- * The catch-up streams (TruckerStreamRow *) with a slot, of the trucks of a home.
- * Not those whose workers are busy with backfills, perhaps for hours.
+ * The catch-up streams (TruckerStreamRow *) with a slot that could carry a truck: of
+ * its owner, role and stream.  Not those whose workers are busy with backfills,
+ * perhaps for hours; nor those that a truck with inputs that are yet to be loaded has
+ * for itself (added_tables.c).
  */
 List *
-trucker_state_catchup_streams(const TruckerStreamRow *home)
+trucker_state_catchup_streams(const pg_uuid_t *truck_id)
 {
-	return trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN trucker.stream y "
-								"ON (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
-								"WHERE y.id = $1 AND NOT x.home AND x.slot_name IS NOT NULL AND NOT EXISTS "
-								"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id "
-								"AND s.enabled AND s.needs_backfill) ORDER BY x.id",
-								&home->id, form_stream);
+	return trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN trucker.truck t ON (x.owner, x.run_as, x.name) = "
+								"(t.owner, t.run_as, coalesce(t.options->>'stream', '" TRUCKER_DEFAULT_STREAM "')) "
+								"WHERE t.id = $1 AND NOT x.home AND x.slot_name IS NOT NULL AND NOT EXISTS "
+								"(SELECT FROM trucker.truck_state s JOIN trucker.truck o ON o.id = s.truck_id "
+								"WHERE s.stream_id = x.id AND CASE WHEN s.needs_backfill THEN s.enabled ELSE EXISTS "
+								"(SELECT unnest(o.input_tables::oid[]) EXCEPT "
+								"SELECT relid FROM trucker.input_table WHERE truck_id = o.id) END) ORDER BY x.id",
+								truck_id, form_stream);
 }
 
 /* Insert a stream and return its id; false: a unique index stands against it. */
@@ -515,13 +566,13 @@ trucker_state_reopen(const pg_uuid_t *stream_id)
 								 "AND NOT s.needs_backfill)", stream_id, NULL, SPI_OK_UPDATE) > 0;
 }
 
-/* A new catch-up stream for trucks of a home, with a slot that is yet to be made. */
+/* A new catch-up stream for a truck, with a slot that is yet to be made. */
 pg_uuid_t
-trucker_state_add_catchup(const TruckerStreamRow *home, const char *slot_name)
+trucker_state_add_catchup(const TruckerTruck *truck, const char *slot_name)
 {
 	pg_uuid_t	id;
 
-	if (!insert_stream(home->owner, home->role, home->name, slot_name, &id))
+	if (!insert_stream(truck->owner, truck->role, truck->stream_name, slot_name, &id))
 		elog(ERROR, "could not add a catch-up stream");
 	return id;
 }
@@ -582,6 +633,31 @@ trucker_state_set_home(const pg_uuid_t *stream_id, bool home)
 {
 	trucker_catalog_write("UPDATE trucker.stream SET home = $2::boolean WHERE id = $1",
 						  stream_id, home ? "true" : "false", SPI_OK_UPDATE);
+}
+
+/*
+ * Make the stream, as a catch-up stream, that of the truck's role and stream, if it
+ * carries no other truck.  False: it does.
+ */
+bool
+trucker_state_rekey(const pg_uuid_t *stream_id, const TruckerTruck *truck)
+{
+	Oid			types[] = {UUIDOID, OIDOID, TEXTOID, UUIDOID};
+	Datum		values[] = {UUIDPGetDatum(stream_id), ObjectIdGetDatum(truck->role),
+	CStringGetTextDatum(truck->stream_name), UUIDPGetDatum(&truck->id)};
+	TruckerCatalog access;
+	bool		done;
+
+	/* with the row locked no further truck can come aboard */
+	if (trucker_state_lock_stream(stream_id) == NULL)
+		return false;
+	trucker_catalog_begin(&access);
+	done = trucker_catalog_execute("UPDATE trucker.stream x SET run_as = $2::regrole, name = $3, home = false "
+								   "WHERE x.id = $1 AND NOT EXISTS (SELECT FROM trucker.truck_state s "
+								   "WHERE s.stream_id = x.id AND s.truck_id <> $4)",
+								   4, types, values, NULL, SPI_OK_UPDATE) > 0;
+	trucker_catalog_end(&access);
+	return done;
 }
 
 #define RESTS \

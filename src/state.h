@@ -55,8 +55,12 @@ extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *me
 extern List *trucker_state_unreadable_trucks(void);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
 extern int	trucker_state_mark_unreadable(void);
+extern void trucker_state_touch(const pg_uuid_t *truck_id);
 extern List *trucker_state_input_names(const pg_uuid_t *truck_id);
 extern void trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names);
+extern void trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names);
+extern void trucker_state_remove_inputs(const pg_uuid_t *truck_id);
+extern void trucker_state_set_added(const TruckerTruck *truck, List *names);
 
 /* in state.c: what trucks write */
 extern List *trucker_state_nodes(void);
@@ -73,13 +77,14 @@ extern int	trucker_state_slot_count(void);
 extern pg_uuid_t trucker_state_board(const TruckerTruck *truck);
 extern void trucker_state_set_slot(const pg_uuid_t *stream_id, const char *slot_name);
 extern bool trucker_state_reopen(const pg_uuid_t *stream_id);
-extern pg_uuid_t trucker_state_add_catchup(const TruckerStreamRow *home, const char *slot_name);
-extern List *trucker_state_catchup_streams(const TruckerStreamRow *home);
+extern pg_uuid_t trucker_state_add_catchup(const TruckerTruck *truck, const char *slot_name);
+extern List *trucker_state_catchup_streams(const pg_uuid_t *truck_id);
 extern void trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr applied_lsn);
 extern bool trucker_state_hand_over(const pg_uuid_t *truck_id, const pg_uuid_t *from, const pg_uuid_t *to,
 									XLogRecPtr applied_lsn);
 extern bool trucker_state_lock_truck(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id);
 extern void trucker_state_set_home(const pg_uuid_t *stream_id, bool home);
+extern bool trucker_state_rekey(const pg_uuid_t *stream_id, const TruckerTruck *truck);
 extern void trucker_state_note_confirmed(void);
 extern void trucker_state_forget_confirmed(const pg_uuid_t *stream_id);
 extern List *trucker_state_empty_streams(void);

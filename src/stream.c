@@ -65,13 +65,15 @@ const TruckerDecoder *const trucker_stream_decoder = &trucker_wal2json;
 static bool
 load(TruckerStream *stream)
 {
-	TruckerMember *first;
+	bool		role_is_superuser = false;
 
 	trucker_first_start_wait_for_abandoned();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(stream->context);
 	stream->row = trucker_state_stream(&stream->id);
+	if (stream->row)
+		role_is_superuser = superuser_arg(stream->row->role);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
@@ -81,8 +83,7 @@ load(TruckerStream *stream)
 	(void) trucker_roster_refresh(stream);
 	if (!trucker_roster_has_work(stream))
 		return false;
-	first = linitial(stream->members);
-	trucker_identity_init(stream->row->role, first->pipeline->role_is_superuser);
+	trucker_identity_init(stream->row->role, role_is_superuser);
 	MemoryContextSwitchTo(stream->context);
 	return true;
 }
@@ -145,7 +146,8 @@ some_have_positions(const TruckerStream *stream)
 }
 
 /*
- * Trucks without a position cannot use a slot whose snapshot is gone.
+ * Trucks without a position cannot use a slot whose snapshot is gone; nor one that
+ * is made for another role or stream.
  */
 static void
 sort_out_unfilled(TruckerStream *stream)
@@ -153,6 +155,15 @@ sort_out_unfilled(TruckerStream *stream)
 	List	   *members = list_copy(stream->members);
 	ListCell   *lc;
 
+	foreach(lc, members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		if (!member->misplaced || !member->truck->needs_backfill)
+			continue;
+		members = foreach_delete_current(members, lc);
+		trucker_transition_board_again(stream, member);
+	}
 	if (stream->row->slot_name == NULL)
 		return;
 	if (!some_have_positions(stream))
@@ -166,28 +177,66 @@ sort_out_unfilled(TruckerStream *stream)
 }
 
 /*
- * The home lets go of trucks that rest, if there are others that it would hold up:
- * its slot is held back for what is aboard.
+ * Shall the truck leave?  The home lets go of trucks that rest, if there are others
+ * that it would hold up: its slot is held back for what is aboard.  A truck that
+ * has inputs to load must be alone for that, and one that is misplaced elsewhere.
  */
-static void
-let_resting_leave(TruckerStream *stream)
+static bool
+shall_leave(const TruckerStream *stream, const TruckerMember *member)
 {
-	List	   *members;
-	TimestampTz now;
+	if (member->gone || member->lost || member->truck->needs_backfill)
+		return false;
+	if (trucker_member_shall_run(member) &&
+		(member->misplaced || (member->active && member->unloaded != NIL && !trucker_added_is_alone(stream, member))))
+		return true;
+	return stream->row->home && stream->nactive > 0 && !member->active;
+}
+
+static TruckerMember *
+next_to_leave(const TruckerStream *stream, TimestampTz now)
+{
 	ListCell   *lc;
 
-	if (!stream->row->home || stream->nactive == 0 ||
-		stream->nactive == list_length(stream->members))
-		return;
-	members = list_copy(stream->members);
-	now = GetCurrentTimestamp();
-	foreach(lc, members)
+	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (!member->active && !member->gone && !member->lost && !member->truck->needs_backfill &&
-			member->leave_at <= now && !trucker_transition_leave(stream, member))
+		if (member->leave_at <= now && shall_leave(stream, member))
+			return member;
+	}
+	return NULL;
+}
+
+/* A truck that must not run here, and could not go where it belongs. */
+static void
+wait_to_leave(TruckerMember *member)
+{
+	member->retry_at = member->leave_at;
+	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, member->retry_at);
+	trucker_truck_set_state(member->entry, TRUCKER_WAITING);
+}
+
+/* Let trucks leave that shall, between batches. */
+static void
+let_members_leave(TruckerStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TruckerMember *member;
+
+	while (!stream->rekeyed && (member = next_to_leave(stream, now)) != NULL)
+	{
+		bool		active = member->active;
+
+		if (member->misplaced && trucker_transition_rekey(stream, member))
+			stream->rekeyed = true;
+		else if (trucker_transition_leave(stream, member))
+			stream->nactive -= active ? 1 : 0;
+		else
+		{
 			member->leave_at = TimestampTzPlusMilliseconds(now, CONFIRM_INTERVAL_MS);
+			if (member->misplaced)
+				wait_to_leave(member);
+		}
 	}
 }
 
@@ -196,19 +245,21 @@ let_resting_leave(TruckerStream *stream)
  * ----
  */
 
-/* Open the replication connection, in the current memory context. */
-void
-trucker_stream_connect(TruckerStream *stream)
+/* Open a replication connection, in the current memory context. */
+TruckerReplication *
+trucker_stream_connect(const TruckerStream *stream)
 {
 	MemoryContext context = CurrentMemoryContext;
+	TruckerReplication *replication;
 
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
-	stream->replication = trucker_replication_open(get_database_name(MyDatabaseId),
-												   psprintf(TRUCKER_APPLICATION_NAME, stream->row->name));
+	replication = trucker_replication_open(get_database_name(MyDatabaseId),
+										   psprintf(TRUCKER_APPLICATION_NAME, stream->row->name));
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	trucker_worker_set_walsender(trucker_replication_backend_pid(stream->replication));
+	trucker_worker_set_walsender(trucker_replication_backend_pid(replication));
+	return replication;
 }
 
 /* The end of a pass: nothing of it is left. */
@@ -221,6 +272,7 @@ end_pass(TruckerStream *stream)
 	stream->replication = NULL;
 	stream->direct = NULL;
 	stream->in_source = false;
+	stream->pass_is_over = false;
 	stream->batch_started = 0;
 	trucker_worker_set_walsender(0);
 	MemoryContextSwitchTo(stream->context);
@@ -234,6 +286,8 @@ end_pass(TruckerStream *stream)
 static TruckerState
 active_state(const TruckerStream *stream)
 {
+	if (stream->read_until != 0)
+		return TRUCKER_BACKFILL;
 	return stream->row->home ? TRUCKER_STREAMING : TRUCKER_CATCHUP;
 }
 
@@ -271,7 +325,7 @@ begin_pass(TruckerStream *stream)
 	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
 													ALLOCSET_DEFAULT_SIZES);
 	trucker_check_is_no_standby();
-	trucker_stream_connect(stream);
+	stream->replication = trucker_stream_connect(stream);
 	stream->confirmed_at = stream->sent_at = 0;
 	stream->pass_started = GetCurrentTimestamp();
 	stream->fresh_at = 0;
@@ -330,7 +384,8 @@ applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		if (!member->active)
+		/* nobody shall think that all is there while inputs have yet to be loaded */
+		if (!member->active || member->unloaded != NIL)
 			continue;
 		trucker_member_progress(member, lsn, active_state(stream));
 		/* it may be behind the others in what they have read already */
@@ -524,7 +579,7 @@ finish_batch(TruckerStream *stream)
 	pgstat_report_stat(false);
 	if (stream->nactive > 0)
 		applied(stream, stream->batch_end, stream->begin.committed_at);
-	let_resting_leave(stream);
+	let_members_leave(stream);
 }
 
 static bool
@@ -542,9 +597,30 @@ batch_is_full(const TruckerStream *stream)
  * ----
  */
 
+/*
+ * Must the pass end before this source transaction?  Its truck is to stop here; or
+ * the catalog, which is looked at between any two transactions, says something new:
+ * what has committed since is for trucks as they are now.
+ */
+static bool
+ends_pass(TruckerStream *stream, const TruckerMessage *begin)
+{
+	bool		is_limit = stream->read_until != 0 && begin->commit_lsn >= stream->read_until;
+
+	if (!is_limit && !trucker_worker_is_poked())
+		return false;
+	finish_batch(stream);
+	if (is_limit && stream->nactive > 0)
+		applied(stream, stream->read_until, begin->committed_at);
+	return is_limit || (trucker_worker_poked() && trucker_roster_refresh(stream));
+}
+
 static void
 begin_source(TruckerStream *stream, const TruckerMessage *message)
 {
+	stream->pass_is_over = ends_pass(stream, message);
+	if (stream->pass_is_over)
+		return;
 	stream->in_source = true;
 	stream->announced = false;
 	stream->begin = *message;
@@ -681,6 +757,11 @@ time_to_rest(const TruckerStream *stream)
 {
 	TimestampTz retry_at = trucker_roster_next_retry(stream);
 	long		ms = trucker_roster_has_unflushed(stream) ? FLUSH_CHECK_MS : -1;
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+		if (((TruckerMember *) lfirst(lc))->unloaded != NIL)
+			ms = ms < 0 ? RETRY_CHECK_MS : Min(ms, RETRY_CHECK_MS);
 
 	if (!stream->row->home)
 		ms = ms < 0 ? JOIN_CHECK_MS : Min(ms, JOIN_CHECK_MS);
@@ -710,6 +791,28 @@ rest(TruckerStream *stream)
 }
 
 static void
+handle_keepalive(TruckerStream *stream)
+{
+	TruckerReplication *rep = stream->replication;
+	XLogRecPtr	lsn = rep->sent_lsn;
+
+	stream->sent_at = rep->sent_at;
+	if (!stream->in_source)
+	{
+		finish_batch(stream);
+		trucker_tables_check_all(stream);
+		if (stream->read_until != 0 && lsn >= stream->read_until)
+		{
+			lsn = stream->read_until;
+			stream->pass_is_over = true;
+		}
+		if (stream->nactive > 0)
+			applied(stream, lsn, stream->sent_at);
+	}
+	confirm(stream, rep->reply_requested);
+}
+
+static void
 receive(TruckerStream *stream)
 {
 	TruckerReplication *rep = stream->replication;
@@ -721,15 +824,7 @@ receive(TruckerStream *stream)
 			handle_data(stream, rep->data, rep->len);
 			break;
 		case TRUCKER_RECEIVED_KEEPALIVE:
-			stream->sent_at = rep->sent_at;
-			if (!stream->in_source)
-			{
-				finish_batch(stream);
-				trucker_tables_check_all(stream);
-				if (stream->nactive > 0)
-					applied(stream, rep->sent_lsn, stream->sent_at);
-			}
-			confirm(stream, rep->reply_requested);
+			handle_keepalive(stream);
 			break;
 		case TRUCKER_RECEIVED_NOTHING:
 			rest(stream);
@@ -744,8 +839,8 @@ receive(TruckerStream *stream)
 
 /*
  * Is it time to read again from where the slot is, for trucks that have failed?  At
- * the home these are trucks that could not leave.  Only after the others have had as much time on new ground as it takes to come
- * there.
+ * the home these are trucks that could not leave.  Only after the others have had as
+ * much time on new ground as it takes to come there.
  */
 static bool
 retry_is_due(const TruckerStream *stream)
@@ -767,7 +862,7 @@ pass_must_end(TruckerStream *stream)
 {
 	bool		poked;
 
-	if (stream->nactive == 0)
+	if (stream->nactive == 0 || stream->pass_is_over || stream->rekeyed)
 		return true;
 	if (stream->in_source || stream->batch_started != 0)
 		return false;
@@ -782,11 +877,13 @@ pass_must_end(TruckerStream *stream)
 		if (trucker_roster_refresh(stream))
 			return true;
 	}
-	if (!stream->row->home && trucker_transition_join(stream))
+	if (trucker_added_is_due(stream))
 		return true;
-	let_resting_leave(stream);
+	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
+		return true;
+	let_members_leave(stream);
 	trucker_roster_note_applied(stream);
-	return retry_is_due(stream);
+	return stream->nactive == 0 || stream->rekeyed || retry_is_due(stream);
 }
 
 /* Receive until the pass must end. */
@@ -834,19 +931,24 @@ trucker_stream_follow(TruckerStream *stream)
 	{
 		CHECK_FOR_INTERRUPTS();
 		(void) trucker_roster_refresh(stream);
-		if (!trucker_roster_has_work(stream) || trucker_worker_must_end())
+		if (!trucker_roster_has_work(stream) || trucker_worker_must_end() || stream->rekeyed)
 			return TRUCKER_FINISHED;
 		sort_out_unfilled(stream);
 		if (stream->row->slot_name == NULL)
 			break;
 		trucker_roster_activate(stream);
 		compile_new(stream);
+		let_members_leave(stream);
+		if (stream->rekeyed)
+			continue;
+		if (trucker_added_is_due(stream))
+			trucker_added_begin(stream);
 		if (stream->nactive == 0)
 			break;
-		let_resting_leave(stream);
 		begin_pass(stream);
 		follow(stream);
 		end_pass(stream);
+		trucker_added_end(stream);
 	}
 	stream->next_attempt_at = trucker_roster_next_retry(stream);
 	return TRUCKER_AGAIN;
@@ -867,6 +969,8 @@ trucker_stream_abandon(TruckerStream *stream)
 	}
 	stream->members = NIL;
 	trucker_first_start_abandon();
+	stream->addition = NULL;
+	stream->read_until = InvalidXLogRecPtr;
 	end_pass(stream);
 	trucker_member_end_turn();
 	trucker_move_end();

@@ -39,6 +39,7 @@ typedef struct TruckerStream
 	MemoryContext context;		/* of one attempt; all of the below */
 
 	TruckerStreamRow *row;
+	bool		rekeyed;		/* it is another role's or name's now: for another process */
 	List	   *members;		/* of TruckerMember: also those that rest */
 	MemoryContext members_context;
 	TruckerReplication *replication;
@@ -52,6 +53,9 @@ typedef struct TruckerStream
 	TruckerBatch *batch;
 	TimestampTz pass_started;
 	TimestampTz fresh_at;		/* when it came to what no truck had applied; 0: not yet */
+	bool		pass_is_over;
+	struct TruckerAddition *addition;	/* inputs that are being added to its only truck; or NULL */
+	XLogRecPtr	read_until;		/* that truck gets nothing that commits at or after it; 0: no limit */
 
 	/* the source transaction that is being received */
 	bool		in_source;
@@ -78,7 +82,7 @@ typedef struct TruckerStream
 
 /* in stream.c */
 extern TruckerOutcome trucker_stream_follow(TruckerStream *stream);
-extern void trucker_stream_connect(TruckerStream *stream);
+extern TruckerReplication *trucker_stream_connect(const TruckerStream *stream);
 extern void trucker_stream_abandon(TruckerStream *stream);
 
 /* in roster.c: which trucks the stream carries */
@@ -99,7 +103,9 @@ extern void trucker_tables_forget(TruckerStream *stream, const TruckerMember *me
 extern List *trucker_tables_names(const TruckerStream *stream);
 extern void trucker_tables_check_names(TruckerStream *stream, TruckerMember *member);
 extern void trucker_tables_check_all(TruckerStream *stream);
-extern List *trucker_tables_current_names(const TruckerTruck *truck);
+extern List *trucker_tables_current_names(const TruckerTruck *truck, const List *relids);
+extern List *trucker_tables_inputs(const TruckerTruck *truck);
+extern List *trucker_tables_unloaded(const TruckerTruck *truck, List **names);
 
 /* in transition.c: from one state of a truck, or stream, to another */
 extern bool trucker_transition_leave(TruckerStream *stream, TruckerMember *member);
@@ -107,11 +113,19 @@ extern bool trucker_transition_join(TruckerStream *stream);
 extern void trucker_transition_board_again(TruckerStream *stream, TruckerMember *member);
 extern void trucker_transition_reopen(TruckerStream *stream);
 extern bool trucker_transition_promote(TruckerStream *stream);
+extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *member);
 
 /* in first_start.c */
 extern bool trucker_first_start(TruckerStream *stream);
 extern void trucker_first_start_abandon(void);
 extern void trucker_first_start_wait_for_abandoned(void);
+
+/* in added_tables.c */
+extern bool trucker_added_is_alone(const TruckerStream *stream, const TruckerMember *member);
+extern TruckerMember *trucker_added_member(const TruckerStream *stream);
+extern bool trucker_added_is_due(const TruckerStream *stream);
+extern void trucker_added_begin(TruckerStream *stream);
+extern void trucker_added_end(TruckerStream *stream);
 
 /* the one decoder of this release */
 extern const TruckerDecoder *const trucker_stream_decoder;

@@ -153,17 +153,52 @@ trucker_tables_names(const TruckerStream *stream)
 	return names;
 }
 
-/* A truck's input tables and their names as of now.  In a transaction. */
+/* The OIDs of all that a truck reads. */
 List *
-trucker_tables_current_names(const TruckerTruck *truck)
+trucker_tables_inputs(const TruckerTruck *truck)
 {
-	List	   *names = NIL;
+	List	   *relids = NIL;
 
 	for (int i = 0; i < truck->ninputs; i++)
+		relids = lappend_oid(relids, truck->inputs[i]);
+	return relids;
+}
+
+/*
+ * The OIDs of what a truck reads and has no name (TruckerInputName *) for: inputs
+ * that were added to it, and have yet to be loaded.  Names of what it does not read
+ * are taken off the list.
+ */
+List *
+trucker_tables_unloaded(const TruckerTruck *truck, List **names)
+{
+	List	   *unloaded = trucker_tables_inputs(truck);
+	ListCell   *lc;
+
+	foreach(lc, *names)
+	{
+		Oid			relid = ((TruckerInputName *) lfirst(lc))->relid;
+
+		if (list_member_oid(unloaded, relid))
+			unloaded = list_delete_oid(unloaded, relid);
+		else
+			*names = foreach_delete_current(*names, lc);
+	}
+	return unloaded;
+}
+
+/* The names as of now of some of a truck's input tables.  In a transaction. */
+List *
+trucker_tables_current_names(const TruckerTruck *truck, const List *relids)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, relids)
 	{
 		TruckerInputName *name = palloc0(sizeof(TruckerInputName));
 
-		name->relid = truck->inputs[i];
+		name->relid = lfirst_oid(lc);
 		name->table = get_rel_name(name->relid);
 		if (name->table == NULL)
 			trucker_raise_dropped(truck->name, name->relid);
@@ -178,6 +213,9 @@ check_name(TruckerMember *member, const TruckerTable *table)
 {
 	ListCell   *lc;
 
+	/* perhaps it does not read the table any more */
+	if (trucker_truck_must_reload(member->entry))
+		return;
 	foreach(lc, table->readers)
 	{
 		TruckerReader *reader = lfirst(lc);

@@ -5,7 +5,10 @@
  *
  *	 leave		 a truck that fails, rests or is slow leaves the home, onto a
  *				 catch-up stream whose slot is not beyond it: one that exists, or a
- *				 new one with a copy of the home's slot
+ *				 new one with a copy of the home's slot.  One whose role or stream
+ *				 has been altered leaves for a catch-up stream of that role and name;
+ *				 one that has inputs to load, for one of its own (added_tables.c)
+ *	 rekey		 a stream becomes its only truck's, whose role or stream was altered
  *	 join		 trucks of a catch-up stream that are as far as their home move there
  *	 promote	 a catch-up stream whose home has no work becomes the home itself
  *	 board_again a truck whose backfill failed goes where the next slot is made
@@ -123,8 +126,15 @@ remove_member(TruckerStream *stream, TruckerMember *member)
 	trucker_member_free(member);
 }
 
+/* Does this stream carry trucks of the truck's role and stream? */
+static bool
+is_for(const TruckerStreamRow *row, const TruckerTruck *truck)
+{
+	return row->role == truck->role && strcmp(row->name, truck->stream_name) == 0;
+}
+
 /* ----
- * Leaving the home
+ * Leaving
  * ----
  */
 
@@ -155,7 +165,7 @@ slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
 
 /* Of the catch-up streams, the one that a truck at lsn can ride with the least to read. */
 static TruckerStreamRow *
-nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
+nearest(const TruckerStream *stream, List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 {
 	TruckerStreamRow *best = NULL;
 	ListCell   *lc;
@@ -165,6 +175,8 @@ nearest(List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 		TruckerStreamRow *row = lfirst(lc);
 		XLogRecPtr	at = trucker_slot_confirmed(row->slot_name);
 
+		if (memcmp(&row->id, &stream->id, sizeof(pg_uuid_t)) == 0)
+			continue;
 		if (!slot_will_do(row, lsn) || at > lsn || (best && at < *confirmed))
 			continue;
 		best = row;
@@ -188,7 +200,8 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 	begin();
 	locked = trucker_state_lock_stream(&to->id);
 	/* a slot without a worker may have been moved on until we had the lock (judge.c) */
-	moved = locked != NULL && locked->slot_name != NULL && strcmp(locked->slot_name, to->slot_name) == 0 &&
+	moved = locked != NULL && is_for(locked, member->truck) &&
+		locked->slot_name != NULL && strcmp(locked->slot_name, to->slot_name) == 0 &&
 		slot_will_do(to, lsn) && trucker_state_hand_over(&member->truck_id, &stream->id, &to->id, lsn);
 	commit();
 	trucker_stop_point("move: committed");
@@ -229,7 +242,7 @@ split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 	/* it would be a pity to make a slot for a truck that cannot be moved */
 	splitting = trucker_state_lock_truck(&member->truck_id, &stream->id);
 	if (splitting)
-		id = trucker_state_add_catchup(stream->row, slot_name);
+		id = trucker_state_add_catchup(member->truck, slot_name);
 	commit();
 	if (!splitting)
 		return false;
@@ -247,7 +260,7 @@ split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 static bool
 leave(TruckerStream *stream, TruckerMember *member)
 {
-	TruckerStreamRow *best;
+	TruckerStreamRow *best = NULL;
 	XLogRecPtr	confirmed = InvalidXLogRecPtr;
 	XLogRecPtr	lsn;
 	bool		can_copy;
@@ -255,7 +268,8 @@ leave(TruckerStream *stream, TruckerMember *member)
 	flush_all();
 	lsn = trucker_position_confirmable(member->position);
 	begin();
-	best = nearest(trucker_state_catchup_streams(stream->row), lsn, &confirmed);
+	if (member->unloaded == NIL)
+		best = nearest(stream, trucker_state_catchup_streams(&member->truck_id), lsn, &confirmed);
 	can_copy = slot_can_be_had();
 	commit();
 
@@ -281,7 +295,7 @@ stay(TruckerMember *member)
 }
 
 /*
- * A truck leaves its home.  False: it rests here for now, as no catch-up stream can
+ * A truck leaves its stream.  False: it stays here for now, as no catch-up stream can
  * take it.  Not in a batch.
  */
 bool
@@ -289,7 +303,8 @@ trucker_transition_leave(TruckerStream *stream, TruckerMember *member)
 {
 	if (!try_transition(leave, stream, member))
 	{
-		if (member->truck->enabled && member->leave_at == 0)
+		/* one that is active goes on, and one that is misplaced must not */
+		if (member->truck->enabled && !member->active && !member->misplaced && member->leave_at == 0)
 			stay(member);
 		return false;
 	}
@@ -301,6 +316,35 @@ trucker_transition_leave(TruckerStream *stream, TruckerMember *member)
 					member->truck->name, stream->row->name), errhidecontext(true)));
 	remove_member(stream, member);
 	trucker_request_scan(MyDatabaseId);
+	return true;
+}
+
+static bool
+rekey(TruckerStream *stream, TruckerMember *member)
+{
+	bool		done;
+
+	begin();
+	done = trucker_state_rekey(&stream->id, member->truck);
+	commit();
+	return done;
+}
+
+/*
+ * The stream becomes one of its only truck's role and stream, so that no other slot
+ * is needed.  False: it carries others.  Once done, this process must end: its
+ * settings are those of the role of before.
+ */
+bool
+trucker_transition_rekey(TruckerStream *stream, TruckerMember *member)
+{
+	if (!try_transition(rekey, stream, member))
+		return false;
+	ereport(LOG,
+			(errmsg("stream \"%s\" is another role's or another name's now, as its only truck \"%s\" was altered",
+					stream->row->name, member->truck->name), errhidecontext(true)));
+	/* the next process need not wait */
+	trucker_signal_stream(MyDatabaseId, &stream->id);
 	return true;
 }
 
@@ -377,6 +421,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	begin();
 	locked = trucker_state_lock_stream(&home->id);
 	possible = locked != NULL && locked->home && locked->slot_name != NULL &&
+		locked->role == stream->row->role && strcmp(locked->name, stream->row->name) == 0 &&
 		strcmp(locked->slot_name, home->slot_name) == 0 && slot_will_do(home, stream->applied);
 	foreach(lc, stream->members)
 	{

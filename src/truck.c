@@ -14,6 +14,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/syscache.h"
@@ -22,13 +23,16 @@
 #include "state.h"
 #include "truck.h"
 
+/* the options that there are, in the order of their names */
+#define OPTION_NAMES "backfill, changes, inserts_only, on_error, on_truncate, reset_sql, role, stream, toast, truncate_sql"
+
 #define TRUCK_COLUMNS \
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
 	"t.output_sql, t.output_connection, t.search_path, t.options, " \
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
 	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " TRUCKER_UNREADABLE ", " \
 	"s.truck_id IS NULL, s.stream_id, coalesce(s.failed, false), " \
-	"coalesce(s.applied_lsn, '0/0') " \
+	"coalesce(s.applied_lsn, '0/0'), t.xmin::text " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 static TruckerTruck *
@@ -63,6 +67,7 @@ form_truck(HeapTuple tuple)
 		truck->stream_id = *DatumGetUUIDP(stream_id);
 	truck->failed = trucker_bool_column(tuple, 17);
 	truck->applied_lsn = DatumGetLSN(trucker_column(tuple, 18, &isnull));
+	truck->version = trucker_text_column(tuple, 19);
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -140,6 +145,15 @@ word_option(const char *key, const JsonbValue *value, const char *const *words,
 }
 
 static void
+raise_unknown_option(const char *key)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown option \"%s\" of a truck", key),
+			 errhint("Valid options are: " OPTION_NAMES ".")));
+}
+
+static void
 set_option(TruckerTruck *truck, char **role_name, const char *key,
 		   const JsonbValue *value)
 {
@@ -178,10 +192,16 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 	else if (strcmp(key, "truncate_sql") == 0)
 		truck->truncate_sql = text_option(key, value);
 	else
+		raise_unknown_option(key);
+}
+
+static void
+check_is_object(Jsonb *options)
+{
+	if (!JB_ROOT_IS_OBJECT(options))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown option \"%s\" of a truck", key),
-				 errhint("Valid options are: backfill, changes, inserts_only, on_error, on_truncate, reset_sql, role, stream, toast, truncate_sql.")));
+				 errmsg("options of a truck must be a JSON object")));
 }
 
 static void
@@ -228,11 +248,7 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 	truck->truncate_sql = NULL;
 	*role_name = NULL;
 
-	if (!JB_ROOT_IS_OBJECT(truck->options))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("options of a truck must be a JSON object")));
-
+	check_is_object(truck->options);
 	it = JsonbIteratorInit(&truck->options->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
@@ -245,6 +261,38 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 		set_option(truck, role_name, key, &value);
 	}
 	check_options(truck);
+}
+
+/*
+ * Replace the options that changes names, and remove those that it gives as null.
+ * What comes of it is not parsed yet.
+ */
+void
+trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	check_is_object(changes);
+	truck->options = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(truck->options),
+														JsonbPGetDatum(changes)));
+	it = JsonbIteratorInit(&changes->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		char	   *key;
+
+		if (token != WJB_KEY)
+			continue;
+		key = pnstrdup(value.val.string.val, value.val.string.len);
+		(void) JsonbIteratorNext(&it, &value, true);
+		if (value.type != jbvNull)
+			continue;
+		if (strstr(", " OPTION_NAMES ",", psprintf(" %s,", key)) == NULL)
+			raise_unknown_option(key);
+		truck->options = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(truck->options),
+															CStringGetTextDatum(key)));
+	}
 }
 
 /* ----
@@ -324,6 +372,17 @@ trucker_truck_own_names(void)
  * ----
  */
 
+static Datum
+inputs_datum(const TruckerTruck *truck)
+{
+	Datum	   *inputs = palloc(truck->ninputs * sizeof(Datum));
+
+	for (int i = 0; i < truck->ninputs; i++)
+		inputs[i] = ObjectIdGetDatum(truck->inputs[i]);
+	return PointerGetDatum(construct_array(inputs, truck->ninputs, OIDOID,
+										   sizeof(Oid), true, TYPALIGN_INT));
+}
+
 /*
  * Insert the definition, and a state: a truck without one has been restored from
  * a dump.  truck->id is filled in by the table's default.
@@ -334,16 +393,12 @@ trucker_truck_insert(const TruckerTruck *truck)
 	Oid			types[] = {TEXTOID, OIDOID, OIDOID, OIDARRAYOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID};
 	Datum		values[9];
 	char		nulls[10] = "         ";
-	Datum	   *inputs = palloc(truck->ninputs * sizeof(Datum));
 	TruckerCatalog access;
 
-	for (int i = 0; i < truck->ninputs; i++)
-		inputs[i] = ObjectIdGetDatum(truck->inputs[i]);
 	values[0] = CStringGetTextDatum(truck->name);
 	values[1] = ObjectIdGetDatum(truck->owner);
 	values[2] = ObjectIdGetDatum(truck->role);
-	values[3] = PointerGetDatum(construct_array(inputs, truck->ninputs, OIDOID,
-												sizeof(Oid), true, TYPALIGN_INT));
+	values[3] = inputs_datum(truck);
 	values[4] = truck->input_sql ? CStringGetTextDatum(truck->input_sql) : (Datum) 0;
 	nulls[4] = truck->input_sql ? ' ' : 'n';
 	values[5] = CStringGetTextDatum(truck->output_sql);
@@ -361,6 +416,42 @@ trucker_truck_insert(const TruckerTruck *truck)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("truck \"%s\" already exists", truck->name)));
+	trucker_catalog_end(&access);
+}
+
+/*
+ * Keep others from changing or dropping the truck until the transaction ends, and
+ * wait for those that are at it; false: it has been dropped.
+ */
+bool
+trucker_truck_lock(const pg_uuid_t *id)
+{
+	return trucker_catalog_write("SELECT FROM trucker.truck WHERE id = $1 FOR UPDATE",
+								 id, NULL, SPI_OK_SELECT) > 0;
+}
+
+/* Replace what may be altered of the definition. */
+void
+trucker_truck_update(const TruckerTruck *truck)
+{
+	Oid			types[] = {UUIDOID, OIDOID, OIDARRAYOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID};
+	Datum		values[7];
+	char		nulls[8] = "       ";
+	TruckerCatalog access;
+
+	values[0] = UUIDPGetDatum(&truck->id);
+	values[1] = ObjectIdGetDatum(truck->role);
+	values[2] = inputs_datum(truck);
+	values[3] = truck->input_sql ? CStringGetTextDatum(truck->input_sql) : (Datum) 0;
+	nulls[3] = truck->input_sql ? ' ' : 'n';
+	values[4] = CStringGetTextDatum(truck->output_sql);
+	values[5] = JsonbPGetDatum(truck->options);
+	values[6] = CStringGetTextDatum(truck->search_path);
+
+	trucker_catalog_begin(&access);
+	trucker_catalog_execute("UPDATE trucker.truck SET run_as = $2::regrole, input_tables = $3::regclass[], "
+							"input_sql = $4, output_sql = $5, options = $6, search_path = $7 WHERE id = $1",
+							7, types, values, nulls, SPI_OK_UPDATE);
 	trucker_catalog_end(&access);
 }
 
@@ -411,6 +502,6 @@ trucker_raise_dropped(const char *truck_name, Oid relid)
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("an input table of truck \"%s\" (OID %u) has been dropped", truck_name, relid),
-			 errhint("Drop the truck with trucker.drop_truck(), and create it again with the tables that there are.")));
+			 errhint("Give the truck the tables that there are with trucker.alter_truck(), or drop it with trucker.drop_truck().")));
 }
 

@@ -41,7 +41,7 @@ typedef struct TruckerTruck
 	char	   *input_sql;		/* NULL: r reaches output_sql unchanged */
 	char	   *output_sql;
 	char	   *connection;
-	char	   *search_path;	/* as it was when the truck was created */
+	char	   *search_path;	/* as it was when the truck's SQL was given */
 
 	/* options */
 	Jsonb	   *options;
@@ -65,10 +65,12 @@ typedef struct TruckerTruck
 	bool		has_stream;
 	pg_uuid_t	stream_id;		/* which carries it now */
 	XLogRecPtr	applied_lsn;	/* when it came aboard that stream */
+	char	   *version;		/* of the definition: no other one has had it */
 } TruckerTruck;
 
 /* in truck.c */
 extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
+extern void trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes);
 
 extern TruckerTruck *trucker_truck_get(const char *name);
 extern TruckerTruck *trucker_truck_load(const pg_uuid_t *id);
@@ -76,6 +78,8 @@ extern List *trucker_truck_own_names(void);
 extern List *trucker_truck_of_stream(const pg_uuid_t *stream_id);
 
 extern void trucker_truck_insert(const TruckerTruck *truck);
+extern bool trucker_truck_lock(const pg_uuid_t *id);
+extern void trucker_truck_update(const TruckerTruck *truck);
 extern void trucker_truck_delete(const pg_uuid_t *id);
 
 extern void trucker_truck_check_role(const TruckerTruck *truck);

@@ -332,7 +332,7 @@ sql('CREATE TABLE goes (id int PRIMARY KEY, v text)');
 create(q{'goes', ARRAY['goes'::regclass], 'SELECT count(*) FROM r'});
 sql('DROP TABLE goes');
 raises("SELECT trucker.start('goes')", '42P01', qr/^an input table of truck "goes" \(OID \d+\) has been dropped$/,
-	qr/^Drop the truck with trucker\.drop_truck\(\), and create it again/, 'input table dropped since');
+	qr/^Give the truck the tables that there are with trucker\.alter_truck\(\)/, 'input table dropped since');
 drop('goes');
 pass('a truck whose input table is gone can be dropped');
 
@@ -642,7 +642,7 @@ $node->restart;
 foreach my $what ("trucker.start('d')", "trucker.stop('d')", "trucker.resync('d')", "trucker.drop_truck('d')")
 {
 	raises("BEGIN; SELECT $what; PREPARE TRANSACTION 'p'", '0A000',
-		qr/^cannot PREPARE a transaction that has started, stopped or dropped a truck$/, undef, "PREPARE TRANSACTION after $what is refused");
+		qr/^cannot PREPARE a transaction that has started, stopped, altered or dropped a truck$/, undef, "PREPARE TRANSACTION after $what is refused");
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_prepared_xacts'), '0', 'and prepares nothing');
 ok(wait_state($node, 'd', 'streaming'), 'nor changes what the truck does');

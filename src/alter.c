@@ -1,0 +1,189 @@
+/*
+ * alter.c
+ *	  trucker.alter_truck(): change a truck's definition, and keep its position.
+ *
+ * What is written here is the catalog, no more.  When the transaction has committed,
+ * the worker that carries the truck lets go of it and loads it anew, at the end of a
+ * source transaction; what that needs is found in the catalog:
+ *
+ *	- another SQL, or option: nothing but that
+ *	- a table that is not read any more: its row in trucker.input_table is gone
+ *	- a table that was added: has no such row until it has been loaded
+ *	  (added_tables.c).  With "backfill": false it gets its row here: the truck reads
+ *	  what commits from now on
+ *	- another role or stream: the truck is not where it belongs, and moves
+ *	  (transition.c)
+ *
+ * Two sessions that alter a truck take turns, and a backfill that has worked with the
+ * definition of before cannot commit after this.
+ */
+#include "trucker.h"
+
+#include "access/relation.h"
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "api.h"
+#include "check.h"
+#include "program.h"
+#include "state.h"
+#include "stream.h"
+#include "worker.h"
+#include "written.h"
+
+PG_FUNCTION_INFO_V1(trucker_alter_truck);
+
+/* A truck that the caller may alter, as it is now that nobody else can. */
+static TruckerTruck *
+lock_truck(FunctionCallInfo fcinfo)
+{
+	TruckerTruck *truck;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"name\" of alter_truck must not be null")));
+	truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	if (trucker_truck_lock(&truck->id))
+	{
+		trucker_state_touch(&truck->id);
+		return trucker_truck_load(&truck->id);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("truck \"%s\" does not exist", truck->name)));
+}
+
+/*
+ * The SQL, and with it the search_path that it was written for.  An empty input_sql
+ * means: none any more.
+ */
+static void
+set_sql(TruckerTruck *truck, FunctionCallInfo fcinfo)
+{
+	bool		given = false;
+
+	if (!PG_ARGISNULL(2))
+	{
+		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
+		given = true;
+	}
+	if (!PG_ARGISNULL(3) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(3)) == 0)
+		truck->input_sql = NULL;
+	else if (!PG_ARGISNULL(3))
+	{
+		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
+		given = true;
+	}
+	if (given)
+		truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
+}
+
+static void
+set_options(TruckerTruck *truck, Jsonb *changes)
+{
+	char	   *old_role;
+	char	   *new_role;
+
+	trucker_truck_parse_options(truck, &old_role);
+	trucker_truck_merge_options(truck, changes);
+	trucker_truck_parse_options(truck, &new_role);
+	/* a role that has been renamed is still the one that it was */
+	if ((old_role == NULL) == (new_role == NULL) &&
+		(new_role == NULL || strcmp(old_role, new_role) == 0))
+		return;
+	trucker_argument_role(truck, new_role);
+	trucker_truck_check_role(truck);
+}
+
+/*
+ * Inputs that have no row yet are to be read from now on, without their rows.  They
+ * stay locked, so that they keep the names that are written here.
+ */
+static void
+begin_reading(const TruckerTruck *truck)
+{
+	List	   *names = trucker_state_input_names(&truck->id);
+	List	   *unloaded = trucker_tables_unloaded(truck, &names);
+	ListCell   *lc;
+
+	foreach(lc, unloaded)
+	{
+		Relation	rel = try_relation_open(lfirst_oid(lc), AccessShareLock);
+
+		if (rel == NULL)
+			trucker_raise_dropped(truck->name, lfirst_oid(lc));
+		trucker_check_input_rights(truck, rel);
+		relation_close(rel, NoLock);
+	}
+	names = trucker_tables_current_names(truck, unloaded);
+	foreach(lc, names)
+		((TruckerInputName *) lfirst(lc))->from_lsn = GetXLogInsertRecPtr();
+	trucker_state_add_input_names(&truck->id, names);
+}
+
+/* Where the definition alone does not make the truck run. */
+static void
+tell_what_is_missing(const TruckerTruck *truck)
+{
+	if (truck->lost)
+		ereport(NOTICE,
+				(errmsg("truck \"%s\" is lost, and stays so", truck->name),
+				 errhint("SELECT trucker.resync(%s) loads the destination anew.",
+						 quote_literal_cstr(truck->name))));
+	else if (truck->failed)
+		ereport(NOTICE,
+				(errmsg("truck \"%s\" has failed, and stays stopped", truck->name),
+				 errhint("SELECT trucker.start(%s);", quote_literal_cstr(truck->name))));
+}
+
+/* alter_truck(name, input_tables, output_sql, input_sql, options) */
+Datum
+trucker_alter_truck(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *old = lock_truck(fcinfo);
+	TruckerTruck *truck = palloc(sizeof(TruckerTruck));
+	List	   *written = NIL;
+	bool		runs;
+	bool		moves;
+
+	*truck = *old;
+	if (!PG_ARGISNULL(1))
+		trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
+	for (int i = 0; i < truck->ninputs; i++)
+		if (get_rel_name(truck->inputs[i]) == NULL)
+			trucker_raise_dropped(truck->name, truck->inputs[i]);
+	set_sql(truck, fcinfo);
+	if (!PG_ARGISNULL(4))
+		set_options(truck, PG_GETARG_JSONB_P(4));
+	trucker_program_check_syntax(truck);
+	runs = truck->enabled && !truck->lost;
+	if (runs)
+		written = trucker_check_truck(truck);
+
+	trucker_truck_update(truck);
+	trucker_written_readers_changed();
+	/* what it has written so far stays known: the worker goes on with that SQL until we commit */
+	if (runs)
+		trucker_written_start(truck, written, false);
+	trucker_state_remove_inputs(&truck->id);
+	if (!truck->needs_backfill && !truck->lost && !truck->backfill)
+		begin_reading(truck);
+	moves = truck->role != old->role || strcmp(truck->stream_name, old->stream_name) != 0;
+	if (moves && truck->needs_backfill && runs)
+	{
+		/* nothing to keep: it starts where it belongs now */
+		pg_uuid_t	stream_id = trucker_state_board(truck);
+
+		trucker_at_commit_poke(&stream_id);
+	}
+	tell_what_is_missing(truck);
+	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
+	trucker_at_commit_scan();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,17 @@
+/*
+ * api.h
+ *	  What the SQL functions share: their arguments, checked.
+ */
+#ifndef TRUCKER_API_H
+#define TRUCKER_API_H
+
+#include "utils/array.h"
+
+#include "truck.h"
+
+/* in api.c */
+extern char *trucker_argument_sql(text *argument, const char *name);
+extern void trucker_argument_inputs(TruckerTruck *truck, ArrayType *array);
+extern void trucker_argument_role(TruckerTruck *truck, const char *role_name);
+
+#endif							/* TRUCKER_API_H */
