@@ -296,8 +296,7 @@ sub is_dropped
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	ok(wait_state($node, $name, 'lost'), "$what: lost") or return;
-	like(last_error($name), qr/input table.*dropped.*HINT: .*trucker\.drop_truck/s, "$what: the reason, and what helps");
-	unlike(last_error($name), qr/trucker\.resync/, "$what: resync() is not it");
+	like(last_error($name), qr/input table.*dropped.*HINT: .*trucker\.alter_truck.*, then trucker\.resync\(\); or drop the truck/s, "$what: the reason, and what helps");
 	is(sql("SELECT count(*), sum(v) FROM ${name}_copy"), $copy, "$what: the destination is as it was");
 	isnt(psql_err($node, "SELECT trucker.start('$name')"), '', "$what: start() refuses");
 	return;
