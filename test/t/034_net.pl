@@ -214,7 +214,7 @@ SELECT trucker.create_truck('meta', '{child, parent}', $$
 	INSERT INTO gate VALUES (1) ON CONFLICT DO NOTHING;
 	INSERT INTO meta_log (tab, op, old, id, v, lsn, xid, at, change)
 	SELECT replace(meta__table, 'public.', ''), meta__operation, old__id, id, v, meta__lsn, meta__xid, meta__committed_at, meta__seq FROM r$$,
-	options => '{"changes": "net", "backfill": false}');
+	options => '{"changes": "net", "backfill": false, "stream": "meta"}');
 SELECT trucker.start('meta');
 });
 ok(caught_up($node, 'meta'), 'truck meta runs');
