@@ -58,7 +58,6 @@ CREATE TABLE trucker.truck_state (
 	lost           boolean NOT NULL DEFAULT false,
 	failed         boolean NOT NULL DEFAULT false,	-- stopped by an error, as on_error says
 	applied_lsn    pg_lsn,		-- noted when it changes streams, or its slot is held back for others: all before it is at the destination
-	skip_lsn       pg_lsn,		-- commit of the source transaction that skip() named
 	last_error     text,
 	last_error_at  timestamptz,
 	warned_lsn     pg_lsn		-- where the WAL ended when the log last said that it is far behind

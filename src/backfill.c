@@ -101,7 +101,9 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 	if (truck->backfill)
 		for (int i = 0; i < pipeline->ninputs; i++)
 			load_table(pipeline, &pipeline->inputs[i], consistent_point);
+	trucker_pipeline_flush(pipeline);
 	trucker_stop_point("backfill: loaded");
+	/* last: from here on who stops the truck, or finds it lost, waits for us */
 	trucker_state_set_backfilled(&truck->id, consistent_point, slot_name);
 
 	MemoryContextSwitchTo(old);

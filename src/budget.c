@@ -130,21 +130,21 @@ trucker_budget_oldest_transaction(void)
  * only at records of running transactions, of which the server writes one every 15 s
  * or so.  So another is written; when the slot is confirmed beyond the second one and
  * restart_lsn has not moved, it is.  One that nobody reads from does not move anyway,
- * and keeps no more before its confirmed LSN than it did.
+ * and keeps no more before its confirmed LSN than it did.  If the transaction is our
+ * own, of a backfill or of a huge batch, it is ended when its truck is behind by the
+ * limit, which it is then: it began behind the truck's position.
  */
 static bool
 is_held_open(Look *look, const TruckerSlotInfo *slot)
 {
 	if (strcmp(look->name, slot->name) != 0 || look->restart_lsn != slot->restart_lsn)
 	{
-		bool		warned = look->warned && strcmp(look->name, slot->name) == 0;
-
 		memset(look, 0, sizeof(*look));
 		strlcpy(look->name, slot->name, NAMEDATALEN);
 		look->restart_lsn = slot->restart_lsn;
-		look->warned = warned;
 	}
-	if (slot->active_pid == 0)
+	if (slot->active_pid == 0 ||
+		trucker_is_own_process(BackendXidGetPid(GetOldestActiveTransactionId())))
 		look->rounds = 0;
 	else if (XLogRecPtrIsInvalid(slot->confirmed_lsn))
 		look->rounds++;			/* it is being made, which waits for them */

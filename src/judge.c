@@ -103,6 +103,14 @@ say(void *arg)
 	return true;
 }
 
+static bool
+has_backfill(const TruckerHolder *holder)
+{
+	TruckerTruckInfo info;
+
+	return trucker_find_truck(MyDatabaseId, &holder->truck_id, &info) && info.backfill_pid != 0;
+}
+
 /* The truck is lost. */
 static void
 give_up(const TruckerHolder *holder, const char *why, const char *detail)
@@ -116,10 +124,13 @@ give_up(const TruckerHolder *holder, const char *why, const char *detail)
 	edata->detail = unconstify(char *, detail);
 	edata->hint = psprintf("SELECT trucker.resync(%s) loads the destination anew.",
 						   quote_literal_cstr(holder->name));
-	if (!trucker_catalog_try(execute_sentence, &sentence) || !sentence.done)
+	if (!trucker_catalog_try(execute_sentence, &sentence))
 		return;
-	(void) trucker_catalog_try(say, edata); /* it logs what is raised */
-	trucker_signal_truck(MyDatabaseId, &holder->truck_id, TRUCKER_RELOAD);
+	if (sentence.done)
+		(void) trucker_catalog_try(say, edata); /* it logs what is raised */
+	/* its row may be locked by its own backfill, which is cancelled then; next time it will not be */
+	if (sentence.done || has_backfill(holder))
+		trucker_signal_truck(MyDatabaseId, &holder->truck_id, TRUCKER_RELOAD);
 }
 
 /* ----

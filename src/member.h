@@ -24,6 +24,7 @@ typedef struct TruckerMember
 	bool		lost;			/* no attempt can help */
 	bool		compiled;
 	bool		in_batch;		/* the batch holds changes of its tables */
+	uint64		names_seen;		/* its tables' names were right as of that many alterations */
 	int			ntables;
 	int		   *tables;			/* numbers of its tables in this pass */
 

@@ -10,7 +10,8 @@
  * Memory: pipeline (as long as the worker tries), batch, run, change; each is
  * reset when what it is named after ends.  Nothing grows with the number of
  * changes in a transaction: runs are executed while the transaction is still
- * arriving, and the tuplestore spills beyond work_mem.
+ * arriving, and the tuplestore spills beyond work_mem.  So are net changes, when
+ * they have filled what a hash table may take.
  *
  * Visibility: a transaction is decoded as soon as its commit record is flushed,
  * but its session takes it off the list of running transactions only later -
@@ -615,6 +616,13 @@ commit(TruckerPipeline *pipeline)
 	PopActiveSnapshot();
 	trucker_identity_commit();
 	forget_batch(pipeline);
+}
+
+/* Execute the last run, before something else that belongs to the batch. */
+void
+trucker_pipeline_flush(TruckerPipeline *pipeline)
+{
+	execute_run(pipeline);
 }
 
 /*

@@ -70,6 +70,7 @@ extern void trucker_pipeline_begin_source(TruckerPipeline *pipeline, const Truck
 extern void trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message);
 extern TruckerInput *trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid);
 extern void trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input);
+extern void trucker_pipeline_flush(TruckerPipeline *pipeline);
 extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);
 extern void trucker_pipeline_end_empty(TruckerPipeline *pipeline);
 extern void trucker_pipeline_rollback(TruckerPipeline *pipeline);

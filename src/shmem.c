@@ -481,6 +481,23 @@ trucker_interrupt_workers(void)
 	return wait;
 }
 
+/* Is this process (0: none) a worker or a backfill of ours? */
+bool
+trucker_is_own_process(int pid)
+{
+	bool		found = false;
+
+	if (pid == 0)
+		return false;
+	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	for (int i = 0; i < trucker_shared->nworkers; i++)
+		found |= trucker_shared->workers[i].in_use && trucker_shared->workers[i].info.pid == pid;
+	for (int i = 0; i < trucker_shared->ntrucks; i++)
+		found |= trucker_shared->trucks[i].in_use && trucker_shared->trucks[i].info.backfill_pid == pid;
+	LWLockRelease(trucker_shared_lock);
+	return found;
+}
+
 /* Does this walsender serve a worker that is alive? */
 bool
 trucker_is_walsender(int pid)

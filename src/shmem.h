@@ -121,6 +121,7 @@ extern void trucker_worker_launched(int index, uint64 generation);
 extern bool trucker_worker_forget(int index, uint64 generation);
 extern void trucker_worker_terminate(int index, uint64 generation);
 extern long trucker_interrupt_workers(void);
+extern bool trucker_is_own_process(int pid);
 extern bool trucker_is_walsender(int pid);
 extern int	trucker_database_workers(Oid database);
 

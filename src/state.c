@@ -80,7 +80,7 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 	trucker_catalog_write("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
 						  "VALUES ($1, true) ON CONFLICT (truck_id) DO UPDATE "
 						  "SET needs_backfill = true, needs_reset = true, lost = false, failed = false, "
-						  "stream_id = NULL, applied_lsn = NULL, skip_lsn = NULL",
+						  "stream_id = NULL, applied_lsn = NULL",
 						  truck_id, NULL, SPI_OK_INSERT);
 }
 
@@ -153,15 +153,6 @@ trucker_state_set_lost(const pg_uuid_t *truck_id)
 {
 	trucker_catalog_write("UPDATE trucker.truck_state SET lost = true, stream_id = NULL " UNLESS_LOCKED,
 						  truck_id, NULL, SPI_OK_UPDATE);
-}
-
-/* One source transaction shall not be applied (0: none). */
-void
-trucker_state_set_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn)
-{
-	trucker_catalog_write("UPDATE trucker.truck_state SET skip_lsn = nullif($2::pg_lsn, '0/0') "
-						  "WHERE truck_id = $1", truck_id,
-						  psprintf("%X/%X", LSN_FORMAT_ARGS(lsn)), SPI_OK_UPDATE);
 }
 
 /*

@@ -54,7 +54,6 @@ extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr c
 extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
 extern List *trucker_state_unreadable_trucks(void);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
-extern void trucker_state_set_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
 extern int	trucker_state_mark_unreadable(void);
 extern List *trucker_state_input_names(const pg_uuid_t *truck_id);
 extern void trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names);

@@ -369,8 +369,7 @@ goes_alone(const TruckerMember *member, XLogRecPtr commit_lsn)
 static bool
 is_skipped(const TruckerMember *member, XLogRecPtr commit_lsn)
 {
-	return trucker_position_skips(member->position, commit_lsn) ||
-		(member->truck->skip_lsn != 0 && commit_lsn == member->truck->skip_lsn);
+	return trucker_position_skips(member->position, commit_lsn);
 }
 
 static Oid
@@ -386,6 +385,14 @@ relid_of(const TruckerTable *table, const TruckerMember *member, XLogRecPtr comm
 			return commit_lsn < reader->from_lsn ? InvalidOid : reader->relid;
 	}
 	return InvalidOid;
+}
+
+/* The truck has applied everything up to end_lsn. */
+static void
+commit_batch(TruckerStream *stream, TruckerMember *member, XLogRecPtr end_lsn)
+{
+	trucker_tables_check_names(stream, member);
+	trucker_pipeline_commit(member->pipeline, end_lsn);
 }
 
 /* Apply the kept batch for one truck. */
@@ -408,7 +415,7 @@ apply_batch(TruckerMember *member, void *arg)
 		{
 			if (current && current != source && pipeline->in_batch &&
 				goes_alone(member, current->begin.commit_lsn))
-				trucker_pipeline_commit(pipeline, current->begin.end_lsn);
+				commit_batch(stream, member, current->begin.end_lsn);
 			if (!pipeline->in_batch)
 			{
 				trucker_pipeline_begin_batch(pipeline, NULL);
@@ -423,7 +430,7 @@ apply_batch(TruckerMember *member, void *arg)
 		MemoryContextReset(stream->message_context);
 	}
 	if (pipeline->in_batch)
-		trucker_pipeline_commit(pipeline, stream->batch_end);
+		commit_batch(stream, member, stream->batch_end);
 }
 
 /* Which active trucks read a table that occurs in the batch? */
@@ -496,7 +503,7 @@ commit_direct(TruckerMember *member, void *arg)
 	TruckerStream *stream = arg;
 
 	if (member->pipeline->in_batch)
-		trucker_pipeline_commit(member->pipeline, stream->batch_end);
+		commit_batch(stream, member, stream->batch_end);
 }
 
 /* Close the batch: behind a whole source transaction. */
@@ -506,7 +513,6 @@ finish_batch(TruckerStream *stream)
 	if (stream->batch_started == 0)
 		return;
 	stream->batch_started = 0;
-	trucker_tables_check_names(stream);
 	if (stream->direct == NULL)
 		apply_to_all(stream);
 	else if (stream->direct->active &&
@@ -719,7 +725,7 @@ receive(TruckerStream *stream)
 			if (!stream->in_source)
 			{
 				finish_batch(stream);
-				trucker_tables_check_names(stream);
+				trucker_tables_check_all(stream);
 				if (stream->nactive > 0)
 					applied(stream, rep->sent_lsn, stream->sent_at);
 			}

@@ -97,7 +97,8 @@ extern void trucker_tables_build(TruckerStream *stream);
 extern TruckerTable *trucker_tables_find(TruckerStream *stream, const TruckerMessage *message);
 extern void trucker_tables_forget(TruckerStream *stream, const TruckerMember *member);
 extern List *trucker_tables_names(const TruckerStream *stream);
-extern void trucker_tables_check_names(TruckerStream *stream);
+extern void trucker_tables_check_names(TruckerStream *stream, TruckerMember *member);
+extern void trucker_tables_check_all(TruckerStream *stream);
 extern List *trucker_tables_current_names(const TruckerTruck *truck);
 
 /* in transition.c: from one state of a truck, or stream, to another */

@@ -30,13 +30,13 @@ typedef struct NameEntry
 	int			number;
 } NameEntry;
 
-/* Has any table changed since the names were last looked at? */
-static bool names_in_doubt = true;
+/* goes up with each table that is altered */
+static uint64 alterations = 1;
 
 static void
 relcache_changed(Datum arg, Oid relid)
 {
-	names_in_doubt = true;
+	alterations++;
 }
 
 static void
@@ -88,7 +88,7 @@ trucker_tables_build(TruckerStream *stream)
 	if (!registered)
 		CacheRegisterRelcacheCallback(relcache_changed, (Datum) 0);
 	registered = true;
-	names_in_doubt = true;
+	alterations++;
 
 	foreach(lc, stream->members)
 		most += list_length(((TruckerMember *) lfirst(lc))->names);
@@ -174,22 +174,20 @@ trucker_tables_current_names(const TruckerTruck *truck)
 }
 
 static void
-check_name(TruckerMember *member, void *arg)
+check_name(TruckerMember *member, const TruckerTable *table)
 {
-	TruckerTable *table = arg;
-	bool		begin = !IsTransactionState();
 	ListCell   *lc;
 
-	if (begin)
-		StartTransactionCommand();
 	foreach(lc, table->readers)
 	{
 		TruckerReader *reader = lfirst(lc);
-		char	   *relname = get_rel_name(reader->relid);
-		char	   *schema = relname ? get_namespace_name(get_rel_namespace(reader->relid)) : NULL;
+		char	   *relname;
+		char	   *schema;
 
 		if (reader->member != member)
 			continue;
+		relname = get_rel_name(reader->relid);
+		schema = relname ? get_namespace_name(get_rel_namespace(reader->relid)) : NULL;
 		if (schema == NULL)
 		{
 			member->lost = true;
@@ -201,42 +199,51 @@ check_name(TruckerMember *member, void *arg)
 											   quote_qualified_identifier(table->schema, table->table),
 											   quote_qualified_identifier(schema, relname)));
 	}
-	if (begin)
-		CommitTransactionCommand();
 }
 
 /*
- * Are the input tables still called what the output plugin filters by?  If not,
- * changes may have passed unseen, and their trucks are lost.  Before a batch is
- * applied, or, where a truck takes changes as they arrive, in its open batch.
+ * Are the truck's input tables still called what the output plugin filters by?  If
+ * not, changes may have passed unseen, or be another table's, and the truck is
+ * lost.  To be asked before a batch is committed, in its transaction: the batch has
+ * locked the tables whose changes it holds, and so has waited for whoever renamed
+ * one and for the news of it, which come after the commit that we have decoded.
  */
 void
-trucker_tables_check_names(TruckerStream *stream)
+trucker_tables_check_names(TruckerStream *stream, TruckerMember *member)
+{
+	AcceptInvalidationMessages();
+	if (member->names_seen == alterations)
+		return;
+	member->names_seen = alterations;
+	for (int i = 0; i < member->ntables; i++)
+		check_name(member, &stream->tables[member->tables[i]]);
+}
+
+static void
+check_idle(TruckerMember *member, void *arg)
+{
+	StartTransactionCommand();
+	trucker_tables_check_names(arg, member);
+	CommitTransactionCommand();
+}
+
+/* The same for all active trucks, with no batch open. */
+void
+trucker_tables_check_all(TruckerStream *stream)
 {
 	MemoryContext old = CurrentMemoryContext;
+	ListCell   *lc;
 
 	/* what other sessions have committed is heard of at a transaction's start */
-	if (IsTransactionState())
-		AcceptInvalidationMessages();
-	else
+	StartTransactionCommand();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
+	foreach(lc, stream->members)
 	{
-		StartTransactionCommand();
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(old);
-	}
-	if (!names_in_doubt)
-		return;
-	names_in_doubt = false;
-	for (int i = 0; i < stream->ntables; i++)
-	{
-		ListCell   *lc;
+		TruckerMember *member = lfirst(lc);
 
-		foreach(lc, stream->tables[i].readers)
-		{
-			TruckerMember *member = ((TruckerReader *) lfirst(lc))->member;
-
-			if (member->active && !trucker_member_try(member, check_name, &stream->tables[i], true))
-				stream->nactive--;
-		}
+		if (member->active && member->names_seen != alterations &&
+			!trucker_member_try(member, check_idle, stream, true))
+			stream->nactive--;
 	}
 }

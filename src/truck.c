@@ -28,7 +28,7 @@
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
 	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " TRUCKER_UNREADABLE ", " \
 	"s.truck_id IS NULL, s.stream_id, coalesce(s.failed, false), " \
-	"coalesce(s.applied_lsn, '0/0'), coalesce(s.skip_lsn, '0/0') " \
+	"coalesce(s.applied_lsn, '0/0') " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 static TruckerTruck *
@@ -63,7 +63,6 @@ form_truck(HeapTuple tuple)
 		truck->stream_id = *DatumGetUUIDP(stream_id);
 	truck->failed = trucker_bool_column(tuple, 17);
 	truck->applied_lsn = DatumGetLSN(trucker_column(tuple, 18, &isnull));
-	truck->skip_lsn = DatumGetLSN(trucker_column(tuple, 19, &isnull));
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -152,8 +151,7 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 	};
 	static const char *const on_error[] = {
 		[TRUCKER_ON_ERROR_RETRY] = "retry",
-		[TRUCKER_ON_ERROR_STOP] = "stop",
-		[TRUCKER_ON_ERROR_QUARANTINE] = "quarantine"
+		[TRUCKER_ON_ERROR_STOP] = "stop"
 	};
 	static const char *const toast[] = {"exact", "current"};
 
@@ -171,7 +169,7 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		truck->stream_name = name_option(key, value);
 	else if (strcmp(key, "on_error") == 0)
 		truck->on_error = word_option(key, value, on_error, lengthof(on_error),
-									  "\"retry\", \"stop\" or \"quarantine\"");
+									  "\"retry\" or \"stop\"");
 	else if (strcmp(key, "on_truncate") == 0)
 		truck->on_truncate = word_option(key, value, on_truncate, lengthof(on_truncate),
 										 "\"error\", \"ignore\" or \"run\"");

@@ -20,8 +20,7 @@
 typedef enum TruckerOnError
 {
 	TRUCKER_ON_ERROR_RETRY,		/* some more attempts, then as with STOP */
-	TRUCKER_ON_ERROR_STOP,		/* the truck is failed, until start() */
-	TRUCKER_ON_ERROR_QUARANTINE /* the source transaction is put aside */
+	TRUCKER_ON_ERROR_STOP		/* the truck is failed, until start() */
 } TruckerOnError;
 /* What becomes of a TRUNCATE of an input table. */
 typedef enum TruckerOnTruncate
@@ -66,7 +65,6 @@ typedef struct TruckerTruck
 	bool		has_stream;
 	pg_uuid_t	stream_id;		/* which carries it now */
 	XLogRecPtr	applied_lsn;	/* when it came aboard that stream */
-	XLogRecPtr	skip_lsn;		/* start of a commit record that shall not be applied; 0: none */
 } TruckerTruck;
 
 /* in truck.c */

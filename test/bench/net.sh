@@ -2,8 +2,9 @@
 # net.sh: how much faster does a truck with the option "changes": "net" get through
 # changes of few keys?  Builds, installs, makes a server in a temporary directory,
 # and lets two trucks that differ in that option alone read the same WAL, one after
-# the other, in turns.  Prints the seconds of each repetition, the medians and their
-# ratio.  Leaves nothing behind.
+# the other, in turns.  Prints for each repetition the seconds and those of a
+# processor that the worker has used, the medians and their ratio.  Leaves nothing
+# behind.
 #
 #   UPDATES=300000         how many updates
 #   KEYS=100               of how many rows
@@ -51,67 +52,85 @@ create_trucks() {
 			END LOOP;
 		END \$\$"
 	for changes in all net; do
-		sql "CREATE TABLE copy_$changes (LIKE hot INCLUDING INDEXES)"
-		sql "SET client_min_messages = error;
-			SELECT trucker.create_truck('$changes', '{hot}', \$\$
-				DELETE FROM copy_$changes AS d USING r WHERE r.meta__operation <> 'insert' AND d.id = r.old__id;
+		sql "CREATE TABLE copy_$changes (LIKE hot INCLUDING INDEXES) WITH (fillfactor = 50)"
+		sql "SELECT trucker.create_truck('$changes', '{hot}', \$\$
+				DELETE FROM copy_$changes AS d USING r WHERE r.meta__operation = 'delete' AND d.id = r.old__id;
 				INSERT INTO copy_$changes SELECT id, a, b, c, d, e FROM r WHERE meta__operation <> 'delete'
 				ON CONFLICT (id) DO UPDATE SET (a, b, c, d, e) = (excluded.a, excluded.b, excluded.c, excluded.d, excluded.e)\$\$,
 				options => '{\"changes\": \"$changes\"}')" >/dev/null
-		sql "SET client_min_messages = error; SELECT trucker.start('$changes')" >/dev/null
-		[ "$(sql "SELECT trucker.wait_for('$changes')")" = t ] || die "truck $changes does not start"
-		stop_truck "$changes"
+		time_truck "$changes" >/dev/null
 	done
 }
 
-stop_truck() {
+# Seconds that a truck takes, from its start, to get through all that there is; and
+# what its worker has used of a processor.  (A session in trucker.wait_for() would
+# hold a snapshot, which keeps dead rows from being pruned.)
+time_truck() {
+	local lsn started ended pid cpu
+
+	lsn=$(sql "SELECT pg_current_wal_flush_lsn()")
+	started=$(date +%s%N)
+	sql "SELECT trucker.start('$1')" >/dev/null
+	until [ "$(sql "SELECT position >= '$lsn' FROM trucker.status WHERE truck = '$1'")" = t ]; do
+		sleep 0.05
+	done
+	ended=$(date +%s%N)
+	pid=$(sql "SELECT pid FROM pg_stat_activity WHERE application_name = 'trucker $1' AND backend_type = 'trucker stream'")
+	cpu=$(awk -v hz="$(getconf CLK_TCK)" '{ printf "%.2f", ($14 + $15) / hz }' "/proc/$pid/stat")
 	sql "SELECT trucker.stop('$1')" >/dev/null
 	until [ "$(sql "SELECT state FROM trucker.status WHERE truck = '$1'")" = stopped ]; do
-		sleep 0.1
+		sleep 0.05
 	done
-}
-
-# Seconds from the start of a truck until it has read all that there is.
-time_truck() {
-	local started ended
-
-	started=$(date +%s%N)
-	sql "SET client_min_messages = error; SELECT trucker.start('$1')" >/dev/null
-	[ "$(sql "SELECT trucker.wait_for('$1', timeout => '10 min')")" = t ] || die "truck $1 does not catch up"
-	ended=$(date +%s%N)
-	stop_truck "$1"
 	[ "$(sql "SELECT count(*) FROM (TABLE hot EXCEPT TABLE copy_$1) AS d")" -eq 0 ] || die "truck $1 has not written what it should have"
-	awk -v ns=$((ended - started)) 'BEGIN { printf "%.2f\n", ns / 1e9 }'
+	awk -v ns=$((ended - started)) -v cpu="$cpu" 'BEGIN { printf "%.2f %s\n", ns / 1e9, cpu }'
 }
 
+# median FILE COLUMN
 median() {
-	sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+	awk -v column="$2" '{ print $column }' "$1" | sort -n |
+		awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
+
+ratio() {
+	awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.1f", a / b; else print "-" }'
+}
+
+# compare WHAT COLUMN
+compare() {
+	local all net
+
+	all=$(median "$tmp/all.s" "$2")
+	net=$(median "$tmp/net.s" "$2")
+	say "  $1: all $all, net $net, ratio $(ratio "$all" "$net")"
 }
 
 measure() {
-	local size=$1 repetition changes order median_all median_net
+	local size=$1 repetition changes order
 
 	rm -f "$tmp/all.s" "$tmp/net.s"
 	for ((repetition = 1; repetition <= repetitions; repetition++)); do
 		sql "CALL load($updates, $size)"
+		for changes in hot copy_all copy_net; do
+			sql "VACUUM (FULL, ANALYZE) $changes"
+		done
 		sql "CHECKPOINT"
 		order="all net"
 		[ $((repetition % 2)) -eq 1 ] || order="net all"
 		for changes in $order; do
 			time_truck "$changes" >>"$tmp/$changes.s"
 		done
-		say "repetition $repetition: all $(tail -n 1 "$tmp/all.s") s, net $(tail -n 1 "$tmp/net.s") s"
+		say "repetition $repetition: all $(tail -n 1 "$tmp/all.s"), net $(tail -n 1 "$tmp/net.s")"
 	done
-	median_all=$(median <"$tmp/all.s")
-	median_net=$(median <"$tmp/net.s")
-	say "$updates updates of $keys keys, $size in a transaction: medians all $median_all s, net $median_net s, ratio $(
-		awk -v a="$median_all" -v b="$median_net" 'BEGIN { printf "%.1f", a / b }')"
+	say "$updates updates of $keys keys, $size in a transaction, medians of $repetitions:"
+	compare "seconds" 1
+	compare "worker's processor seconds" 2
 }
 
 prepare
 make_tmp bench
 build_and_install "$root"
-start_server "fsync = off" "synchronous_commit = off" "autovacuum = off" "max_wal_size = 10GB"
+start_server "fsync = off" "synchronous_commit = off" "max_wal_size = 10GB" "autovacuum_naptime = 1s" \
+	"client_min_messages = error"
 create_trucks
 for size in ${SIZES:-1 1000}; do
 	say "$size updates in a transaction"

@@ -249,6 +249,27 @@ is(sql(q{SELECT concat_ws(' ', l.op, l.id, l.v, l.xid = o.xid, l.at = pg_xact_co
 sql(q{SELECT trucker.drop_truck('meta')});
 
 # ----
+# Other unique constraints
+# ----
+
+# Two rows exchange what must be unique.  Change by change it is, net it is not.
+sql(q{
+CREATE TABLE holder (id int PRIMARY KEY, badge int UNIQUE);
+CREATE TABLE holder_copy (id int PRIMARY KEY, badge int CONSTRAINT one_badge UNIQUE);
+SELECT trucker.create_truck('badges', '{holder}', 'INSERT INTO holder_copy SELECT id, badge FROM r ON CONFLICT (id) DO UPDATE SET badge = excluded.badge', options => '{"changes": "net"}');
+SELECT trucker.start('badges');
+INSERT INTO holder VALUES (1, 1), (2, 2);
+});
+ok(caught_up($node, 'badges'), 'truck badges runs');
+sql(q{BEGIN; UPDATE holder SET badge = NULL WHERE id = 1; UPDATE holder SET badge = 1 WHERE id = 2; UPDATE holder SET badge = 2 WHERE id = 1; COMMIT});
+ok(wait_state($node, 'badges', 'retrying'), 'net changes may offend a unique constraint');
+like(sql(q{SELECT last_error FROM trucker.status WHERE truck = 'badges'}), qr/^23505: duplicate key value violates unique constraint "one_badge"/, 'that is checked at once');
+sql(q{ALTER TABLE holder_copy DROP CONSTRAINT one_badge, ADD CONSTRAINT one_badge UNIQUE (badge) DEFERRABLE INITIALLY DEFERRED});
+ok(caught_up($node, 'badges'), 'but not one that is deferred');
+same($node, 'TABLE holder', 'TABLE holder_copy', 'and the rows are right');
+sql(q{SELECT trucker.drop_truck('badges')});
+
+# ----
 # Random transactions, applied strictly
 # ----
 
@@ -263,6 +284,8 @@ CREATE UNIQUE INDEX three_key ON three (y, x);
 ALTER TABLE three REPLICA IDENTITY USING INDEX three_key;
 ALTER TABLE one ALTER big SET STORAGE EXTERNAL;
 ALTER TABLE two ALTER big SET STORAGE EXTERNAL;
+
+CREATE OR REPLACE FUNCTION big(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT repeat($1, 7000)';
 
 -- an error that no retry heals
 CREATE FUNCTION must(holds boolean, what text) RETURNS void LANGUAGE plpgsql AS
@@ -300,9 +323,11 @@ sub create_strict
 		{{- end }}];
 		sql("CREATE TABLE ${source}_$name (LIKE $source INCLUDING ALL)");
 	}
+	$sql .= qq[INSERT INTO runs_$name (xid, tab) VALUES (pg_current_xact_id(), '{{ .input_table }}');];
 	$sql .= q[SELECT must(count(DISTINCT meta__operation) = 1 AND min(meta__operation) = '{{ .operation }}', 'operations') FROM r;] if $by_operation;
 	sql(qq{
 CREATE TABLE sums_$name (b text PRIMARY KEY, n bigint, rows bigint);
+CREATE TABLE runs_$name (seq bigserial, xid xid8, tab text);
 SELECT trucker.create_truck('$name', '{one, two, three}', \$sql\$$sql
 	{{- if eq .input_table "public.two" }}
 	INSERT INTO sums_$name AS s SELECT b, sum(n), sum(rows) FROM (
@@ -432,6 +457,19 @@ foreach my $settings ([ 20000, 50000 ], [ 1, 50000 ], [ 3, 1 ], [ 5, 40 ], [ 200
 is($round, 5, 'all rounds were played');
 cmp_ok(sql(q{SELECT least((SELECT count(*) FROM one), (SELECT count(*) FROM two), (SELECT count(*) FROM three))}), '>', 0, 'there were rows to compare');
 is(sql(q{SELECT string_agg(last_error, E'\n') FROM trucker.status WHERE last_error IS NOT NULL}), '', 'nobody has found a fault');
+
+# In how many batches a table comes again, after another one.
+sub comes_again
+{
+	my ($name) = @_;
+
+	return sql(qq{SELECT count(DISTINCT a.xid) FROM runs_$name AS a JOIN runs_$name AS b ON b.xid = a.xid AND b.seq > a.seq AND b.tab <> a.tab
+		JOIN runs_$name AS c ON c.xid = a.xid AND c.seq > b.seq AND c.tab = a.tab});
+}
+
+cmp_ok(comes_again('s_all'), '>', 0, 'tables come in turns');
+is(comes_again('s_net'), '0', 'but net changes table by table');
+cmp_ok(comes_again('s_short'), '>', 0, 'unless memory was short');
 
 # The truck would find one.  What a failed batch has collected is forgotten.
 sql(q{CREATE TABLE saved AS TABLE two_s_net; UPDATE two_s_net SET n = coalesce(n, 0) + 1; UPDATE two SET n = -7; UPDATE two SET n = -8});
