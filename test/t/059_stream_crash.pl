@@ -29,6 +29,7 @@ log_line_prefix = '%m [%p] '
 trucker.max_truck_delay = '500ms'
 trucker.retry_max_delay = '200ms'
 trucker.max_backfills = 1
+trucker.max_failures = 0
 });
 
 sub sql
@@ -94,7 +95,7 @@ UPDATE a SET v = v + :x WHERE id = :i;
 UPDATE b SET v = v - :x, grp = :j % 5 WHERE id = :j;
 INSERT INTO c VALUES (:new, :i % 5, :x) ON CONFLICT (id) DO UPDATE SET v = c.v + 1, grp = excluded.grp;
 SAVEPOINT s;
-UPDATE a SET v = 0 WHERE id = :j;
+INSERT INTO b VALUES (:new, 0, 0);
 ROLLBACK TO SAVEPOINT s;
 DELETE FROM a WHERE id = :new;
 INSERT INTO a VALUES (:new, :j % 5, 1);
