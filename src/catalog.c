@@ -161,3 +161,11 @@ trucker_bool_column(HeapTuple tuple, int number)
 
 	return DatumGetBool(trucker_column(tuple, number, &isnull));
 }
+
+pg_uuid_t
+trucker_uuid_column(HeapTuple tuple, int number)
+{
+	bool		isnull;
+
+	return *DatumGetUUIDP(trucker_column(tuple, number, &isnull));
+}

@@ -32,6 +32,7 @@ extern bool trucker_catalog_try(bool (*action) (void *arg), void *arg);
 /* columns (numbered from 1) of a row of the last statement; copies, in the current context */
 extern Datum trucker_column(HeapTuple tuple, int number, bool *isnull);
 extern char *trucker_text_column(HeapTuple tuple, int number);
+extern pg_uuid_t trucker_uuid_column(HeapTuple tuple, int number);
 extern bool trucker_bool_column(HeapTuple tuple, int number);
 
 #endif							/* TRUCKER_CATALOG_H */

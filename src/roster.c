@@ -454,3 +454,12 @@ trucker_roster_record_error(TruckerStream *stream, const ErrorData *edata)
 								  Max(member->retry_at, stream->next_attempt_at));
 	}
 }
+
+/* What an active truck is doing. */
+TruckerState
+trucker_roster_active_state(const TruckerStream *stream)
+{
+	if (stream->read_until != 0)
+		return TRUCKER_BACKFILL;
+	return stream->row->home ? TRUCKER_STREAMING : TRUCKER_CATCHUP;
+}

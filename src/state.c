@@ -1,41 +1,27 @@
 /*
  * state.c
- *	  What trucks are to do, which streams there are, and which carries which truck.
+ *	  What trucks are to do and what became of it, and what they write.
  *
- * The only file that knows the columns of trucker.truck_state, trucker.stream,
- * trucker.input_table, trucker.output_table and trucker.unreadable_input.  What is written here is the
- * truth; shared memory only tells of it.
- *
- * Who locks what: whoever lets a truck board a stream, or moves it there, locks
- * the stream's row first; whoever deletes a stream locks its row and then looks
- * whether it is still empty.
+ * The only file that knows the columns of trucker.truck_state and
+ * trucker.output_table; streams and input tables have files of their own
+ * (state_stream.c, state_input.c).  What is written here is the truth; shared
+ * memory only tells of it.
  */
 #include "trucker.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
-#include "shmem.h"
 #include "state.h"
-
-/* a truck of the query's shall run: s is trucker.truck_state, t trucker.truck */
-#define SHALL_RUN "s.enabled AND NOT s.lost AND NOT " TRUCKER_UNREADABLE
 
 /* the truck's row, unless somebody else has it locked; of trucker.truck_state */
 #define UNLESS_LOCKED \
 	"WHERE truck_id = (SELECT x.truck_id FROM trucker.truck_state x WHERE x.truck_id = $1 FOR UPDATE SKIP LOCKED)"
-
-#define STREAM_COLUMNS \
-	"x.id, x.owner::oid, x.run_as::oid, x.name, x.home, x.slot_name, coalesce(x.confirmed_lsn, '0/0') " \
-	"FROM trucker.stream x "
 
 /* ----
  * Trucks
@@ -133,9 +119,8 @@ static void *
 form_uuid(HeapTuple tuple)
 {
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
-	bool		isnull;
 
-	*id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
+	*id = trucker_uuid_column(tuple, 1);
 	return id;
 }
 
@@ -156,41 +141,6 @@ trucker_state_set_lost(const pg_uuid_t *truck_id)
 }
 
 /*
- * Trucks that have begun to read a table are lost when it is renamed (what it was
- * called at which point of the WAL cannot be found out later), or when its
- * changes are no longer in the WAL.  Called in the transaction that has altered
- * something; returns how many trucks that has cost.
- */
-int
-trucker_state_mark_unreadable(void)
-{
-	static const char *const sql =
-		"INSERT INTO trucker.unreadable_input (truck_id, reason) SELECT t.id, "
-		"format(CASE WHEN c.oid IS NULL "
-		"THEN E'42P01: input table %I.%I %s\\nHINT: Name the tables that there are with trucker.alter_truck(%L, input_tables => ...), then trucker.resync(); or drop the truck.' "
-		"ELSE E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.' END, "
-		"i.schema_name, i.table_name, why.reason, t.name) "
-		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
-		"LEFT JOIN pg_class c ON c.oid = i.relid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace "
-		"CROSS JOIN LATERAL (SELECT CASE WHEN c.oid IS NULL THEN 'has been dropped' "
-		"WHEN (n.nspname, c.relname) <> (i.schema_name, i.table_name) "
-		"THEN format('has been renamed to %I.%I', n.nspname, c.relname) "
-		"WHEN c.relpersistence <> 'p' THEN 'has been made unlogged' "
-		"WHEN t.options @> '{\"inserts_only\": true}' OR c.relreplident = 'f' THEN NULL "
-		"WHEN NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate "
-		"AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END) "
-		"THEN 'has lost its replica identity' END) AS why(reason) "
-		"WHERE why.reason IS NOT NULL AND NOT " TRUCKER_UNREADABLE;
-	TruckerCatalog access;
-	int			touched;
-
-	trucker_catalog_begin(&access);
-	touched = (int) trucker_catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_INSERT);
-	trucker_catalog_end(&access);
-	return touched;
-}
-
-/*
  * Change the truck's row without changing what is in it: a backfill that works with
  * the definition of before cannot commit then.
  */
@@ -199,89 +149,6 @@ trucker_state_touch(const pg_uuid_t *truck_id)
 {
 	trucker_catalog_write("UPDATE trucker.truck_state SET lost = lost WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_UPDATE);
-}
-
-static void *
-form_input_name(HeapTuple tuple)
-{
-	TruckerInputName *name = palloc(sizeof(TruckerInputName));
-	bool		isnull;
-
-	name->relid = DatumGetObjectId(trucker_column(tuple, 1, &isnull));
-	name->schema = trucker_text_column(tuple, 2);
-	name->table = trucker_text_column(tuple, 3);
-	name->from_lsn = DatumGetLSN(trucker_column(tuple, 4, &isnull));
-	return name;
-}
-
-/* The names (TruckerInputName *) of a truck's inputs as of its position. */
-List *
-trucker_state_input_names(const pg_uuid_t *truck_id)
-{
-	return trucker_catalog_list("SELECT relid, schema_name, table_name, coalesce(from_lsn, '0/0') "
-								"FROM trucker.input_table WHERE truck_id = $1", truck_id, form_input_name);
-}
-
-/* Replace the names of a truck's inputs. */
-void
-trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names)
-{
-	trucker_catalog_write("DELETE FROM trucker.input_table WHERE truck_id = $1",
-						  truck_id, NULL, SPI_OK_DELETE);
-	trucker_state_add_input_names(truck_id, names);
-}
-
-/* Names (TruckerInputName *) of further inputs of a truck. */
-void
-trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names)
-{
-	Oid			types[] = {UUIDOID, OIDOID, TEXTOID, TEXTOID, PG_LSNOID};
-	Datum		values[5] = {UUIDPGetDatum(truck_id)};
-	TruckerCatalog access;
-	ListCell   *lc;
-
-	trucker_catalog_begin(&access);
-	foreach(lc, names)
-	{
-		TruckerInputName *name = lfirst(lc);
-
-		values[1] = ObjectIdGetDatum(name->relid);
-		values[2] = CStringGetTextDatum(name->schema);
-		values[3] = CStringGetTextDatum(name->table);
-		values[4] = LSNGetDatum(name->from_lsn);
-		trucker_catalog_execute("INSERT INTO trucker.input_table VALUES ($1, $2, $3, $4, nullif($5, '0/0'))",
-								5, types, values, NULL, SPI_OK_INSERT);
-	}
-	trucker_catalog_end(&access);
-}
-
-/* Forget what the truck does not read any more. */
-void
-trucker_state_remove_inputs(const pg_uuid_t *truck_id)
-{
-	trucker_catalog_write("DELETE FROM trucker.input_table i USING trucker.truck t "
-						  "WHERE t.id = $1 AND i.truck_id = t.id AND i.relid <> ALL (t.input_tables::oid[])",
-						  truck_id, NULL, SPI_OK_DELETE);
-}
-
-/*
- * The backfill of added inputs, with these names (TruckerInputName *), is part of
- * this very transaction.  Raises an error if the truck has been altered, stopped,
- * reset or dropped meanwhile; whoever wants to must wait from now on.
- */
-void
-trucker_state_set_added(const TruckerTruck *truck, List *names)
-{
-	/* the second statement sees what those have done whom the first one waited for */
-	if (trucker_catalog_write("SELECT FROM trucker.truck_state WHERE truck_id = $1 "
-							  "AND enabled AND NOT lost AND NOT needs_backfill FOR UPDATE",
-							  &truck->id, NULL, SPI_OK_SELECT) == 0 ||
-		trucker_catalog_write("SELECT FROM trucker.truck WHERE id = $1 AND xmin::text = $2",
-							  &truck->id, truck->version, SPI_OK_SELECT) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the truck has been altered, stopped or dropped")));
-	trucker_state_add_input_names(&truck->id, names);
 }
 
 /* ----
@@ -306,9 +173,8 @@ static TruckerNode *
 form_node(HeapTuple tuple)
 {
 	TruckerNode *node = palloc(sizeof(TruckerNode));
-	bool		isnull;
 
-	node->id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
+	node->id = trucker_uuid_column(tuple, 1);
 	node->name = trucker_text_column(tuple, 2);
 	node->enabled = trucker_bool_column(tuple, 3);
 	node->inputs = oid_list_column(tuple, 4);
@@ -365,361 +231,4 @@ trucker_state_set_outputs(const pg_uuid_t *id, List *relids, bool replace)
 					"EXCEPT SELECT truck_id, relid FROM trucker.output_table WHERE truck_id = $1",
 					2, types, values, NULL, SPI_OK_INSERT);
 	trucker_catalog_end(&access);
-}
-
-/* ----
- * Streams
- * ----
- */
-
-static void *
-form_stream(HeapTuple tuple)
-{
-	TruckerStreamRow *row = palloc0(sizeof(TruckerStreamRow));
-	bool		isnull;
-
-	row->id = *DatumGetUUIDP(trucker_column(tuple, 1, &isnull));
-	row->owner = DatumGetObjectId(trucker_column(tuple, 2, &isnull));
-	row->role = DatumGetObjectId(trucker_column(tuple, 3, &isnull));
-	row->name = trucker_text_column(tuple, 4);
-	row->home = trucker_bool_column(tuple, 5);
-	row->slot_name = trucker_text_column(tuple, 6);
-	row->confirmed_lsn = DatumGetLSN(trucker_column(tuple, 7, &isnull));
-	return row;
-}
-
-static TruckerStreamRow *
-first_stream(List *rows)
-{
-	return rows == NIL ? NULL : linitial(rows);
-}
-
-/* A stream; NULL if it is gone. */
-TruckerStreamRow *
-trucker_state_stream(const pg_uuid_t *stream_id)
-{
-	return first_stream(trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE x.id = $1",
-											 stream_id, form_stream));
-}
-
-/* The same, locked until the end of the transaction, as its latest version is. */
-TruckerStreamRow *
-trucker_state_lock_stream(const pg_uuid_t *stream_id)
-{
-	return first_stream(trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE x.id = $1 FOR UPDATE",
-											 stream_id, form_stream));
-}
-
-/* The home of a stream's trucks: itself, another one, or NULL if there is none. */
-TruckerStreamRow *
-trucker_state_home_of(const TruckerStreamRow *stream)
-{
-	return first_stream(trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN trucker.stream y "
-											 "ON (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
-											 "WHERE y.id = $1 AND x.home", &stream->id, form_stream));
-}
-
-/* Does the stream carry a truck that shall run? */
-bool
-trucker_state_has_work(const pg_uuid_t *stream_id)
-{
-	return trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE x.id = $1 AND EXISTS "
-								"(SELECT FROM trucker.truck t JOIN trucker.truck_state s ON s.truck_id = t.id "
-								"WHERE s.stream_id = x.id AND " SHALL_RUN ")", stream_id, form_stream) != NIL;
-}
-
-/* The streams (TruckerStreamRow *) that shall have a worker. */
-List *
-trucker_state_wanted_streams(void)
-{
-	return trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE EXISTS "
-								"(SELECT FROM trucker.truck t JOIN trucker.truck_state s ON s.truck_id = t.id "
-								"WHERE s.stream_id = x.id AND " SHALL_RUN ") ORDER BY x.name, NOT x.home, x.id",
-								NULL, form_stream);
-}
-
-static void *
-form_text(HeapTuple tuple)
-{
-	return trucker_text_column(tuple, 1);
-}
-
-/* Names (char *) of all slots that some stream needs. */
-List *
-trucker_state_slot_names(void)
-{
-	return trucker_catalog_list("SELECT slot_name FROM trucker.stream WHERE slot_name IS NOT NULL",
-								NULL, form_text);
-}
-
-/* How many catch-up streams of this database have, or are about to make, a slot. */
-int
-trucker_state_slot_count(void)
-{
-	return list_length(trucker_catalog_list("SELECT slot_name FROM trucker.stream "
-											"WHERE slot_name IS NOT NULL AND NOT home", NULL, form_text));
-}
-
-/*
- * The catch-up streams (TruckerStreamRow *) with a slot that could carry a truck: of
- * its owner, role and stream.  Not those whose workers are busy with backfills,
- * perhaps for hours; nor those that a truck with inputs that are yet to be loaded has
- * for itself (added_tables.c).
- */
-List *
-trucker_state_catchup_streams(const pg_uuid_t *truck_id)
-{
-	return trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN trucker.truck t ON (x.owner, x.run_as, x.name) = "
-								"(t.owner, t.run_as, coalesce(t.options->>'stream', '" TRUCKER_DEFAULT_STREAM "')) "
-								"WHERE t.id = $1 AND NOT x.home AND x.slot_name IS NOT NULL AND NOT EXISTS "
-								"(SELECT FROM trucker.truck_state s JOIN trucker.truck o ON o.id = s.truck_id "
-								"WHERE s.stream_id = x.id AND CASE WHEN s.needs_backfill THEN s.enabled ELSE EXISTS "
-								"(SELECT unnest(o.input_tables::oid[]) EXCEPT "
-								"SELECT relid FROM trucker.input_table WHERE truck_id = o.id) END) ORDER BY x.id",
-								truck_id, form_stream);
-}
-
-/* Insert a stream and return its id; false: a unique index stands against it. */
-static bool
-insert_stream(Oid owner, Oid role, const char *name, const char *slot_name, pg_uuid_t *id)
-{
-	Oid			types[] = {OIDOID, OIDOID, TEXTOID, TEXTOID};
-	Datum		values[] = {ObjectIdGetDatum(owner), ObjectIdGetDatum(role), CStringGetTextDatum(name),
-		slot_name ? CStringGetTextDatum(slot_name) : (Datum) 0};
-	char		nulls[] = {' ', ' ', ' ', slot_name ? ' ' : 'n', '\0'};
-	TruckerCatalog access;
-	bool		inserted;
-
-	trucker_catalog_begin(&access);
-	inserted = trucker_catalog_execute("INSERT INTO trucker.stream (owner, run_as, name, slot_name, home) "
-									   "SELECT $1::regrole, $2::regrole, $3, $4, $4 IS NULL AND NOT EXISTS "
-									   "(SELECT FROM trucker.stream WHERE (owner, run_as, name) = ($1, $2, $3) AND home) "
-									   "ON CONFLICT DO NOTHING RETURNING id",
-									   4, types, values, nulls, SPI_OK_INSERT_RETURNING) > 0;
-	if (inserted)
-	{
-		pg_uuid_t  *returned = form_uuid(SPI_tuptable->vals[0]);
-
-		*id = *returned;
-	}
-	trucker_catalog_end(&access);
-	return inserted;
-}
-
-/* The stream that trucks may come aboard, locked; false: there is none. */
-static bool
-find_boarding(const TruckerTruck *truck, pg_uuid_t *id)
-{
-	Oid			types[] = {OIDOID, OIDOID, TEXTOID};
-	Datum		values[] = {ObjectIdGetDatum(truck->owner), ObjectIdGetDatum(truck->role),
-	CStringGetTextDatum(truck->stream_name)};
-	TruckerCatalog access;
-	bool		found;
-
-	trucker_catalog_begin(&access);
-	found = trucker_catalog_execute("SELECT id FROM trucker.stream WHERE (owner, run_as, name) = ($1, $2, $3) "
-									"AND slot_name IS NULL FOR UPDATE",
-									3, types, values, NULL, SPI_OK_SELECT) > 0;
-	if (found)
-		*id = *(pg_uuid_t *) form_uuid(SPI_tuptable->vals[0]);
-	trucker_catalog_end(&access);
-	return found;
-}
-
-/*
- * Put a truck that has to be backfilled aboard a stream that has no slot yet: it
- * shares the slot and the snapshot with all that board before the slot is made.
- * Returns the stream.
- */
-pg_uuid_t
-trucker_state_board(const TruckerTruck *truck)
-{
-	pg_uuid_t	id;
-
-	while (!find_boarding(truck, &id) &&
-		   !insert_stream(truck->owner, truck->role, truck->stream_name, NULL, &id))
-		CHECK_FOR_INTERRUPTS();	/* another one's has been left, or deleted, in between */
-	trucker_state_move(&truck->id, &id, InvalidXLogRecPtr);
-	return id;
-}
-
-/* Record the slot's name; before the slot is made, so that none is forgotten. */
-void
-trucker_state_set_slot(const pg_uuid_t *stream_id, const char *slot_name)
-{
-	trucker_catalog_write("UPDATE trucker.stream SET slot_name = $2, confirmed_lsn = NULL WHERE id = $1",
-						  stream_id, slot_name, SPI_OK_UPDATE);
-}
-
-/*
- * Let trucks come aboard again.  False: there is another stream for that, or a
- * truck with a position rides this one.  The caller has locked the stream.
- */
-bool
-trucker_state_reopen(const pg_uuid_t *stream_id)
-{
-	return trucker_catalog_write("UPDATE trucker.stream x SET slot_name = NULL, confirmed_lsn = NULL "
-								 "WHERE x.id = $1 AND NOT EXISTS (SELECT FROM trucker.stream y "
-								 "WHERE (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
-								 "AND y.slot_name IS NULL) AND NOT EXISTS "
-								 "(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id "
-								 "AND NOT s.needs_backfill)", stream_id, NULL, SPI_OK_UPDATE) > 0;
-}
-
-/* A new catch-up stream for a truck, with a slot that is yet to be made. */
-pg_uuid_t
-trucker_state_add_catchup(const TruckerTruck *truck, const char *slot_name)
-{
-	pg_uuid_t	id;
-
-	if (!insert_stream(truck->owner, truck->role, truck->stream_name, slot_name, &id))
-		elog(ERROR, "could not add a catch-up stream");
-	return id;
-}
-
-/* Let a truck be carried by another stream.  All before applied_lsn is at its destination. */
-void
-trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr applied_lsn)
-{
-	Oid			types[] = {UUIDOID, UUIDOID, PG_LSNOID};
-	Datum		values[] = {UUIDPGetDatum(truck_id), UUIDPGetDatum(stream_id), LSNGetDatum(applied_lsn)};
-	TruckerCatalog access;
-
-	trucker_catalog_begin(&access);
-	trucker_catalog_execute("UPDATE trucker.truck_state SET stream_id = $2, applied_lsn = nullif($3, '0/0') "
-							"WHERE truck_id = $1", 3, types, values, NULL, SPI_OK_UPDATE);
-	trucker_catalog_end(&access);
-}
-
-/*
- * The same, for a truck that has a position, if it still rides the one stream and
- * nobody else has its row locked: a session may have reset it, or may be about to.
- */
-bool
-trucker_state_hand_over(const pg_uuid_t *truck_id, const pg_uuid_t *from, const pg_uuid_t *to, XLogRecPtr applied_lsn)
-{
-	Oid			types[] = {UUIDOID, UUIDOID, UUIDOID, PG_LSNOID};
-	Datum		values[] = {UUIDPGetDatum(truck_id), UUIDPGetDatum(from), UUIDPGetDatum(to), LSNGetDatum(applied_lsn)};
-	TruckerCatalog access;
-	bool		moved;
-
-	trucker_catalog_begin(&access);
-	moved = trucker_catalog_execute("UPDATE trucker.truck_state SET stream_id = $3, applied_lsn = $4 WHERE truck_id = "
-									"(SELECT x.truck_id FROM trucker.truck_state x WHERE x.truck_id = $1 "
-									"AND x.stream_id = $2 AND NOT x.needs_backfill FOR UPDATE SKIP LOCKED)",
-									4, types, values, NULL, SPI_OK_UPDATE) > 0;
-	trucker_catalog_end(&access);
-	return moved;
-}
-
-/* Lock a truck's row; false: somebody else has it, or the truck rides that stream no more. */
-bool
-trucker_state_lock_truck(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id)
-{
-	Oid			types[] = {UUIDOID, UUIDOID};
-	Datum		values[] = {UUIDPGetDatum(truck_id), UUIDPGetDatum(stream_id)};
-	TruckerCatalog access;
-	bool		locked;
-
-	trucker_catalog_begin(&access);
-	locked = trucker_catalog_execute("SELECT FROM trucker.truck_state WHERE truck_id = $1 AND stream_id = $2 "
-									 "FOR UPDATE SKIP LOCKED", 2, types, values, NULL, SPI_OK_SELECT) > 0;
-	trucker_catalog_end(&access);
-	return locked;
-}
-
-void
-trucker_state_set_home(const pg_uuid_t *stream_id, bool home)
-{
-	trucker_catalog_write("UPDATE trucker.stream SET home = $2::boolean WHERE id = $1",
-						  stream_id, home ? "true" : "false", SPI_OK_UPDATE);
-}
-
-/*
- * Make the stream, as a catch-up stream, that of the truck's role and stream, if it
- * carries no other truck.  False: it does.
- */
-bool
-trucker_state_rekey(const pg_uuid_t *stream_id, const TruckerTruck *truck)
-{
-	Oid			types[] = {UUIDOID, OIDOID, TEXTOID, UUIDOID};
-	Datum		values[] = {UUIDPGetDatum(stream_id), ObjectIdGetDatum(truck->role),
-	CStringGetTextDatum(truck->stream_name), UUIDPGetDatum(&truck->id)};
-	TruckerCatalog access;
-	bool		done;
-
-	/* with the row locked no further truck can come aboard */
-	if (trucker_state_lock_stream(stream_id) == NULL)
-		return false;
-	trucker_catalog_begin(&access);
-	done = trucker_catalog_execute("UPDATE trucker.stream x SET run_as = $2::regrole, name = $3, home = false "
-								   "WHERE x.id = $1 AND NOT EXISTS (SELECT FROM trucker.truck_state s "
-								   "WHERE s.stream_id = x.id AND s.truck_id <> $4)",
-								   4, types, values, NULL, SPI_OK_UPDATE) > 0;
-	trucker_catalog_end(&access);
-	return done;
-}
-
-#define RESTS \
-	"r.slot_name = x.slot_name AND NOT r.active AND x.confirmed_lsn IS NULL AND NOT EXISTS " \
-	"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id AND s.enabled)"
-
-/*
- * Note, for streams that rest, up to where their slots are confirmed.  The slot of
- * a stream that rests must not move; if it does, somebody else has read from it or
- * advanced it.  One of their trucks may be started at any moment: with the row
- * locked it is looked at once more, and the worker, which locks it, too, sees
- * either no note or all of it.
- */
-void
-trucker_state_note_confirmed(void)
-{
-	List	   *streams = trucker_catalog_list("SELECT " STREAM_COLUMNS "JOIN pg_replication_slots r ON " RESTS,
-											   NULL, form_stream);
-	ListCell   *lc;
-
-	foreach(lc, streams)
-	{
-		TruckerStreamRow *stream = lfirst(lc);
-		XLogRecPtr	told = trucker_slot_told(stream->slot_name);
-
-		/* it may have been moved since its worker has ended */
-		if (XLogRecPtrIsInvalid(told))
-			told = PG_UINT64_MAX;
-		if (trucker_state_lock_stream(&stream->id) != NULL)
-			trucker_catalog_write("UPDATE trucker.stream x SET confirmed_lsn = least(r.confirmed_flush_lsn, $2::pg_lsn) "
-								  "FROM pg_replication_slots r WHERE x.id = $1 AND " RESTS,
-								  &stream->id, psprintf("%X/%X", LSN_FORMAT_ARGS(told)), SPI_OK_UPDATE);
-	}
-}
-
-/* The stream's worker is about to move the slot again. */
-void
-trucker_state_forget_confirmed(const pg_uuid_t *stream_id)
-{
-	trucker_catalog_write("UPDATE trucker.stream SET confirmed_lsn = NULL "
-						  "WHERE id = $1 AND confirmed_lsn IS NOT NULL", stream_id, NULL, SPI_OK_UPDATE);
-}
-
-/* Streams (TruckerStreamRow *) that carry no truck. */
-List *
-trucker_state_empty_streams(void)
-{
-	return trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE NOT EXISTS "
-								"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id)",
-								NULL, form_stream);
-}
-
-/*
- * Delete a stream unless a truck has come aboard.  With the row locked no further
- * truck can, and the second statement sees all that have.
- */
-void
-trucker_state_delete_empty(const pg_uuid_t *stream_id)
-{
-	if (trucker_state_lock_stream(stream_id) == NULL)
-		return;
-	trucker_catalog_write("DELETE FROM trucker.stream x WHERE x.id = $1 AND NOT EXISTS "
-						  "(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id)",
-						  stream_id, NULL, SPI_OK_DELETE);
 }

@@ -54,19 +54,21 @@ extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr c
 extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
 extern List *trucker_state_unreadable_trucks(void);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
-extern int	trucker_state_mark_unreadable(void);
 extern void trucker_state_touch(const pg_uuid_t *truck_id);
+
+/* in state_input.c: input tables */
 extern List *trucker_state_input_names(const pg_uuid_t *truck_id);
 extern void trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names);
 extern void trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names);
 extern void trucker_state_remove_inputs(const pg_uuid_t *truck_id);
 extern void trucker_state_set_added(const TruckerTruck *truck, List *names);
+extern int	trucker_state_mark_unreadable(void);
 
 /* in state.c: what trucks write */
 extern List *trucker_state_nodes(void);
 extern void trucker_state_set_outputs(const pg_uuid_t *truck_id, List *relids, bool replace);
 
-/* in state.c: streams */
+/* in state_stream.c: streams */
 extern TruckerStreamRow *trucker_state_stream(const pg_uuid_t *stream_id);
 extern TruckerStreamRow *trucker_state_lock_stream(const pg_uuid_t *stream_id);
 extern TruckerStreamRow *trucker_state_home_of(const TruckerStreamRow *stream);

@@ -8,17 +8,6 @@
  * trucks that are active then.  Trucks skip what they have applied already, so a
  * pass may begin as often as need be: when a truck comes aboard, and when one that
  * has failed is to be tried again.
- *
- * What is received becomes a batch of whole source transactions.  It is closed
- * when nothing more has arrived, or when it is large or old enough.  With several
- * active trucks the batch is kept (batch.c) and applied truck by truck, each in a
- * destination transaction of its own, so that what one cannot do is no other one's
- * trouble.  A truck that is the only active one takes the changes as they arrive,
- * run by run, so that a huge transaction needs no room.
- *
- * After an error the source transactions up to the failed one are applied one by
- * one for that truck, so that those before it are committed, and the error names
- * the one.
  */
 #include "trucker.h"
 
@@ -26,14 +15,8 @@
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/interrupt.h"
-#include "storage/latch.h"
-#include "storage/lmgr.h"
-#include "storage/procarray.h"
-#include "utils/acl.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -43,17 +26,9 @@
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
-#include "written.h"
 
 /* how often, at least, to look for other trucks than those that it knows */
 #define LOOK_INTERVAL_MS 100
-/* how often to look whether our commits have been flushed, and to confirm */
-#define FLUSH_CHECK_MS 100
-#define CONFIRM_INTERVAL_MS 1000
-/* how often a catch-up stream looks whether it can join its home */
-#define JOIN_CHECK_MS 200
-/* the same for trucks that rest: can they be tried again, or leave? */
-#define RETRY_CHECK_MS 200
 
 const TruckerDecoder *const trucker_stream_decoder = &trucker_wal2json;
 
@@ -176,70 +151,6 @@ sort_out_unfilled(TruckerStream *stream)
 			trucker_transition_board_again(stream, lfirst(lc));
 }
 
-/*
- * Shall the truck leave?  The home lets go of trucks that rest, if there are others
- * that it would hold up: its slot is held back for what is aboard.  A truck that
- * has inputs to load must be alone for that, and one that is misplaced elsewhere.
- */
-static bool
-shall_leave(const TruckerStream *stream, const TruckerMember *member)
-{
-	if (member->gone || member->lost || member->truck->needs_backfill)
-		return false;
-	if (trucker_member_shall_run(member) &&
-		(member->misplaced || (member->active && member->unloaded != NIL && !trucker_added_is_alone(stream, member))))
-		return true;
-	return stream->row->home && stream->nactive > 0 && !member->active;
-}
-
-static TruckerMember *
-next_to_leave(const TruckerStream *stream, TimestampTz now)
-{
-	ListCell   *lc;
-
-	foreach(lc, stream->members)
-	{
-		TruckerMember *member = lfirst(lc);
-
-		if (member->leave_at <= now && shall_leave(stream, member))
-			return member;
-	}
-	return NULL;
-}
-
-/* A truck that must not run here, and could not go where it belongs. */
-static void
-wait_to_leave(TruckerMember *member)
-{
-	member->retry_at = member->leave_at;
-	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, member->retry_at);
-	trucker_truck_set_state(member->entry, TRUCKER_WAITING);
-}
-
-/* Let trucks leave that shall, between batches. */
-static void
-let_members_leave(TruckerStream *stream)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	TruckerMember *member;
-
-	while (!stream->rekeyed && (member = next_to_leave(stream, now)) != NULL)
-	{
-		bool		active = member->active;
-
-		if (member->misplaced && trucker_transition_rekey(stream, member))
-			stream->rekeyed = true;
-		else if (trucker_transition_leave(stream, member))
-			stream->nactive -= active ? 1 : 0;
-		else
-		{
-			member->leave_at = TimestampTzPlusMilliseconds(now, CONFIRM_INTERVAL_MS);
-			if (member->misplaced)
-				wait_to_leave(member);
-		}
-	}
-}
-
 /* ----
  * Passes
  * ----
@@ -280,15 +191,6 @@ end_pass(TruckerStream *stream)
 	if (stream->pass_context)
 		MemoryContextDelete(stream->pass_context);
 	stream->pass_context = NULL;
-}
-
-/* What an active truck is doing. */
-static TruckerState
-active_state(const TruckerStream *stream)
-{
-	if (stream->read_until != 0)
-		return TRUCKER_BACKFILL;
-	return stream->row->home ? TRUCKER_STREAMING : TRUCKER_CATCHUP;
 }
 
 /* Compile what has not been yet: errors show before the first change comes. */
@@ -353,482 +255,13 @@ begin_pass(TruckerStream *stream)
 			continue;
 		/* after a failure it is "retrying" until something has gone well */
 		if (member->failures == 0)
-			trucker_truck_set_state(member->entry, active_state(stream));
+			trucker_truck_set_state(member->entry, trucker_roster_active_state(stream));
 		/* not again for each of those that others join or leave */
 		if (!member->follows)
 			ereport(LOG,
 					(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
 							LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
 					 errhidecontext(true)));
-	}
-}
-
-/* ----
- * Applying
- * ----
- */
-
-/*
- * All that committed before lsn is at the destinations of the active trucks.  at is
- * when the source was there: the time of a commit, or when the walsender said that
- * it had no more.
- */
-static void
-applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
-{
-	ListCell   *lc;
-
-	stream->applied = Max(stream->applied, lsn);
-	stream->failures = 0;
-	foreach(lc, stream->members)
-	{
-		TruckerMember *member = lfirst(lc);
-
-		/* nobody shall think that all is there while inputs have yet to be loaded */
-		if (!member->active || member->unloaded != NIL)
-			continue;
-		trucker_member_progress(member, lsn, active_state(stream));
-		/* it may be behind the others in what they have read already */
-		if (!member->follows)
-		{
-			member->follows = lsn >= stream->published;
-			trucker_truck_set_applied(member->entry, lsn, at, member->follows);
-		}
-	}
-	stream->published = Max(stream->published, lsn);
-	trucker_worker_set_applied(lsn, at);
-}
-
-static void
-confirm(TruckerStream *stream, bool force)
-{
-	XLogRecPtr	lsn = trucker_roster_confirmable(stream);
-
-	/* noted first: an error may hide whether it was sent */
-	if (lsn > stream->confirmed)
-	{
-		stream->confirmed = lsn;
-		trucker_slot_tell(stream->row->slot_name, lsn);
-	}
-	trucker_replication_confirm(stream->replication, lsn, force);
-	stream->confirmed_at = stream->sent_at;
-}
-
-/* One source transaction's changes, and nothing else, may be in a batch up to here. */
-static bool
-goes_alone(const TruckerMember *member, XLogRecPtr commit_lsn)
-{
-	return commit_lsn <= member->failed_lsn;
-}
-
-static bool
-is_skipped(const TruckerMember *member, XLogRecPtr commit_lsn)
-{
-	return trucker_position_skips(member->position, commit_lsn);
-}
-
-static Oid
-relid_of(const TruckerTable *table, const TruckerMember *member, XLogRecPtr commit_lsn)
-{
-	ListCell   *lc;
-
-	foreach(lc, table->readers)
-	{
-		TruckerReader *reader = lfirst(lc);
-
-		if (reader->member == member)
-			return commit_lsn < reader->from_lsn ? InvalidOid : reader->relid;
-	}
-	return InvalidOid;
-}
-
-/* The truck has applied everything up to end_lsn. */
-static void
-commit_batch(TruckerStream *stream, TruckerMember *member, XLogRecPtr end_lsn)
-{
-	trucker_tables_check_names(stream, member);
-	trucker_pipeline_commit(member->pipeline, end_lsn);
-}
-
-/* Apply the kept batch for one truck. */
-static void
-apply_batch(TruckerMember *member, void *arg)
-{
-	TruckerStream *stream = arg;
-	TruckerPipeline *pipeline = member->pipeline;
-	const TruckerSource *current = NULL;
-	const TruckerSource *source;
-	TruckerMessage message;
-	int			number;
-
-	trucker_batch_read(stream->batch, member->ntables, member->tables);
-	while (trucker_batch_next(stream->batch, &source, &number, &message))
-	{
-		Oid			relid = relid_of(&stream->tables[number], member, source->begin.commit_lsn);
-
-		if (OidIsValid(relid) && !is_skipped(member, source->begin.commit_lsn))
-		{
-			if (current && current != source && pipeline->in_batch &&
-				goes_alone(member, current->begin.commit_lsn))
-				commit_batch(stream, member, current->begin.end_lsn);
-			if (!pipeline->in_batch)
-			{
-				trucker_pipeline_begin_batch(pipeline, NULL);
-				current = NULL;
-			}
-			MemoryContextSwitchTo(stream->message_context);
-			if (current != source)
-				trucker_pipeline_begin_source(pipeline, &source->begin);
-			current = source;
-			trucker_pipeline_change(pipeline, relid, &message);
-		}
-		MemoryContextReset(stream->message_context);
-	}
-	if (pipeline->in_batch)
-		commit_batch(stream, member, stream->batch_end);
-}
-
-/* Which active trucks read a table that occurs in the batch? */
-static void
-mark_concerned(TruckerStream *stream)
-{
-	ListCell   *lc;
-
-	foreach(lc, stream->members)
-		((TruckerMember *) lfirst(lc))->in_batch = false;
-	for (int i = 0; i < stream->ntables; i++)
-	{
-		if (stream->batch->tables[i].nchanges == 0)
-			continue;
-		foreach(lc, stream->tables[i].readers)
-		{
-			TruckerMember *member = ((TruckerReader *) lfirst(lc))->member;
-
-			member->in_batch = member->active;
-		}
-	}
-}
-
-/*
- * The pipelines wait until the source transactions of what they apply can be seen by
- * all.  With synchronous replication that can take long: then it is no truck's fault,
- * so it is waited for here first, where nobody's time runs.
- */
-static void
-wait_for_sources(const TruckerBatch *batch)
-{
-	for (int i = 0; i < batch->nsources; i++)
-	{
-		TransactionId xid = batch->sources[i].begin.xid;
-
-		if (!TransactionIdIsInProgress(xid))
-			continue;
-		StartTransactionCommand();
-		XactLockTableWait(xid, NULL, NULL, XLTW_None);
-		CommitTransactionCommand();
-	}
-}
-
-static void
-apply_to_all(TruckerStream *stream)
-{
-	ListCell   *lc;
-
-	wait_for_sources(stream->batch);
-	MemoryContextSwitchTo(stream->message_context);
-	mark_concerned(stream);
-	foreach(lc, stream->members)
-	{
-		TruckerMember *member = lfirst(lc);
-
-		if (!member->in_batch || !member->active)
-			continue;
-		if (!trucker_member_try(member, apply_batch, stream, stream->nactive == 1))
-			stream->nactive--;
-		trucker_stop_point("applied for one truck");
-		CHECK_FOR_INTERRUPTS();
-	}
-	trucker_member_end_turn();
-	trucker_batch_clear(stream->batch);
-}
-
-static void
-commit_direct(TruckerMember *member, void *arg)
-{
-	TruckerStream *stream = arg;
-
-	if (member->pipeline->in_batch)
-		commit_batch(stream, member, stream->batch_end);
-}
-
-/* Close the batch: behind a whole source transaction. */
-static void
-finish_batch(TruckerStream *stream)
-{
-	if (stream->batch_started == 0)
-		return;
-	stream->batch_started = 0;
-	if (stream->direct == NULL)
-		apply_to_all(stream);
-	else if (stream->direct->active &&
-			 !trucker_member_try(stream->direct, commit_direct, stream, true))
-		stream->nactive = 0;
-	MemoryContextSwitchTo(stream->message_context);
-
-	/* autovacuum must hear of what we do to the destination */
-	pgstat_report_stat(false);
-	if (stream->nactive > 0)
-		applied(stream, stream->batch_end, stream->begin.committed_at);
-	let_members_leave(stream);
-}
-
-static bool
-batch_is_full(const TruckerStream *stream)
-{
-	int64		nchanges = stream->direct ? stream->direct->pipeline->batch_rows : stream->batch->nchanges;
-
-	return (stream->direct && goes_alone(stream->direct, stream->begin.commit_lsn)) ||
-		nchanges >= trucker_max_batch_rows ||
-		TimestampDifferenceExceeds(stream->batch_started, GetCurrentTimestamp(), trucker_max_batch_age);
-}
-
-/* ----
- * Receiving
- * ----
- */
-
-/*
- * Must the pass end before this source transaction?  Its truck is to stop here; or
- * the catalog, which is looked at between any two transactions, says something new:
- * what has committed since is for trucks as they are now.
- */
-static bool
-ends_pass(TruckerStream *stream, const TruckerMessage *begin)
-{
-	bool		is_limit = stream->read_until != 0 && begin->commit_lsn >= stream->read_until;
-
-	if (!is_limit && !trucker_worker_is_poked())
-		return false;
-	finish_batch(stream);
-	if (is_limit && stream->nactive > 0)
-		applied(stream, stream->read_until, begin->committed_at);
-	return is_limit || (trucker_worker_poked() && trucker_roster_refresh(stream));
-}
-
-static void
-begin_source(TruckerStream *stream, const TruckerMessage *message)
-{
-	stream->pass_is_over = ends_pass(stream, message);
-	if (stream->pass_is_over)
-		return;
-	stream->in_source = true;
-	stream->announced = false;
-	stream->begin = *message;
-	if (stream->batch_started != 0)
-		return;
-	stream->direct = NULL;
-	if (stream->nactive == 1)
-	{
-		ListCell   *lc;
-
-		foreach(lc, stream->members)
-			if (((TruckerMember *) lfirst(lc))->active)
-				stream->direct = lfirst(lc);
-	}
-}
-
-static void
-end_source(TruckerStream *stream, const TruckerMessage *message)
-{
-	stream->in_source = false;
-	if (stream->batch_started != 0)
-	{
-		stream->batch_end = message->end_lsn;
-		if (batch_is_full(stream))
-			finish_batch(stream);
-	}
-	else if (stream->nactive > 0)
-		applied(stream, message->end_lsn, message->committed_at);
-	if (TimestampDifferenceExceeds(stream->confirmed_at, stream->sent_at, CONFIRM_INTERVAL_MS))
-		confirm(stream, false);
-}
-
-typedef struct DirectChange
-{
-	TruckerStream *stream;
-	Oid			relid;
-	const TruckerMessage *message;
-} DirectChange;
-
-/* The only active truck takes a change as it arrives. */
-static void
-apply_direct(TruckerMember *member, void *arg)
-{
-	DirectChange *change = arg;
-	TruckerStream *stream = change->stream;
-
-	if (!member->pipeline->in_batch)
-	{
-		trucker_pipeline_begin_batch(member->pipeline, NULL);
-		MemoryContextSwitchTo(stream->message_context);
-	}
-	if (!stream->announced)
-		trucker_pipeline_begin_source(member->pipeline, &stream->begin);
-	trucker_pipeline_change(member->pipeline, change->relid, change->message);
-}
-
-/* Has no active truck yet to apply this source transaction? */
-static bool
-is_known(TruckerStream *stream, const TruckerTable *table)
-{
-	ListCell   *lc;
-
-	foreach(lc, table->readers)
-	{
-		TruckerReader *reader = lfirst(lc);
-
-		if (reader->member->active && stream->begin.commit_lsn >= reader->from_lsn &&
-			!is_skipped(reader->member, stream->begin.commit_lsn))
-			return false;
-	}
-	return true;
-}
-
-static void
-handle_change(TruckerStream *stream, const TruckerMessage *message)
-{
-	TruckerTable *table;
-
-	if (!stream->in_source)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("received a change outside of a transaction")));
-	table = trucker_tables_find(stream, message);
-	if (table == NULL || is_known(stream, table))
-		return;
-	if (stream->batch_started == 0)
-		stream->batch_started = GetCurrentTimestamp();
-	if (stream->fresh_at == 0)
-		stream->fresh_at = GetCurrentTimestamp();
-	if (stream->direct)
-	{
-		DirectChange change = {stream, relid_of(table, stream->direct, stream->begin.commit_lsn), message};
-
-		if (!trucker_member_try(stream->direct, apply_direct, &change, true))
-			stream->nactive = 0;
-	}
-	else
-	{
-		if (!stream->announced)
-			trucker_batch_begin_source(stream->batch, &stream->begin);
-		trucker_batch_add(stream->batch, table->number, message);
-	}
-	stream->announced = true;
-}
-
-static void
-handle_data(TruckerStream *stream, const char *data, int len)
-{
-	TruckerMessage message;
-
-	trucker_stream_decoder->decode(data, len, &message);
-	switch (message.kind)
-	{
-		case TRUCKER_MSG_BEGIN:
-			begin_source(stream, &message);
-			break;
-		case TRUCKER_MSG_COMMIT:
-			end_source(stream, &message);
-			break;
-		case TRUCKER_MSG_INSERT:
-		case TRUCKER_MSG_UPDATE:
-		case TRUCKER_MSG_DELETE:
-		case TRUCKER_MSG_TRUNCATE:
-			handle_change(stream, &message);
-			break;
-		case TRUCKER_MSG_LOGICAL:
-			break;
-	}
-}
-
-/* How long may one wait for more to arrive?  -1: for ever. */
-static long
-time_to_rest(const TruckerStream *stream)
-{
-	TimestampTz retry_at = trucker_roster_next_retry(stream);
-	long		ms = trucker_roster_has_unflushed(stream) ? FLUSH_CHECK_MS : -1;
-	ListCell   *lc;
-
-	foreach(lc, stream->members)
-		if (((TruckerMember *) lfirst(lc))->unloaded != NIL)
-			ms = ms < 0 ? RETRY_CHECK_MS : Min(ms, RETRY_CHECK_MS);
-
-	if (!stream->row->home)
-		ms = ms < 0 ? JOIN_CHECK_MS : Min(ms, JOIN_CHECK_MS);
-	if (retry_at != 0)
-		ms = ms < 0 ? RETRY_CHECK_MS : Min(ms, RETRY_CHECK_MS);
-	return ms;
-}
-
-/* Nothing more has arrived: close the batch, confirm, and wait. */
-static void
-rest(TruckerStream *stream)
-{
-	if (!stream->in_source)
-		finish_batch(stream);
-	/* the next truck of a cascade need not wait for the WAL writer */
-	if (stream->batch_started == 0 && trucker_written_is_awaited())
-		XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
-	confirm(stream, false);
-	if (stream->nactive == 0 || trucker_worker_is_poked())
-		return;
-	if (!stream->in_source)
-	{
-		trucker_member_end_turn();
-		pgstat_report_stat(true);
-	}
-	(void) trucker_conn_wait(stream->replication->conn, time_to_rest(stream));
-}
-
-static void
-handle_keepalive(TruckerStream *stream)
-{
-	TruckerReplication *rep = stream->replication;
-	XLogRecPtr	lsn = rep->sent_lsn;
-
-	stream->sent_at = rep->sent_at;
-	if (!stream->in_source)
-	{
-		finish_batch(stream);
-		trucker_tables_check_all(stream);
-		if (stream->read_until != 0 && lsn >= stream->read_until)
-		{
-			lsn = stream->read_until;
-			stream->pass_is_over = true;
-		}
-		if (stream->nactive > 0)
-			applied(stream, lsn, stream->sent_at);
-	}
-	confirm(stream, rep->reply_requested);
-}
-
-static void
-receive(TruckerStream *stream)
-{
-	TruckerReplication *rep = stream->replication;
-
-	switch (trucker_replication_receive(rep))
-	{
-		case TRUCKER_RECEIVED_DATA:
-			stream->sent_at = rep->sent_at;
-			handle_data(stream, rep->data, rep->len);
-			break;
-		case TRUCKER_RECEIVED_KEEPALIVE:
-			handle_keepalive(stream);
-			break;
-		case TRUCKER_RECEIVED_NOTHING:
-			rest(stream);
-			break;
 	}
 }
 
@@ -881,7 +314,7 @@ pass_must_end(TruckerStream *stream)
 		return true;
 	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
 		return true;
-	let_members_leave(stream);
+	trucker_transition_let_leave(stream);
 	trucker_roster_note_applied(stream);
 	return stream->nactive == 0 || stream->rekeyed || retry_is_due(stream);
 }
@@ -893,7 +326,7 @@ follow(TruckerStream *stream)
 	while (!pass_must_end(stream))
 	{
 		MemoryContextSwitchTo(stream->message_context);
-		receive(stream);
+		trucker_receive(stream);
 		MemoryContextReset(stream->message_context);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending && stream->batch_started == 0)
@@ -904,7 +337,7 @@ follow(TruckerStream *stream)
 		}
 	}
 	if (stream->replication)
-		confirm(stream, false);
+		trucker_receive_confirm(stream, false);
 }
 
 /*
@@ -938,7 +371,7 @@ trucker_stream_follow(TruckerStream *stream)
 			break;
 		trucker_roster_activate(stream);
 		compile_new(stream);
-		let_members_leave(stream);
+		trucker_transition_let_leave(stream);
 		if (stream->rekeyed)
 			continue;
 		if (trucker_added_is_due(stream))

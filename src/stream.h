@@ -85,11 +85,16 @@ extern TruckerOutcome trucker_stream_follow(TruckerStream *stream);
 extern TruckerReplication *trucker_stream_connect(const TruckerStream *stream);
 extern void trucker_stream_abandon(TruckerStream *stream);
 
+/* in receive.c: what is received becomes batches */
+extern void trucker_receive(TruckerStream *stream);
+extern void trucker_receive_confirm(TruckerStream *stream, bool force);
+
 /* in roster.c: which trucks the stream carries */
 extern bool trucker_roster_refresh(TruckerStream *stream);
 extern bool trucker_roster_has_work(const TruckerStream *stream);
 extern TimestampTz trucker_roster_next_retry(const TruckerStream *stream);
 extern void trucker_roster_activate(TruckerStream *stream);
+extern TruckerState trucker_roster_active_state(const TruckerStream *stream);
 extern XLogRecPtr trucker_roster_confirmable(TruckerStream *stream);
 extern XLogRecPtr trucker_roster_least_position(const TruckerStream *stream);
 extern void trucker_roster_note_applied(TruckerStream *stream);
@@ -110,6 +115,7 @@ extern List *trucker_tables_unloaded(const TruckerTruck *truck, List **names);
 /* in transition.c: from one state of a truck, or stream, to another */
 extern bool trucker_transition_leave(TruckerStream *stream, TruckerMember *member);
 extern bool trucker_transition_join(TruckerStream *stream);
+extern void trucker_transition_let_leave(TruckerStream *stream);
 extern void trucker_transition_board_again(TruckerStream *stream, TruckerMember *member);
 extern void trucker_transition_reopen(TruckerStream *stream);
 extern bool trucker_transition_promote(TruckerStream *stream);

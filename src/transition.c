@@ -38,6 +38,9 @@
 #include "slots.h"
 #include "stream.h"
 
+/* when a truck that could not leave is tried again */
+#define LEAVE_RETRY_MS 1000
+
 /* a catch-up stream that is further behind than this would have to be read for long */
 #define NEAR_BYTES (64 * 1024 * 1024)
 
@@ -575,4 +578,68 @@ trucker_transition_reopen(TruckerStream *stream)
 		return;
 	foreach(lc, members)
 		trucker_transition_board_again(stream, lfirst(lc));
+}
+
+/*
+ * Shall the truck leave?  The home lets go of trucks that rest, if there are others
+ * that it would hold up: its slot is held back for what is aboard.  A truck that
+ * has inputs to load must be alone for that, and one that is misplaced elsewhere.
+ */
+static bool
+shall_leave(const TruckerStream *stream, const TruckerMember *member)
+{
+	if (member->gone || member->lost || member->truck->needs_backfill)
+		return false;
+	if (trucker_member_shall_run(member) &&
+		(member->misplaced || (member->active && member->unloaded != NIL && !trucker_added_is_alone(stream, member))))
+		return true;
+	return stream->row->home && stream->nactive > 0 && !member->active;
+}
+
+static TruckerMember *
+next_to_leave(const TruckerStream *stream, TimestampTz now)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		if (member->leave_at <= now && shall_leave(stream, member))
+			return member;
+	}
+	return NULL;
+}
+
+/* A truck that must not run here, and could not go where it belongs. */
+static void
+wait_to_leave(TruckerMember *member)
+{
+	member->retry_at = member->leave_at;
+	trucker_truck_set_failure(member->entry, member->failures, member->failed_lsn, member->retry_at);
+	trucker_truck_set_state(member->entry, TRUCKER_WAITING);
+}
+
+/* Let trucks leave that shall, between batches. */
+void
+trucker_transition_let_leave(TruckerStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TruckerMember *member;
+
+	while (!stream->rekeyed && (member = next_to_leave(stream, now)) != NULL)
+	{
+		bool		active = member->active;
+
+		if (member->misplaced && trucker_transition_rekey(stream, member))
+			stream->rekeyed = true;
+		else if (trucker_transition_leave(stream, member))
+			stream->nactive -= active ? 1 : 0;
+		else
+		{
+			member->leave_at = TimestampTzPlusMilliseconds(now, LEAVE_RETRY_MS);
+			if (member->misplaced)
+				wait_to_leave(member);
+		}
+	}
 }
