@@ -265,7 +265,9 @@ foreach my $case (shuffle(@cases))
 	@hands = shuffle(@ways) unless @hands;
 	my $name = "$way at \"$point\"";
 
+	# one that is still on its way home would not come to the point
 	load_runs();
+	last unless all_home("before $name");
 	$how->{before}->() if $how->{before};
 	my $log = -s $node->logfile;
 	stop_at($point, 1);
