@@ -343,6 +343,7 @@ sub with_late_slots
 
 my $late = start_restored(with_late_slots(restored_to('late', 'between')));
 is_lost($late, 'busy', q{stands at [0-9A-F/]+, ahead of this server's WAL}, 'slots of a later time', $between);
+is_lost($late, 'rests', 'replication slot "trucker_\w+" does not exist any more', 'slots of a later time');
 ends($late);
 
 # The same, when the WAL has passed them, as trucker was not there: nothing but the
