@@ -403,7 +403,7 @@ sql('INSERT INTO flaky VALUES (110, 0)');
 ok(caught_up($node, 'flaky'), 'and is caught up');
 my ($failed, $again) = (slurp_file($node->logfile, $offset) =~
 	  /(\d\d:\d\d:\d\d\.\d+) UTC \[\d+\] ERROR:  terminating.*?(\d\d:\d\d:\d\d\.\d+) UTC \[\d+\] LOG:  truck "flaky": streaming/s);
-is(sql("SELECT '$again'::time - '$failed'::time < '600 ms'"), 't', 'the pause after a success is a short one')
+is(sql("SELECT '$again'::time - '$failed'::time < '900 ms'"), 't', 'the pause after a success is a short one')
   if ok(defined $again, 'the log shows the failure, and the next attempt');
 
 # The wrong SQL itself, from the start on: its table is dropped under it.
