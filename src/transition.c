@@ -41,9 +41,6 @@
 /* when a truck that could not leave is tried again */
 #define LEAVE_RETRY_MS 1000
 
-/* a catch-up stream that is further behind than this would have to be read for long */
-#define NEAR_BYTES (64 * 1024 * 1024)
-
 /* how far behind its home a stream may be when it first tries to join */
 #define JOIN_BYTES (16 * 1024 * 1024)
 #define JOIN_INTERVAL_MS 100
@@ -276,7 +273,7 @@ leave(TruckerStream *stream, TruckerMember *member)
 	can_copy = slot_can_be_had();
 	commit();
 
-	if (best && (!can_copy || lsn - confirmed <= NEAR_BYTES))
+	if (best && (!can_copy || lsn - confirmed <= TRUCKER_NEAR_BYTES))
 		return move(stream, member, best, lsn);
 	return can_copy && split(stream, member, lsn);
 }

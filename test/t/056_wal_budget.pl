@@ -23,7 +23,6 @@ max_wal_size = '1GB'
 autovacuum = off
 trucker.max_retained_wal = '16MB'
 trucker.max_catchup_streams = 3
-trucker.max_failures = 0
 trucker.retry_max_delay = '500ms'
 });
 
