@@ -44,9 +44,6 @@
 /* how long a walsender may take to notice that nobody listens to it any more */
 #define SENDER_WAIT_MS 100
 
-/* a catch-up stream that is further behind than this would have to be read for long */
-#define NEAR_BYTES (64 * 1024 * 1024)
-
 /* how far behind its home a stream may be when it first tries to join */
 #define JOIN_BYTES (16 * 1024 * 1024)
 #define JOIN_INTERVAL_MS 100
@@ -295,7 +292,7 @@ leave(TruckerStream *stream, TruckerMember *member)
 	can_copy = slot_can_be_had();
 	commit();
 
-	if (best && (!can_copy || lsn - confirmed <= NEAR_BYTES))
+	if (best && (!can_copy || lsn - confirmed <= TRUCKER_NEAR_BYTES))
 		return move(stream, member, best, lsn);
 	return can_copy && split(stream, member, lsn);
 }
