@@ -128,7 +128,8 @@ if ($huge_rows > 0)
 		'postgres', q{
 CREATE TABLE huge (id int PRIMARY KEY, a int, b text, c numeric, d timestamptz, e text);
 CREATE TABLE huge_copy (LIKE huge);
-SELECT trucker.create_truck('huge', '{huge}', 'INSERT INTO huge_copy SELECT id, a, b, c, d, e FROM r');
+SELECT trucker.create_truck('huge', '{huge}', 'INSERT INTO huge_copy SELECT id, a, b, c, d, e FROM r',
+	options => '{"stream": "huge"}');
 SELECT trucker.start('huge')});
 	or_bail(caught_up($node, 'huge'));
 	watch('before the large transaction');
