@@ -24,12 +24,15 @@
 #include "catalog.h"
 #include "quarantine.h"
 
-/* how many changes are read at a time */
+/* how many changes are read at a time, at most */
 #define CHUNK "100"
 
 /* the row $1 of trucker.quarantined_transaction, unless somebody else has it locked */
 #define UNLESS_LOCKED \
 	"WHERE id IN (SELECT x.id FROM trucker.quarantined_transaction x WHERE x.id = $1 FOR UPDATE SKIP LOCKED)"
+
+/* there may be many: it is planned once in a process */
+static SPIPlanPtr insert_plan = NULL;
 
 static const char *const operations[] = {
 	[TRUCKER_MSG_INSERT] = "insert",
@@ -198,9 +201,16 @@ trucker_quarantine_add(TruckerQuarantine *quarantine, TruckerHeld *held, Oid rel
 	form_fields(message->oldfields, message->nold, &values[11], &nulls[11]);
 
 	trucker_catalog_begin(&access);
-	(void) trucker_catalog_execute("INSERT INTO trucker.quarantined_change VALUES "
-								   "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-								   lengthof(types), types, values, nulls, SPI_OK_INSERT);
+	if (insert_plan == NULL)
+	{
+		insert_plan = SPI_prepare("INSERT INTO trucker.quarantined_change VALUES "
+								  "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+								  lengthof(types), types);
+		if (insert_plan == NULL || SPI_keepplan(insert_plan) != 0)
+			elog(ERROR, "could not prepare to keep changes");
+	}
+	if (SPI_execute_plan(insert_plan, values, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not keep a change");
 	trucker_catalog_end(&access);
 	trucker_quarantine_note(quarantine, held, relid, keys);
 }
@@ -298,7 +308,11 @@ form_kept(HeapTuple tuple)
 	return kept;
 }
 
-/* Some of a source transaction's changes (TruckerKeptChange), those after that number; NIL: all have been read. */
+/*
+ * Some of a source transaction's changes (TruckerKeptChange), those after that number;
+ * NIL: all have been read.  A range of numbers, not a LIMIT: without statistics that
+ * would be taken to read and sort all of them.  (Numbers may have gaps.)
+ */
 List *
 trucker_quarantine_kept(const TruckerHeld *held, int32 after)
 {
@@ -311,8 +325,9 @@ trucker_quarantine_kept(const TruckerHeld *held, int32 after)
 	trucker_catalog_begin(&access);
 	(void) trucker_catalog_execute("SELECT seq, relid, table_name, operation, made_of, keys, "
 								   "new_names, new_attnums, new_values, old_names, old_attnums, old_values "
-								   "FROM trucker.quarantined_change WHERE id = $1 AND seq > $2 "
-								   "ORDER BY seq LIMIT " CHUNK, 2, types, values, NULL, SPI_OK_SELECT);
+								   "FROM trucker.quarantined_change WHERE id = $1 AND seq > $2 AND seq < " CHUNK
+								   " + (SELECT min(x.seq) FROM trucker.quarantined_change x WHERE x.id = $1 AND x.seq > $2) "
+								   "ORDER BY seq", 2, types, values, NULL, SPI_OK_SELECT);
 	old = MemoryContextSwitchTo(access.result_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		list = lappend(list, form_kept(SPI_tuptable->vals[i]));

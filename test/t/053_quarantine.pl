@@ -170,7 +170,7 @@ is(quarantined('strict'), '', 'the keys are free');
 same_as_source('strict', 'item', 'and all is right');
 
 # All of a truck, in order.  Some succeed, some not, and those behind them neither.
-sql(q{ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13), ADD CONSTRAINT no_fourteen CHECK (v <> 14)});
+sql(q{ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13) NOT VALID, ADD CONSTRAINT no_fourteen CHECK (v <> 14) NOT VALID});
 sql(q{
 UPDATE item SET v = 13 WHERE id = 1;
 UPDATE item SET v = 100 WHERE id = 1;
@@ -363,7 +363,7 @@ ALTER SYSTEM SET trucker.max_quarantined = 100000;
 ALTER SYSTEM SET trucker.batch_memory = '64kB';
 SELECT pg_reload_conf();
 SELECT trucker.stop('easy');
-ALTER TABLE strict_out ADD CONSTRAINT no_big CHECK (v <> 25000);
+ALTER TABLE strict_out ADD CONSTRAINT no_big CHECK (v <> 25000) NOT VALID;
 INSERT INTO item SELECT n, n FROM generate_series(101, 30100) AS n;
 });
 there('strict', 'a truck that is the only one at work gets past a large one');
@@ -385,8 +385,9 @@ INSERT INTO net_in SELECT n, n FROM generate_series(1, 5) AS n;
 CREATE FUNCTION truncated() RETURNS void LANGUAGE sql AS 'DELETE FROM public.net_out';
 });
 mirror('net', 'net_in', q{, "changes": "net", "on_truncate": "run", "truncate_sql": "SELECT truncated()"});
+sql('UPDATE net_in SET v = 13 WHERE id = 1');
+there('net', 'one in quarantine');
 sql(q{
-UPDATE net_in SET v = 13 WHERE id = 1;
 BEGIN; UPDATE net_in SET v = 14 WHERE id = 1; UPDATE net_in SET v = 15 WHERE id = 2; UPDATE net_in SET v = 16 WHERE id = 2; UPDATE net_in SET id = 1.0 WHERE id = 1; COMMIT;
 DELETE FROM net_in WHERE id = 1.0;
 INSERT INTO net_in VALUES (1.00, 17);
@@ -425,16 +426,13 @@ is(sql(q{SELECT string_agg(a || coalesce(b, '-'), ' ' ORDER BY n) FROM log_out W
 is(sql(q{SELECT string_agg(a || coalesce(b, '-'), ' ' ORDER BY n) FROM log_out WHERE b = 'x'}), '14x -14x', 'and other rows do');
 sql(q{ALTER TABLE log_out DROP CONSTRAINT no_thirteen; SELECT trucker.retry_quarantined('full'); SELECT trucker.retry_quarantined('log')});
 becomes(q{SELECT count(*) = 0 FROM trucker.quarantine}, 'all is applied');
-is(sql(q{SELECT string_agg(a || coalesce(b, '-'), ' ' ORDER BY n) FROM log_out WHERE n > 4 AND b IS DISTINCT FROM 'y'}), '13x 15x 15- -15-', 'in order');
+is(sql(q{SELECT string_agg(a || coalesce(b, '-'), ' ' ORDER BY n) FROM log_out WHERE b IS DISTINCT FROM 'y' AND abs(a) <> 14}), '13x 15x 15x -15-', 'in order');
 
 # ----
 # alter_truck, resync
 # ----
 
-sql(q{
-ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13);
-UPDATE item SET v = 13 WHERE id = 1;
-});
+sql('UPDATE item SET v = 13 WHERE id = 1');
 there('strict', 'one in quarantine');
 sql(q{SELECT trucker.alter_truck('strict', options => '{"on_error": "stop"}'); UPDATE item SET v = 1 WHERE id = 1; UPDATE item SET v = 2 WHERE id = 2});
 there('strict', 'with another on_error');
@@ -457,7 +455,7 @@ is(sql('SELECT count(*) FROM trucker.quarantine'), '0', 'with nothing in quarant
 
 sql(q{
 CREATE TABLE other (LIKE item INCLUDING ALL);
-ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13);
+ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13) NOT VALID;
 SELECT trucker.alter_truck('strict', input_tables => '{item, other}');
 });
 there('strict', 'with one more table');
@@ -473,7 +471,7 @@ same_as_source('strict', 'item', 'loaded anew once more');
 # skip()
 # ----
 
-sql(q{SELECT trucker.alter_truck('strict', options => '{"on_error": null}'); ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13)});
+sql(q{SELECT trucker.alter_truck('strict', options => '{"on_error": null}'); ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13) NOT VALID});
 there('strict', 'on_error is the default');
 like(psql_err($node, q{SELECT trucker.skip('strict', '0/1')}), qr/ERROR:  55000: truck "strict" has passed 0\/1 already\nDETAIL:  Its position is/, 'what is applied cannot be skipped');
 like(psql_err($node, q{SELECT trucker.skip('strict', 'FFFFFFFF/FFFFFFF0')}), qr/ERROR:  55000: no source transaction is known that truck "strict" fails at\nHINT:  .*failed_lsn/, 'nor is what does not fail');
@@ -486,7 +484,7 @@ UPDATE item SET v = 100 WHERE id = 4;
 });
 becomes(q{SELECT state = 'failed' FROM trucker.status WHERE truck = 'strict'}, 'it fails');
 my $at = sql(q{SELECT failed_lsn FROM trucker.status WHERE truck = 'strict'});
-like(slurp_file($node->logfile, $log), qr/source transaction \d+ committed at $at/, 'at the LSN that the error names');
+like(slurp_file($node->logfile, $log), qr/truck "strict", run of .* committed at $at to $at/, 'at the LSN that the error names');
 like(psql_err($node, q{SELECT trucker.skip('strict', 'FFFFFFFF/FFFFFFF0')}), qr/ERROR:  55000: truck "strict" does not fail at FFFFFFFF\/FFFFFFF0\nDETAIL:  The source transaction that it fails at commits at $at.\nHINT:  SELECT trucker.skip\('strict', '$at'\);/, 'another LSN is refused');
 sql(qq{SELECT trucker.skip('strict', '$at'); SELECT trucker.start('strict')});
 becomes("SELECT state = 'failed' AND failed_lsn > '$at' FROM trucker.status WHERE truck = 'strict'", 'it goes on, to the next one that fails');
@@ -501,7 +499,7 @@ sql(q{SELECT trucker.skip('strict', failed_lsn) FROM trucker.status WHERE truck 
 there('strict', 'skip() takes effect at once');
 is(sql('SELECT v FROM strict_out WHERE id = 4'), '100', 'and only for the one');
 like(sql(q{SELECT last_error FROM trucker.status WHERE truck = 'strict'}), qr/was skipped, as trucker.skip\(\) had asked/, 'status tells');
-is(sql(q{SELECT count(*) FROM trucker.truck_state WHERE skip_lsn IS NOT NULL OR failed_lsn IS NOT NULL}), '0', 'nothing is left of it');
+is(sql(q{SELECT count(*) FROM trucker.truck_state AS s JOIN trucker.truck AS t ON t.id = s.truck_id WHERE t.name = 'strict' AND (skip_lsn, failed_lsn) IS DISTINCT FROM (NULL, NULL)}), '0', 'nothing is left of it');
 
 $node->stop;
 done_testing();
