@@ -37,9 +37,9 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 		"DELETE FROM trucker.truck_state WHERE truck_id = $1",
 		"DELETE FROM trucker.input_table WHERE truck_id = $1",
 		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
-		"DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1",
-		"DELETE FROM trucker.quarantined_change WHERE truck_id = $1",
 		/* and what the last batch of a truck may have added after it had been dropped */
+		"DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
+		"DELETE FROM trucker.quarantined_change WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
 		"DELETE FROM trucker.output_table WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)"
 	};
 
@@ -81,6 +81,9 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 void
 trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point, const char *slot_name)
 {
+	/* what a last batch, which did not know of the resync, has put into quarantine after it */
+	trucker_catalog_write("DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
+	trucker_catalog_write("DELETE FROM trucker.quarantined_change WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
 	trucker_catalog_write("UPDATE trucker.input_table SET from_lsn = $2::pg_lsn WHERE truck_id = $1",
 						  truck_id, psprintf("%X/%X", LSN_FORMAT_ARGS(consistent_point)), SPI_OK_UPDATE);
 	if (trucker_catalog_write("UPDATE trucker.truck_state SET needs_backfill = false, needs_reset = false "

@@ -199,6 +199,7 @@ foreach my $point (shuffle(@points), shuffle(@points))
 	my $pid = who_stops_at($point, $log);
 	wal_passes($node, int(rand(30_000)));
 	strike($way, $pid);
+	sql('INSERT INTO trouble VALUES (1)');
 	sql('SELECT trucker.start()');
 	load_runs();
 	wal_passes($node, int(rand(30_000)));
