@@ -79,7 +79,7 @@ trucker_stop_point(const char *point)
 
 	while (stops_at(point))
 	{
-		/* perhaps since before we came here */
+		/* the latch may have been set for it, and reset, before we came here */
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
