@@ -312,7 +312,7 @@ find_blame(const TruckerMember *member, int sqlstate)
 	const TruckerPipeline *pipeline = member->pipeline;
 	Blame		blame = {InvalidXLogRecPtr, false, false};
 	bool		quarantines = member->truck->on_error == TRUCKER_ON_ERROR_QUARANTINE &&
-		!is_transient(sqlstate) && !member->lost;
+		!is_transient(sqlstate) && !member->lost && !member->pipeline->quarantine->full;
 
 	if (!pipeline->in_batch || pipeline->nsources == 0 || member->on_trial)
 		return blame;

@@ -63,8 +63,9 @@ trucker_quarantine_reload(TruckerQuarantine *quarantine)
 	quarantine->tables = NULL;
 	quarantine->keys = NULL;
 	quarantine->nchanges = 0;
-	quarantine->stale = false;
+	quarantine->stale = true;
 	trucker_quarantine_read(quarantine);
+	quarantine->stale = false;
 }
 
 bool

@@ -330,6 +330,15 @@ sql(q{SELECT trucker.start('strict')});
 same_as_source('strict', 'item', 'started');
 becomes(q{SELECT quarantined = 0 AND state = 'streaming' FROM trucker.status WHERE truck = 'strict'}, 'with nothing in quarantine');
 
+# ... also where it is parked changes that are too many
+sql(q{ALTER TABLE strict_out ADD CONSTRAINT no_thirteen_yet CHECK (v <> 13) NOT VALID; UPDATE item SET v = 13 WHERE id = 9});
+there('strict', 'one that fails');
+sql("UPDATE item SET v = 900 + $_ WHERE id = 9") foreach 1 .. 6;
+becomes(q{SELECT state = 'failed' AND quarantined = 5 FROM trucker.status WHERE truck = 'strict'}, 'a row that is changed too often');
+sql(q{ALTER TABLE strict_out DROP CONSTRAINT no_thirteen_yet; SELECT trucker.retry_quarantined('strict'); SELECT trucker.start('strict')});
+same_as_source('strict', 'item', 'retried before it goes on');
+becomes(q{SELECT quarantined = 0 AND state = 'streaming' FROM trucker.status WHERE truck = 'strict'}, 'there is room again');
+
 # ... also for one source transaction that has more
 sql(q{ALTER TABLE strict_out ADD CONSTRAINT nothing CHECK (v < -1) NOT VALID});
 sql('UPDATE item SET v = 1500');
@@ -452,6 +461,7 @@ like($stderr, qr/NOTICE:  3 quarantined transactions of truck "strict" are disca
 sql('ALTER TABLE strict_out DROP CONSTRAINT no_thirteen');
 same_as_source('strict', 'item', 'loaded anew');
 is(sql('SELECT count(*) FROM trucker.quarantine'), '0', 'with nothing in quarantine');
+is(sql(q{SELECT count(*) FROM trucker.output_table AS o JOIN pg_class AS c ON c.oid = o.relid WHERE c.relnamespace = 'trucker'::regnamespace}), '0', 'what trucker keeps is not taken for what trucks write');
 
 sql(q{
 CREATE TABLE other (LIKE item INCLUDING ALL);
