@@ -57,6 +57,8 @@ CREATE TABLE trucker.truck_state (
 	needs_reset    boolean NOT NULL DEFAULT false,
 	lost           boolean NOT NULL DEFAULT false,
 	failed         boolean NOT NULL DEFAULT false,	-- stopped by an error, as on_error says
+	failed_lsn     pg_lsn,		-- commit of the source transaction whose error last_error is, if that is known
+	skip_lsn       pg_lsn,		-- commit of the one that shall be passed over, as skip() says
 	applied_lsn    pg_lsn,		-- noted when it changes streams, or its slot is held back for others: all before it is at the destination
 	last_error     text,
 	last_error_at  timestamptz,
@@ -110,6 +112,47 @@ CREATE TABLE trucker.output_table (
 COMMENT ON TABLE trucker.output_table IS
 'tables that each truck writes, by its plans or by what it has done since it was started; not dumped';
 
+-- Source transactions that a truck has put into quarantine, as on_error says; and, without
+-- an error of their own, later ones that changed the same rows.  (apart.c)
+CREATE TABLE trucker.quarantined_transaction (
+	id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	truck_id       uuid NOT NULL,
+	lsn            pg_lsn NOT NULL,		-- of its commit
+	xid            bigint NOT NULL,
+	committed_at   timestamptz NOT NULL,
+	error          text,
+	behind         bigint,		-- without an error: the one that held one of its keys
+	quarantined_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	retry          boolean NOT NULL DEFAULT false,	-- somebody wants it to be applied
+	retried_at     timestamptz,
+	retry_error    text,
+	UNIQUE (truck_id, lsn)
+);
+COMMENT ON TABLE trucker.quarantined_transaction IS
+'source transactions of which changes are in quarantine; not dumped';
+
+-- Their changes, as the output plugin wrote them.
+CREATE TABLE trucker.quarantined_change (
+	id          bigint NOT NULL,
+	seq         integer NOT NULL,
+	truck_id    uuid NOT NULL,
+	relid       oid NOT NULL,
+	table_name  text NOT NULL,
+	operation   text NOT NULL,
+	made_of     bigint NOT NULL,	-- stands for the columns of the key
+	keys        bigint[],			-- hashes of the row's keys; NULL: it may be any row
+	new_names   text[],
+	new_attnums integer[],
+	new_values  text[],
+	old_names   text[],
+	old_attnums integer[],
+	old_values  text[],
+	PRIMARY KEY (id, seq)
+);
+CREATE INDEX quarantined_change_truck ON trucker.quarantined_change (truck_id);
+COMMENT ON TABLE trucker.quarantined_change IS
+'changes in quarantine, shown to the truck''s owner by the view trucker.quarantine; not dumped';
+
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
@@ -119,6 +162,8 @@ ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.quarantined_transaction ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.quarantined_change ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
@@ -156,6 +201,31 @@ CREATE FUNCTION trucker.resync(name text)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_resync';
 COMMENT ON FUNCTION trucker.resync(text) IS
 'forget the position; the truck then runs its option reset_sql and backfills again, in one transaction';
+
+CREATE FUNCTION trucker.retry_quarantined(id bigint)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_retry_quarantined';
+COMMENT ON FUNCTION trucker.retry_quarantined(bigint) IS
+'let the truck apply a quarantined transaction, and after it those that are there only because of it, from this transaction''s commit on';
+
+CREATE FUNCTION trucker.retry_quarantined(name text)
+RETURNS bigint LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_retry_all_quarantined';
+COMMENT ON FUNCTION trucker.retry_quarantined(text) IS
+'let a truck apply all that it has in quarantine, in the order of the commits; how many source transactions that are';
+
+CREATE FUNCTION trucker.discard_quarantined(id bigint)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_discard_quarantined';
+COMMENT ON FUNCTION trucker.discard_quarantined(bigint) IS
+'forget a quarantined transaction: it will never be applied';
+
+CREATE FUNCTION trucker.discard_quarantined(name text)
+RETURNS bigint LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_discard_all_quarantined';
+COMMENT ON FUNCTION trucker.discard_quarantined(text) IS
+'forget all that a truck has in quarantine; how many source transactions that were';
+
+CREATE FUNCTION trucker.skip(name text, lsn pg_lsn)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_skip';
+COMMENT ON FUNCTION trucker.skip(text, pg_lsn) IS
+'let a truck pass over the source transaction that it fails at, which commits at lsn (column failed_lsn of trucker.status); it will never be applied';
 
 CREATE FUNCTION trucker.wait_for(name text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s')
 RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wait_for';
@@ -223,6 +293,8 @@ SELECT t.name AS truck,
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
 	   coalesce(u.reason, s.last_error) AS last_error,
 	   coalesce(u.since, s.last_error_at) AS last_error_at,
+	   CASE WHEN s.failed_lsn >= coalesce(greatest(w.applied_lsn, p.lsn, s.applied_lsn), '0/0') THEN s.failed_lsn END AS failed_lsn,
+	   (SELECT count(*) FROM trucker.quarantined_change c WHERE c.truck_id = t.id) AS quarantined,
 	   coalesce(w.next_retry_at, CASE WHEN v.pid IS NULL THEN v.launch_after END) AS next_retry_at,
 	   CASE WHEN NOT s.lost AND u.reason IS NULL
 			THEN trucker.wal_warning(x.slot_name, CASE WHEN NOT s.needs_backfill
@@ -240,6 +312,20 @@ WHERE pg_catalog.pg_has_role(t.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_rea
 COMMENT ON VIEW trucker.status IS
 'one row a truck: what it does, how far behind it is, what it waits for, and the last error; others'' trucks are shown to members of pg_read_all_stats';
 
+-- Row data of the truck's inputs: for its owner's eyes only, not for pg_read_all_stats.
+CREATE VIEW trucker.quarantine WITH (security_barrier) AS
+SELECT q.id, c.seq, t.name AS truck, q.lsn, q.xid, q.committed_at, c.table_name, c.operation,
+	   pg_catalog.jsonb_object(c.old_names, c.old_values) AS old,
+	   pg_catalog.jsonb_object(c.new_names, c.new_values) AS new,
+	   coalesce(q.error, 'one of its keys was in quarantine, since ' || q.behind) AS error,
+	   q.behind, q.quarantined_at, q.retry AS to_be_retried, q.retried_at, q.retry_error
+FROM trucker.truck t
+JOIN trucker.quarantined_transaction q ON q.truck_id = t.id
+JOIN trucker.quarantined_change c ON c.id = q.id
+WHERE pg_catalog.pg_has_role(t.owner, 'USAGE');
+COMMENT ON VIEW trucker.quarantine IS
+'one row a change that is in quarantine, for the truck''s owner: its values, the error, and what became of retries';
+
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
@@ -248,7 +334,10 @@ REVOKE ALL ON FUNCTION
 	trucker.create_truck(text, regclass[], text, text, name, jsonb),
 	trucker.alter_truck(text, regclass[], text, text, jsonb),
 	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
-	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval)
+	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
+	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
+	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
+	trucker.skip(text, pg_lsn)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
-GRANT SELECT ON trucker.status TO PUBLIC;
+GRANT SELECT ON trucker.status, trucker.quarantine TO PUBLIC;

@@ -192,6 +192,7 @@ SELECT options, refusal(options => options::jsonb) FROM (VALUES
 	('{"stream": "' || repeat('s', 64) || '"}'),
 	('{"on_error": "retry"}'),
 	('{"on_error": "stop"}'),
+	('{"on_error": "quarantine"}'),
 	('{"on_error": "Stop"}'),
 	('{"on_error": null}'),
 	('{"on_error": true}')) AS v(options);

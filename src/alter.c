@@ -31,6 +31,7 @@
 #include "api.h"
 #include "check.h"
 #include "program.h"
+#include "quarantine.h"
 #include "state.h"
 #include "stream.h"
 #include "worker.h"
@@ -151,6 +152,7 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	List	   *written = NIL;
 	bool		runs;
 	bool		moves;
+	uint64		discarded;
 
 	*truck = *old;
 	if (!PG_ARGISNULL(1))
@@ -172,6 +174,11 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	if (runs)
 		trucker_written_start(truck, written, false);
 	trucker_state_remove_inputs(&truck->id);
+	discarded = trucker_quarantine_discard_others(&truck->id, truck->ninputs, truck->inputs);
+	if (discarded > 0)
+		ereport(NOTICE,
+				(errmsg(UINT64_FORMAT " quarantined changes of tables that truck \"%s\" reads no more are discarded",
+						discarded, truck->name)));
 	if (!truck->needs_backfill && !truck->lost && !truck->backfill)
 		begin_reading(truck);
 	moves = truck->role != old->role || strcmp(truck->stream_name, old->stream_name) != 0;

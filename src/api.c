@@ -31,6 +31,7 @@
 #include "check.h"
 #include "position.h"
 #include "program.h"
+#include "quarantine.h"
 #include "shmem.h"
 #include "state.h"
 #include "truck.h"
@@ -286,6 +287,7 @@ Datum
 trucker_resync(PG_FUNCTION_ARGS)
 {
 	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	uint64		discarded;
 
 	if (truck->backfill && truck->reset_sql == NULL)
 		ereport(NOTICE,
@@ -295,6 +297,10 @@ trucker_resync(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("truck \"%s\" has the option \"backfill\": false", truck->name),
 				 errdetail("Changes that it has not applied yet are skipped; it goes on with those made from now on.")));
+	discarded = trucker_quarantine_discard(&truck->id, TRUCKER_QUARANTINE_ALL);
+	if (discarded > 0)
+		ereport(NOTICE,
+				(errmsg(UINT64_FORMAT " quarantined transactions of truck \"%s\" are discarded", discarded, truck->name)));
 	trucker_state_request_resync(&truck->id);
 	if (truck->enabled)
 	{

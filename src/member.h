@@ -39,6 +39,12 @@ typedef struct TruckerMember
 	bool		moved;			/* the home carries it from now on */
 	bool		must_stay;		/* it could not leave: it is tried again among the others */
 	int			patience;		/* how often its time among others has been doubled */
+
+	XLogRecPtr	culprit_lsn;	/* the source transaction that is to be put into quarantine */
+	char	   *culprit_error;	/* why; NULL: none is */
+	bool		sets_apart;		/* it is being put there */
+	bool		on_trial;		/* an error of the step says nothing about the truck */
+	char	   *trial_error;	/* what it was; NULL: there was none */
 } TruckerMember;
 
 /* A step of a member's work that may fail. */

@@ -97,6 +97,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	trucker_written_begin(pipeline->written);
 	pipeline->in_batch = true;
 	pipeline->batch_rows = 0;
+	pipeline->nsources = 0;
 	pipeline->batch_started = GetCurrentTimestamp();
 	pipeline->nunseen = 0;
 	pipeline->toast_taken = NULL;
@@ -108,6 +109,9 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	trucker_truck_check_role(truck);
 	pipeline->role_is_superuser = superuser_arg(truck->role);
+	/* an imported snapshot may be older than what is there */
+	if (pipeline->quarantine && pipeline->quarantine->stale && snapshot == NULL)
+		trucker_quarantine_reload(pipeline->quarantine);
 }
 
 static void
@@ -115,6 +119,8 @@ forget_batch(TruckerPipeline *pipeline)
 {
 	trucker_give_way_in_deadlocks(false);
 	pipeline->in_batch = false;
+	pipeline->replaying = false;
+	pipeline->parked = NULL;
 	pipeline->run_started = 0;
 	pipeline->in_truncate = false;
 	pipeline->ncollected = 0;
@@ -139,6 +145,7 @@ forget_program(TruckerInput *input)
 	input->context = NULL;
 	input->run = NULL;
 	input->net = NULL;
+	input->hasher = NULL;
 }
 
 /*
@@ -149,6 +156,8 @@ void
 trucker_pipeline_rollback(TruckerPipeline *pipeline)
 {
 	trucker_position_aborted(pipeline->position);
+	if (pipeline->quarantine && pipeline->quarantine->held != NIL)
+		pipeline->quarantine->stale = true;
 	for (int i = 0; i < pipeline->ninputs; i++)
 		forget_program(&pipeline->inputs[i]);
 	forget_batch(pipeline);
@@ -445,6 +454,8 @@ trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *m
 	pipeline->xid = message->xid;
 	pipeline->commit_lsn = message->commit_lsn;
 	pipeline->committed_at = message->committed_at;
+	pipeline->nsources++;
+	pipeline->parked = NULL;
 	note_source(pipeline, message->xid);
 	if (pipeline->toast_taken)
 		hash_destroy(pipeline->toast_taken);
@@ -595,9 +606,11 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 	MemoryContext old = MemoryContextSwitchTo(pipeline->change_context);
 
 	pipeline->changing = input;
-	if (message->kind == TRUCKER_MSG_TRUNCATE)
+	if (trucker_apart_park(pipeline, input, message))
+		CHECK_FOR_INTERRUPTS();
+	else if (message->kind == TRUCKER_MSG_TRUNCATE)
 		handle_truncate(pipeline, input);
-	else if (message->kind == TRUCKER_MSG_INSERT || !pipeline->truck->inserts_only)
+	else if (!trucker_apart_ignores(pipeline, message))
 		handle_row(pipeline, input, message);
 	pipeline->changing = NULL;
 	MemoryContextSwitchTo(old);
@@ -635,6 +648,14 @@ trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 	pipeline->output->write_position(pipeline->position, position);
 	commit(pipeline);
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
+}
+
+/* Finish a batch that does not move the position: what it applied was passed long ago. */
+void
+trucker_pipeline_commit_aside(TruckerPipeline *pipeline)
+{
+	execute_collected(pipeline);
+	commit(pipeline);
 }
 
 /* Finish a batch that held no changes; nothing is written. */

@@ -11,7 +11,10 @@
  *
  * After an error the source transactions up to the failed one are applied one by
  * one for that truck, so that those before it are committed, and the error names
- * the one.
+ * the one.  Such a one may be put into quarantine (apart.c), or be skipped because
+ * trucker.skip() says so.  Both need the kept batch, as its changes must be there once
+ * more, or must be known not to have been taken: so up to there it is kept for a truck
+ * that is the only active one, too.
  */
 #include "trucker.h"
 
@@ -26,6 +29,7 @@
 
 #include "shmem.h"
 #include "slots.h"
+#include "state.h"
 #include "stream.h"
 #include "written.h"
 
@@ -92,7 +96,15 @@ trucker_receive_confirm(TruckerStream *stream, bool force)
 static bool
 goes_alone(const TruckerMember *member, XLogRecPtr commit_lsn)
 {
-	return commit_lsn <= member->failed_lsn;
+	return commit_lsn <= Max(member->failed_lsn, member->truck->skip_lsn);
+}
+
+/* Must the batch that begins with this source transaction be kept, even for one truck? */
+static bool
+must_be_kept(const TruckerMember *member, XLogRecPtr commit_lsn)
+{
+	return commit_lsn <= member->truck->skip_lsn ||
+		(member->truck->on_error == TRUCKER_ON_ERROR_QUARANTINE && goes_alone(member, commit_lsn));
 }
 
 static bool
@@ -124,6 +136,26 @@ commit_batch(TruckerStream *stream, TruckerMember *member, XLogRecPtr end_lsn)
 	trucker_pipeline_commit(member->pipeline, end_lsn);
 }
 
+/* Pass over a source transaction, because trucker.skip() says so; with no batch open. */
+static void
+skip_source(TruckerStream *stream, TruckerMember *member, const TruckerSource *source)
+{
+	TruckerPipeline *pipeline = member->pipeline;
+	const char *done;
+
+	trucker_pipeline_begin_batch(pipeline, NULL);
+	MemoryContextSwitchTo(stream->message_context);
+	trucker_pipeline_begin_source(pipeline, &source->begin);
+	done = psprintf("source transaction %u committed at %X/%X was skipped, as trucker.skip() had asked",
+					source->begin.xid, LSN_FORMAT_ARGS(source->begin.commit_lsn));
+	trucker_state_skipped(&member->truck_id, done);
+	trucker_stop_point("skip: written");
+	commit_batch(stream, member, source->begin.end_lsn);
+	member->truck->skip_lsn = InvalidXLogRecPtr;
+	ereport(LOG, (errmsg("truck \"%s\": %s", member->truck->name, done), errhidecontext(true)));
+	trucker_stop_point("skip: committed");
+}
+
 /* Apply the kept batch for one truck. */
 static void
 apply_batch(TruckerMember *member, void *arg)
@@ -145,6 +177,12 @@ apply_batch(TruckerMember *member, void *arg)
 			if (current && current != source && pipeline->in_batch &&
 				goes_alone(member, current->begin.commit_lsn))
 				commit_batch(stream, member, current->begin.end_lsn);
+			if (source->begin.commit_lsn == member->truck->skip_lsn)
+			{
+				skip_source(stream, member, source);
+				current = NULL;
+				continue;
+			}
 			if (!pipeline->in_batch)
 			{
 				trucker_pipeline_begin_batch(pipeline, NULL);
@@ -160,6 +198,80 @@ apply_batch(TruckerMember *member, void *arg)
 	}
 	if (pipeline->in_batch)
 		commit_batch(stream, member, stream->batch_end);
+}
+
+/*
+ * Put the member's culprit, which is in the kept batch, into quarantine, and move the
+ * position behind it.
+ */
+static void
+set_culprit_apart(TruckerMember *member, void *arg)
+{
+	TruckerStream *stream = arg;
+	TruckerPipeline *pipeline = member->pipeline;
+	const TruckerSource *culprit = NULL;
+	const TruckerSource *source;
+	TruckerMessage message;
+	int			number;
+	int64		nchanges;
+
+	trucker_pipeline_begin_batch(pipeline, NULL);
+	trucker_batch_read(stream->batch, member->ntables, member->tables);
+	while (trucker_batch_next(stream->batch, &source, &number, &message))
+	{
+		Oid			relid = relid_of(&stream->tables[number], member, source->begin.commit_lsn);
+
+		MemoryContextSwitchTo(stream->message_context);
+		if (OidIsValid(relid) && source->begin.commit_lsn == member->culprit_lsn)
+		{
+			if (culprit == NULL)
+				trucker_pipeline_begin_source(pipeline, &source->begin);
+			culprit = source;
+			trucker_apart_add(pipeline, relid, &message, member->culprit_error);
+			CHECK_FOR_INTERRUPTS();
+		}
+		MemoryContextReset(stream->message_context);
+	}
+	if (culprit == NULL)
+		elog(ERROR, "the source transaction committed at %X/%X is not in the batch",
+			 LSN_FORMAT_ARGS(member->culprit_lsn));
+	nchanges = pipeline->batch_rows;
+	trucker_stop_point("quarantine: written");
+	commit_batch(stream, member, culprit->begin.end_lsn);
+	ereport(LOG,
+			(errmsg("truck \"%s\": source transaction %u committed at %X/%X has been put into quarantine",
+					member->truck->name, culprit->begin.xid, LSN_FORMAT_ARGS(culprit->begin.commit_lsn)),
+			 errdetail("It has " INT64_FORMAT " changes for the truck, which goes on without them.", nchanges),
+			 errhidecontext(true)));
+	trucker_stop_point("quarantine: committed");
+}
+
+/* The same as a step that may fail; false: it has. */
+static bool
+handle_culprit(TruckerStream *stream, TruckerMember *member, bool alone)
+{
+	bool		done;
+
+	member->sets_apart = true;
+	done = trucker_member_try(member, set_culprit_apart, stream, alone);
+	member->sets_apart = false;
+	pfree(member->culprit_error);
+	member->culprit_error = NULL;
+	if (!done)
+		trucker_member_set_aside(member);
+	return done;
+}
+
+/* The kept batch for one truck: applied, but for what goes into quarantine.  False: it is set aside. */
+static bool
+apply_for_member(TruckerStream *stream, TruckerMember *member)
+{
+	bool		alone = stream->nactive == 1;
+
+	while (!trucker_member_try(member, apply_batch, stream, alone))
+		if (member->culprit_error == NULL || !handle_culprit(stream, member, alone))
+			return false;
+	return true;
 }
 
 /* Which active trucks read a table that occurs in the batch? */
@@ -217,7 +329,7 @@ apply_to_all(TruckerStream *stream)
 
 		if (!member->in_batch || !member->active)
 			continue;
-		if (!trucker_member_try(member, apply_batch, stream, stream->nactive == 1))
+		if (!apply_for_member(stream, member))
 			stream->nactive--;
 		trucker_stop_point("applied for one truck");
 		CHECK_FOR_INTERRUPTS();
@@ -306,7 +418,8 @@ begin_source(TruckerStream *stream, const TruckerMessage *message)
 		ListCell   *lc;
 
 		foreach(lc, stream->members)
-			if (((TruckerMember *) lfirst(lc))->active)
+			if (((TruckerMember *) lfirst(lc))->active &&
+				!must_be_kept(lfirst(lc), message->commit_lsn))
 				stream->direct = lfirst(lc);
 	}
 }

@@ -51,7 +51,10 @@ extern bool trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
 extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
 extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point,
 										 const char *slot_name);
-extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
+extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed,
+									   XLogRecPtr failed_lsn);
+extern void trucker_state_ask_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
+extern void trucker_state_skipped(const pg_uuid_t *truck_id, const char *message);
 extern List *trucker_state_unreadable_trucks(void);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
 extern void trucker_state_touch(const pg_uuid_t *truck_id);

@@ -301,7 +301,7 @@ pass_must_end(TruckerStream *stream)
 		return false;
 
 	/* under load, not behind each source transaction */
-	poked = trucker_worker_is_poked();
+	poked = trucker_worker_is_poked() || trucker_retry_is_due(stream);
 	if (!poked && !TimestampDifferenceExceeds(stream->looked_at, GetCurrentTimestamp(), LOOK_INTERVAL_MS))
 		return false;
 	stream->looked_at = GetCurrentTimestamp();
@@ -310,6 +310,8 @@ pass_must_end(TruckerStream *stream)
 		if (trucker_roster_refresh(stream))
 			return true;
 	}
+	if (trucker_retry_is_due(stream))
+		trucker_retry_work(stream);
 	if (trucker_added_is_due(stream))
 		return true;
 	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
@@ -371,6 +373,7 @@ trucker_stream_follow(TruckerStream *stream)
 			break;
 		trucker_roster_activate(stream);
 		compile_new(stream);
+		trucker_retry_work(stream);
 		trucker_transition_let_leave(stream);
 		if (stream->rekeyed)
 			continue;

@@ -121,6 +121,10 @@ extern void trucker_transition_reopen(TruckerStream *stream);
 extern bool trucker_transition_promote(TruckerStream *stream);
 extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *member);
 
+/* in retry.c */
+extern bool trucker_retry_is_due(const TruckerStream *stream);
+extern void trucker_retry_work(TruckerStream *stream);
+
 /* in first_start.c */
 extern bool trucker_first_start(TruckerStream *stream);
 extern void trucker_first_start_abandon(void);

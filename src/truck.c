@@ -32,7 +32,7 @@
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
 	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " TRUCKER_UNREADABLE ", " \
 	"s.truck_id IS NULL, s.stream_id, coalesce(s.failed, false), " \
-	"coalesce(s.applied_lsn, '0/0'), t.xmin::text " \
+	"coalesce(s.applied_lsn, '0/0'), t.xmin::text, coalesce(s.failed_lsn, '0/0'), coalesce(s.skip_lsn, '0/0') " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 static TruckerTruck *
@@ -68,6 +68,8 @@ form_truck(HeapTuple tuple)
 	truck->failed = trucker_bool_column(tuple, 17);
 	truck->applied_lsn = DatumGetLSN(trucker_column(tuple, 18, &isnull));
 	truck->version = trucker_text_column(tuple, 19);
+	truck->failed_lsn = DatumGetLSN(trucker_column(tuple, 20, &isnull));
+	truck->skip_lsn = DatumGetLSN(trucker_column(tuple, 21, &isnull));
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -165,7 +167,8 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 	};
 	static const char *const on_error[] = {
 		[TRUCKER_ON_ERROR_RETRY] = "retry",
-		[TRUCKER_ON_ERROR_STOP] = "stop"
+		[TRUCKER_ON_ERROR_STOP] = "stop",
+		[TRUCKER_ON_ERROR_QUARANTINE] = "quarantine"
 	};
 	static const char *const toast[] = {"exact", "current"};
 
@@ -183,7 +186,7 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		truck->stream_name = name_option(key, value);
 	else if (strcmp(key, "on_error") == 0)
 		truck->on_error = word_option(key, value, on_error, lengthof(on_error),
-									  "\"retry\" or \"stop\"");
+									  "\"retry\", \"stop\" or \"quarantine\"");
 	else if (strcmp(key, "on_truncate") == 0)
 		truck->on_truncate = word_option(key, value, on_truncate, lengthof(on_truncate),
 										 "\"error\", \"ignore\" or \"run\"");
