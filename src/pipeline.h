@@ -8,6 +8,7 @@
 #include "changeset.h"
 #include "decoder.h"
 #include "net.h"
+#include "part.h"
 #include "program.h"
 #include "utils/hsearch.h"
 #include "written.h"
@@ -22,6 +23,8 @@ typedef struct TruckerInput
 	TruckerRun *run;
 	TruckerRow *row;
 	TruckerNet *net;			/* NULL: each change counts */
+	TruckerParts *parts;		/* partitions whose changes have come; NULL: it has none */
+	XLogRecPtr	truncated_at;	/* the record that has truncated it, of which each partition tells as well */
 } TruckerInput;
 
 typedef struct TruckerPipeline
