@@ -134,8 +134,9 @@ trucker_argument_inputs(TruckerTruck *truck, ArrayType *array)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("input_tables names a table twice")));
-		refuse_part_and_whole(truck, i);
 	}
+	for (int i = 0; i < truck->ninputs; i++)
+		refuse_part_and_whole(truck, i);
 }
 
 /* The option role of a truck that the current user creates or alters. */

@@ -26,6 +26,7 @@
 #include "check.h"
 #include "decoder.h"
 #include "identity.h"
+#include "part.h"
 #include "pipeline.h"
 #include "program.h"
 #include "toast.h"
@@ -105,8 +106,8 @@ warn(const TruckerTruck *truck, const TruckerProgram *program)
 				(errmsg("updates of table %s do not carry large values of column \"%s\" that they leave unchanged",
 						relation->name, column),
 				 errdetail("If such a row is changed again before the truck has read it from the table, the truck stops."),
-				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL, or create the truck with the option \"toast\": \"current\".",
-						 relation->name)));
+				 errhint("%s Or create the truck with the option \"toast\": \"current\".",
+						 trucker_parts_alter_all(relation))));
 
 	if (!trucker_wal2json.loses_nan)
 		return;

@@ -218,6 +218,14 @@ trucker_parts_alter(List *names)
 	return text.data;
 }
 
+/* The same for what does not log whole rows: the table, or partitions of it. */
+char *
+trucker_parts_alter_all(const TruckerRelation *relation)
+{
+	return trucker_parts_alter(relation->is_partitioned && relation->parts_not_full != NIL ?
+							   relation->parts_not_full : list_make1(relation->name));
+}
+
 /* ----
  * Where their columns lie
  * ----

@@ -14,6 +14,7 @@ typedef struct TruckerParts TruckerParts;
 extern void trucker_parts_describe(TruckerRelation *relation, Relation rel);
 extern bool trucker_parts_are_current(const TruckerRelation *relation, Relation rel);
 extern char *trucker_parts_alter(List *names);
+extern char *trucker_parts_alter_all(const TruckerRelation *relation);
 
 extern TruckerPart *trucker_part_build(const TruckerRelation *relation, Oid relid, Relation rel);
 extern TruckerParts *trucker_parts_create(void);

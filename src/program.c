@@ -348,8 +348,7 @@ check_old_columns(const TruckerTruck *truck, const TruckerProgram *program)
 						NameStr(TupleDescAttr(relation->desc, column->number - 1)->attname),
 						relation->name),
 				 errdetail("Only the columns of the replica identity have old values in the WAL."),
-				 errhint("%s", trucker_parts_alter(relation->is_partitioned && relation->parts_not_full != NIL ?
-												   relation->parts_not_full : list_make1(relation->name)))));
+				 errhint("%s", trucker_parts_alter_all(relation))));
 	}
 }
 
