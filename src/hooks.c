@@ -326,8 +326,7 @@ look_at_inputs(Node *node)
 		return;
 	CommandCounterIncrement();
 	/* what a truck's SQL does must be decoded as well */
-	trucker_written_show();
-	if (trucker_ddl_note(altered_lsn, renames_schema(node)) == 0)
+	if (trucker_ddl_note(altered_lsn, renames_schema(node), trucker_written_show) == 0)
 		return;
 	ereport(WARNING,
 			(errmsg("trucks that read this table cannot go on"),

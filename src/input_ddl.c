@@ -43,6 +43,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
@@ -163,11 +164,21 @@ static bool
 has_rows(Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
-	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	TupleTableSlot *slot;
+	Snapshot	snapshot;
+	TableScanDesc scan;
+	bool		found;
 
+	/* a partition that is partitioned itself has none, but its partitions may */
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+	{
+		table_close(rel, AccessShareLock);
+		return false;
+	}
+	slot = table_slot_create(rel, NULL);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = table_beginscan(rel, snapshot, 0, NULL);
+	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	ExecDropSingleTupleTableSlot(slot);
@@ -238,10 +249,11 @@ trucker_ddl_parse(const char *content, List **relids)
  * a CommandCounterIncrement(): write down what it has done to them.  altered_lsn is
  * where the WAL stood when it had the lock on the first table that it altered, if
  * that is known.  Without a lock on the tables (a schema has been renamed): unlocked.
- * Returns how many trucks it has cost.
+ * before_message() is called if there is something to tell the streams.  Returns how
+ * many trucks it has cost.
  */
 int
-trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked)
+trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (void))
 {
 	TruckerCatalog access;
 	List	   *differences;
@@ -266,7 +278,10 @@ trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked)
 			relids = list_append_unique_oid(relids, difference->relid);
 	}
 	if (relids != NIL)
+	{
+		before_message();
 		lsn = write_message(relids);
+	}
 	if (!XLogRecPtrIsInvalid(altered_lsn))
 		lsn = altered_lsn;
 	foreach(lc, differences)

@@ -75,7 +75,7 @@ extern bool trucker_state_prune_names(const pg_uuid_t *truck_id, XLogRecPtr rest
 extern char *trucker_state_message_prefix(void);
 
 /* in input_ddl.c: DDL on input tables */
-extern int	trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked);
+extern int	trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (void));
 extern const char *trucker_ddl_unnoted(const pg_uuid_t *truck_id);
 extern uint64 trucker_ddl_parse(const char *content, List **relids);
 

@@ -175,6 +175,18 @@ is(run_ddl(q{BEGIN; ALTER TABLE whole ADD extra int DEFAULT 7; ALTER TABLE whole
 	'', 'columns are altered');
 all_same('altered columns');
 
+is(run_ddl(q{CREATE TABLE sub PARTITION OF whole FOR VALUES FROM (500) TO (600) PARTITION BY LIST (k); CREATE TABLE sub_1 PARTITION OF sub FOR VALUES IN (1);
+	INSERT INTO whole VALUES (500, 1, 'sub', 'x'); UPDATE sub SET v = 'of sub';
+	CREATE TABLE tree (LIKE whole) PARTITION BY LIST (k); CREATE TABLE tree_1 PARTITION OF tree FOR VALUES IN (1); CREATE TABLE tree_2 PARTITION OF tree DEFAULT;
+	INSERT INTO tree VALUES (600, 1, 'never', 'x'); TRUNCATE tree;
+	ALTER TABLE whole ATTACH PARTITION tree FOR VALUES FROM (600) TO (700); INSERT INTO whole VALUES (600, 1, 'tree', 'x'), (601, 2, 'tree', 'x'); UPDATE whole SET k = k + 1 WHERE id = 600}),
+	'', 'partitions that are partitioned are made and attached');
+all_same('partitions with partitions');
+is(run_ddl(q{DELETE FROM tree; ALTER TABLE whole DETACH PARTITION tree; INSERT INTO tree VALUES (602, 1, 'unseen', 'x'); DELETE FROM tree;
+	ALTER TABLE whole ATTACH PARTITION tree FOR VALUES FROM (600) TO (700); INSERT INTO whole VALUES (603, 1, 'seen', 'x'); DELETE FROM whole WHERE id = 603;
+	DELETE FROM whole WHERE id >= 500; DROP TABLE tree, sub}), '', 'they are detached, attached again, and dropped');
+all_same('partitions with partitions, gone');
+
 # What has been detached, or dropped, stays in the destination; nothing more comes.
 my $kept = sql('SELECT count(*) FROM whole WHERE id >= 400');
 is(run_ddl(q{BEGIN; INSERT INTO whole VALUES (410, 1, 'before', 'x'); ALTER TABLE whole DETACH PARTITION deep.w6; INSERT INTO deep.w6 VALUES ('x', 411, 1, 'after'); COMMIT;
@@ -268,6 +280,15 @@ becomes('bare', 'lost', qr/partition public\.far of input table public\.bare is 
 sql('DROP FOREIGN TABLE far', q{TRUNCATE bare_copy; SELECT trucker.resync('bare'); SELECT trucker.start('bare')});
 same_copy('bare', 'without it', 'bare');
 drop_truck('bare');
+
+# A partitioned table is added to a truck, and loaded alone.
+sql(q{CREATE TABLE adds (id int, k int, v text, big text, PRIMARY KEY (id, k)); INSERT INTO adds VALUES (-1, 1, 'a', 'b')}, mirror('adds', 'adds'));
+wait_state($node, 'adds', 'streaming');
+sql(q{SELECT trucker.alter_truck('adds', '{adds, whole}')}, q{UPDATE whole SET v = v || '*' WHERE id % 9 = 0}, 'CREATE TABLE w7 PARTITION OF whole FOR VALUES FROM (700) TO (800)', q{INSERT INTO whole VALUES (700, 1, 'new', 'x')});
+same_copy('adds', 'a partitioned table is added', '(SELECT id, k, v, big FROM whole UNION ALL TABLE adds) AS x');
+sql(q{UPDATE whole SET v = 'seven' WHERE id = 700; UPDATE adds SET v = 'aa'});
+same_copy('adds', 'and followed', '(SELECT id, k, v, big FROM whole UNION ALL TABLE adds) AS x');
+drop_truck('adds');
 
 ###
 ### TRUNCATE
