@@ -29,7 +29,6 @@ log_line_prefix = '%m [%p] '
 trucker.max_truck_delay = '500ms'
 trucker.retry_max_delay = '200ms'
 trucker.max_backfills = 1
-trucker.max_failures = 0
 });
 
 sub sql
@@ -265,7 +264,9 @@ foreach my $case (shuffle(@cases))
 	@hands = shuffle(@ways) unless @hands;
 	my $name = "$way at \"$point\"";
 
+	# one that is still on its way home would not come to the point
 	load_runs();
+	last unless all_home("before $name");
 	$how->{before}->() if $how->{before};
 	my $log = -s $node->logfile;
 	stop_at($point, 1);
