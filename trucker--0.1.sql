@@ -79,18 +79,34 @@ CREATE TABLE trucker.position (
 COMMENT ON TABLE trucker.position IS
 'up to where each truck''s destination holds its source; written in the transaction that writes the data; not dumped';
 
--- The names that input tables had at the truck's position.  The output plugin
--- filters by the name at the time of the change, so a rename must not be
--- forgotten before the changes made under the old name have been read.
+-- What the tables of which inputs consist were called, from which point of the WAL on:
+-- an input itself and, if it is partitioned, all its partitions.  The output plugin
+-- filters by the name at the time of the change, so names must not be forgotten
+-- before all changes made under them have been read.  The row of a table with the
+-- greatest named_lsn says what it is called now; rows are added by the transaction
+-- that alters.  (input_ddl.c, tables.c)
 CREATE TABLE trucker.input_table (
 	truck_id    uuid NOT NULL,
-	relid       oid NOT NULL,
-	schema_name text NOT NULL,
-	table_name  text NOT NULL,
-	from_lsn    pg_lsn			-- its changes below are in its backfill; NULL: it has yet to be loaded
+	relid       oid NOT NULL,	-- the input
+	from_lsn    pg_lsn,			-- its changes below are in its backfill; NULL: it has yet to be loaded
+	leaf        oid NOT NULL,	-- the input itself, or one of its partitions
+	schema_name text,
+	table_name  text,			-- NULL: from here on no part of the input; or, with a schema, it lacks a replica identity
+	named_lsn   pg_lsn NOT NULL DEFAULT '0/0',
+	named_by    xid8,			-- a transaction that did it without a lock on the table: for all others it holds from its commit on
+	commit_lsn  pg_lsn			-- that commit's; NULL: not known yet
 );							-- an input that was added by alter_truck has no row until it is loaded
 COMMENT ON TABLE trucker.input_table IS
-'names of the input tables as of each truck''s position; not dumped';
+'what input tables and their partitions were called at which point of the WAL; not dumped';
+
+-- DDL on input tables is told of in the WAL, by a logical message with this prefix,
+-- of which nobody else can know: messages of other prefixes are filtered out.
+CREATE TABLE trucker.message_prefix (
+	prefix text NOT NULL
+);
+INSERT INTO trucker.message_prefix VALUES ('trucker' || pg_catalog.translate(pg_catalog.gen_random_uuid()::text, '-', ''));
+COMMENT ON TABLE trucker.message_prefix IS
+'the secret prefix of trucker''s logical messages in this database; not dumped';
 
 -- Trucks whose input was altered so that its changes are no longer seen.  Rows are
 -- added by the transaction that alters: an insert neither waits for anybody nor
@@ -136,7 +152,9 @@ CREATE TABLE trucker.quarantined_change (
 	id          bigint NOT NULL,
 	seq         integer NOT NULL,
 	truck_id    uuid NOT NULL,
-	relid       oid NOT NULL,
+	relid       oid NOT NULL,		-- the input table
+	part        oid NOT NULL,		-- the partition of it that was changed; 0: it is not partitioned
+	record_lsn  pg_lsn NOT NULL,	-- of the change's own WAL record
 	table_name  text NOT NULL,
 	operation   text NOT NULL,
 	made_of     bigint NOT NULL,	-- stands for the columns of the key
@@ -160,6 +178,7 @@ ALTER TABLE trucker.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.truck_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.message_prefix ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_transaction ENABLE ROW LEVEL SECURITY;
@@ -267,6 +286,26 @@ END;
 COMMENT ON FUNCTION trucker.waiting_for(integer) IS
 'the processes and prepared transactions whose locks the given process waits for; NULL: none';
 
+CREATE FUNCTION trucker.input_parts(
+	input oid, OUT leaf oid, OUT schema_name text, OUT table_name text, OUT kind "char", OUT persistence "char",
+	OUT has_identity boolean)
+RETURNS SETOF record LANGUAGE sql STABLE
+BEGIN ATOMIC
+	WITH RECURSIVE part(relid) AS (
+		SELECT input_parts.input
+		UNION ALL
+		SELECT i.inhrelid FROM part JOIN pg_class c ON c.oid = part.relid AND c.relkind = 'p'
+		JOIN pg_inherits i ON i.inhparent = c.oid
+	)
+	SELECT c.oid, n.nspname::text, c.relname::text, c.relkind, c.relpersistence,
+		   c.relreplident = 'f' OR EXISTS (
+				SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
+				AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END)
+	FROM part JOIN pg_class c ON c.oid = part.relid JOIN pg_namespace n ON n.oid = c.relnamespace;
+END;
+COMMENT ON FUNCTION trucker.input_parts(oid) IS
+'the tables that an input table consists of: itself and, if it is partitioned, its partitions at any depth';
+
 /*
  * Views.
  */
@@ -337,7 +376,7 @@ REVOKE ALL ON FUNCTION
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
-	trucker.skip(text, pg_lsn)
+	trucker.skip(text, pg_lsn), trucker.input_parts(oid)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status, trucker.quarantine TO PUBLIC;

@@ -153,7 +153,7 @@ load(TruckerMember *member, void *arg)
 	trucker_conn_close(addition->replication->conn);
 	old = MemoryContextSwitchTo(pipeline->batch_context);
 	trucker_backfill_added(pipeline, member->unloaded, stream->read_until);
-	names = trucker_tables_current_names(member->truck, member->unloaded);
+	names = trucker_state_current_names(member->truck, member->unloaded);
 	foreach(lc, names)
 		((TruckerInputName *) lfirst(lc))->from_lsn = stream->read_until;
 	trucker_stop_point("added tables: read");
@@ -203,9 +203,7 @@ static void
 take_names(TruckerMember *member)
 {
 	StartTransactionCommand();
-	MemoryContextSwitchTo(member->context);
-	member->names = trucker_state_input_names(&member->truck_id);
-	member->unloaded = trucker_tables_unloaded(member->truck, &member->names);
+	trucker_member_read_names(member);
 	CommitTransactionCommand();
 }
 

@@ -109,7 +109,7 @@ set_options(TruckerTruck *truck, Jsonb *changes)
 static void
 begin_reading(const TruckerTruck *truck)
 {
-	List	   *names = trucker_state_input_names(&truck->id);
+	List	   *names = trucker_state_input_names(&truck->id, NULL);
 	List	   *unloaded = trucker_tables_unloaded(truck, &names);
 	ListCell   *lc;
 
@@ -122,7 +122,7 @@ begin_reading(const TruckerTruck *truck)
 		trucker_check_input_rights(truck, rel);
 		relation_close(rel, NoLock);
 	}
-	names = trucker_tables_current_names(truck, unloaded);
+	names = trucker_state_current_names(truck, unloaded);
 	foreach(lc, names)
 		((TruckerInputName *) lfirst(lc))->from_lsn = GetXLogInsertRecPtr();
 	trucker_state_add_input_names(&truck->id, names);

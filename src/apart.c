@@ -40,7 +40,8 @@ read_keys(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *
 		input->hasher = trucker_key_hasher_create(input->rel);
 		MemoryContextSwitchTo(old);
 	}
-	trucker_key_hasher_read(input->hasher, message, pipeline->decoder, keys);
+	trucker_key_hasher_read(input->hasher, pipeline->xid, trucker_pipeline_part(input, message), message,
+							pipeline->decoder, keys);
 }
 
 /* Put a change into quarantine: for an error, or because its key is there already. */

@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -88,6 +89,22 @@ check_name(const char *name)
 				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
 }
 
+/* A change of the one would reach the truck twice. */
+static void
+refuse_part_and_whole(const TruckerTruck *truck, int number)
+{
+	Oid			relid = truck->inputs[number];
+	List	   *wholes = get_rel_relispartition(relid) ? get_partition_ancestors(relid) : NIL;
+
+	for (int i = 0; i < truck->ninputs; i++)
+		if (list_member_oid(wholes, truck->inputs[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("input_tables names a partitioned table and its partition \"%s\"", get_rel_name(relid)),
+					 errdetail("Changes of the partition would reach the truck twice."),
+					 errhint("Name only the partitioned table: its partitions belong to it.")));
+}
+
 /* The argument that names the input tables. */
 void
 trucker_argument_inputs(TruckerTruck *truck, ArrayType *array)
@@ -119,6 +136,8 @@ trucker_argument_inputs(TruckerTruck *truck, ArrayType *array)
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("input_tables names a table twice")));
 	}
+	for (int i = 0; i < truck->ninputs; i++)
+		refuse_part_and_whole(truck, i);
 }
 
 /* The option role of a truck that the current user creates or alters. */

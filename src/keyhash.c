@@ -127,10 +127,13 @@ take_unchanged(TruckerKeyHasher *hasher)
 	}
 }
 
-/* The keys of a change.  Scratch is taken from the current memory context. */
+/*
+ * The keys of a change of the table, or of a partition of it, made by that transaction.
+ * Scratch is taken from the current memory context.
+ */
 void
-trucker_key_hasher_read(TruckerKeyHasher *hasher, const TruckerMessage *message,
-						const TruckerDecoder *decoder, TruckerRowKeys *keys)
+trucker_key_hasher_read(TruckerKeyHasher *hasher, TransactionId xid, const TruckerPart *part,
+						const TruckerMessage *message, const TruckerDecoder *decoder, TruckerRowKeys *keys)
 {
 	TruckerRow *row = hasher->row;
 
@@ -139,7 +142,8 @@ trucker_key_hasher_read(TruckerKeyHasher *hasher, const TruckerMessage *message,
 	keys->n = 0;
 	if (keys->any || hasher->relation->nkeys == 0)
 		return;
-	trucker_row_from_message(row, hasher->relation, message, decoder);
+	row->xid = xid;
+	trucker_row_from_message(row, hasher->relation, part, message, decoder);
 	if (row->operation == TRUCKER_UPDATE)
 		take_unchanged(hasher);
 	if (row->operation != TRUCKER_DELETE)

@@ -115,14 +115,45 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	member->position = trucker_position_load(&truck->id, member->truck->applied_lsn);
 	if (member->position->exists)
 		member->position->durable = Max(member->position->durable, slot_lsn);
-	member->names = trucker_state_input_names(&truck->id);
-	if (!member->truck->needs_backfill)
-		member->unloaded = trucker_tables_unloaded(member->truck, &member->names);
+	trucker_member_read_names(member);
 	member->load_at = GetFlushRecPtr(NULL);
 	member->pipeline = trucker_pipeline_create(member->truck, decoder, member->position);
 	member->pipeline->quarantine = trucker_quarantine_load(&truck->id);
 	MemoryContextSwitchTo(old);
 	return member;
+}
+
+/* What the inputs are called.  In a transaction. */
+void
+trucker_member_read_names(TruckerMember *member)
+{
+	MemoryContext old = MemoryContextSwitchTo(member->context);
+
+	member->names = trucker_state_input_names(&member->truck_id, &member->names_before);
+	member->unloaded = member->truck->needs_backfill ? NIL :
+		trucker_tables_unloaded(member->truck, &member->names);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * This transaction has altered inputs (Oid), and commits at commit_lsn: must the names
+ * be read again before it is applied?
+ */
+bool
+trucker_member_heeds_ddl(const TruckerMember *member, uint64 xid, const List *relids, XLogRecPtr commit_lsn)
+{
+	bool		reads = false;
+	ListCell   *lc;
+
+	foreach(lc, member->names)
+	{
+		const TruckerInputName *name = lfirst(lc);
+
+		if (name->named_by == xid && XLogRecPtrIsInvalid(name->commit_lsn))
+			return true;		/* it must be noted where it commits */
+		reads |= list_member_oid(relids, name->relid);
+	}
+	return reads && xid >= member->names_before && commit_lsn > member->names_lsn;
 }
 
 /* Not in a batch. */
@@ -425,6 +456,20 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	/* with these two it can go on at once */
 	if (member->trial_error == NULL && member->culprit_error == NULL)
 		trucker_member_set_aside(member);
+}
+
+/* The open batch, if there is one, is not to be: its changes are read again. */
+void
+trucker_member_drop_batch(TruckerMember *member)
+{
+	if (!member->pipeline->in_batch)
+		return;
+	HOLD_INTERRUPTS();
+	AbortOutOfAnyTransaction();
+	trucker_identity_reset();
+	trucker_pipeline_rollback(member->pipeline);
+	RESUME_INTERRUPTS();
+	member->compiled = false;
 }
 
 static void

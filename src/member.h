@@ -18,6 +18,8 @@ typedef struct TruckerMember
 	TruckerPosition *position;
 	TruckerPipeline *pipeline;
 	List	   *names;			/* of TruckerInputName: the inputs, as the plugin names them */
+	uint64		names_before;	/* what transactions before this one did is among them */
+	XLogRecPtr	names_lsn;		/* ... and what those did that committed here, or before */
 	List	   *unloaded;		/* Oids: inputs that were added, and have yet to be loaded */
 	XLogRecPtr	load_at;		/* ... when it has come so far */
 
@@ -58,6 +60,9 @@ extern bool trucker_member_try(TruckerMember *member, TruckerMemberStep step, vo
 extern void trucker_member_set_aside(TruckerMember *member);
 extern void trucker_member_progress(TruckerMember *member, XLogRecPtr lsn, TruckerState state);
 extern void trucker_member_raise_lost(TruckerMember *member, const char *why) pg_attribute_noreturn();
+extern void trucker_member_drop_batch(TruckerMember *member);
+extern bool trucker_member_heeds_ddl(const TruckerMember *member, uint64 xid, const List *relids, XLogRecPtr commit_lsn);
+extern void trucker_member_read_names(TruckerMember *member);
 extern void trucker_member_compile(TruckerMember *member, void *arg);
 extern void trucker_member_end_turn(void);
 extern void trucker_member_init(void);

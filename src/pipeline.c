@@ -36,6 +36,7 @@
 #include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
@@ -128,7 +129,11 @@ forget_batch(TruckerPipeline *pipeline)
 	pipeline->changing = NULL;
 	pipeline->toast_taken = NULL;
 	for (int i = 0; i < pipeline->ninputs; i++)
+	{
 		pipeline->inputs[i].rel = NULL;
+		if (pipeline->inputs[i].parts)
+			trucker_parts_close(pipeline->inputs[i].parts, false);
+	}
 	MemoryContextReset(pipeline->batch_context);
 	MemoryContextReset(pipeline->change_context);
 }
@@ -146,6 +151,7 @@ forget_program(TruckerInput *input)
 	input->run = NULL;
 	input->net = NULL;
 	input->hasher = NULL;
+	input->parts = NULL;
 }
 
 /*
@@ -185,6 +191,8 @@ compile(TruckerPipeline *pipeline, TruckerInput *input)
 	input->row = trucker_row_create(input->program->relation);
 	if (pipeline->truck->net)
 		input->net = trucker_net_create(input->program->relation, input->program->type);
+	if (input->program->relation->is_partitioned)
+		input->parts = trucker_parts_create();
 	MemoryContextSwitchTo(old);
 }
 
@@ -475,6 +483,22 @@ raise_truncated(const TruckerPipeline *pipeline, const TruckerInput *input)
 					 quote_literal_cstr(pipeline->truck->name))));
 }
 
+/* truncate_sql is about the whole table. */
+static void
+raise_part_truncated(const TruckerPipeline *pipeline, const TruckerInput *input, Oid leaf)
+{
+	char	   *name = get_rel_name(leaf);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("partition %s of input table %s has been truncated",
+					name ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(leaf)), name) : "(dropped)",
+					input->program->relation->name),
+			 errdetail("truncate_sql is run when the whole table is truncated, and cannot be for a partition."),
+			 errhint("SELECT trucker.resync(%s) loads the destination anew.  To have the rows deleted one by one, DELETE them.",
+					 quote_literal_cstr(pipeline->truck->name))));
+}
+
 /* Values that an update left out, because it left them unchanged. */
 static void
 complete_row(TruckerPipeline *pipeline, TruckerInput *input)
@@ -495,7 +519,7 @@ complete_row(TruckerPipeline *pipeline, TruckerInput *input)
 		MemoryContextSwitchTo(old);
 	}
 	wait_for_sources(pipeline);
-	trucker_toast_fill(input->row, input->rel, relation, input->program->type,
+	trucker_toast_fill(input->row, input->row->part ? input->row->part->rel : input->rel, relation, input->program->type,
 					   pipeline->truck->toast_current, pipeline->toast_taken);
 }
 
@@ -558,8 +582,14 @@ execute_truncate_sql(TruckerPipeline *pipeline, TruckerInput *input)
  * ignored, since rows have gone that they hold to be there.
  */
 static void
-handle_truncate(TruckerPipeline *pipeline, TruckerInput *input)
+handle_truncate(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
 {
+	if (!OidIsValid(message->leaf))
+		input->truncated_at = message->lsn;
+	else if (input->truncated_at == message->lsn)
+		return;					/* with the whole table */
+	else if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
+		raise_part_truncated(pipeline, input, message->leaf);
 	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_ERROR)
 		raise_truncated(pipeline, input);
 	pipeline->batch_rows++;
@@ -569,15 +599,25 @@ handle_truncate(TruckerPipeline *pipeline, TruckerInput *input)
 		execute_truncate_sql(pipeline, input);
 }
 
+/* The partition that a change is of, open until the batch ends; NULL: it is the table's own. */
+TruckerPart *
+trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message)
+{
+	if (input->parts == NULL || !OidIsValid(message->leaf))
+		return NULL;
+	return trucker_parts_open(input->parts, input->program->relation, message->leaf);
+}
+
 /* One change of a row. */
 static void
 handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
 {
 	TruckerRow *row = input->row;
 
-	trucker_row_from_message(row, input->program->relation, message, pipeline->decoder);
-	row->lsn = pipeline->commit_lsn;
 	row->xid = pipeline->xid;
+	trucker_row_from_message(row, input->program->relation, trucker_pipeline_part(input, message),
+							 message, pipeline->decoder);
+	row->lsn = pipeline->commit_lsn;
 	row->committed_at = pipeline->committed_at;
 	check_key(input);
 	if (input->net && !trucker_net_find(input->net, row))
@@ -609,7 +649,7 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 	if (trucker_apart_park(pipeline, input, message))
 		CHECK_FOR_INTERRUPTS();
 	else if (message->kind == TRUCKER_MSG_TRUNCATE)
-		handle_truncate(pipeline, input);
+		handle_truncate(pipeline, input, message);
 	else if (!trucker_apart_ignores(pipeline, message))
 		handle_row(pipeline, input, message);
 	pipeline->changing = NULL;
@@ -625,6 +665,8 @@ commit(TruckerPipeline *pipeline)
 		if (pipeline->inputs[i].rel)
 			relation_close(pipeline->inputs[i].rel, NoLock);
 		pipeline->inputs[i].rel = NULL;
+		if (pipeline->inputs[i].parts)
+			trucker_parts_close(pipeline->inputs[i].parts, true);
 	}
 	PopActiveSnapshot();
 	trucker_identity_commit();

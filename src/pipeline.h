@@ -8,6 +8,7 @@
 #include "changeset.h"
 #include "decoder.h"
 #include "net.h"
+#include "part.h"
 #include "program.h"
 #include "quarantine.h"
 #include "utils/hsearch.h"
@@ -24,6 +25,8 @@ typedef struct TruckerInput
 	TruckerRow *row;
 	TruckerNet *net;			/* NULL: each change counts */
 	TruckerKeyHasher *hasher;	/* NULL: not needed yet */
+	TruckerParts *parts;		/* partitions whose changes have come; NULL: it has none */
+	XLogRecPtr	truncated_at;	/* the record that has truncated it, of which each partition tells as well */
 } TruckerInput;
 
 typedef struct TruckerPipeline
@@ -75,6 +78,7 @@ extern void trucker_pipeline_compile(TruckerPipeline *pipeline);
 extern void trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *message);
 extern void trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message);
 extern TruckerInput *trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid);
+extern TruckerPart *trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message);
 extern void trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input);
 extern void trucker_pipeline_flush(TruckerPipeline *pipeline);
 extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);

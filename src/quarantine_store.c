@@ -176,10 +176,10 @@ void
 trucker_quarantine_add(TruckerQuarantine *quarantine, TruckerHeld *held, Oid relid, const char *table,
 					   const TruckerMessage *message, const TruckerRowKeys *keys)
 {
-	Oid			types[] = {INT8OID, INT4OID, UUIDOID, OIDOID, TEXTOID, TEXTOID, INT8OID, INT8ARRAYOID,
+	Oid			types[] = {INT8OID, INT4OID, UUIDOID, OIDOID, OIDOID, PG_LSNOID, TEXTOID, TEXTOID, INT8OID, INT8ARRAYOID,
 	TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID};
 	Datum		values[lengthof(types)];
-	char		nulls[lengthof(types) + 1] = "              ";
+	char		nulls[lengthof(types) + 1] = "                ";
 	Datum		hashes[lengthof(keys->hashes)];
 	TruckerCatalog access;
 
@@ -191,20 +191,22 @@ trucker_quarantine_add(TruckerQuarantine *quarantine, TruckerHeld *held, Oid rel
 	values[1] = Int32GetDatum((int32) held->nchanges + 1);
 	values[2] = UUIDPGetDatum(&quarantine->truck_id);
 	values[3] = ObjectIdGetDatum(relid);
-	values[4] = CStringGetTextDatum(table);
-	values[5] = CStringGetTextDatum(operations[message->kind]);
-	values[6] = Int64GetDatum(keys->made_of);
-	values[7] = PointerGetDatum(construct_array(hashes, keys->any ? 0 : keys->n, INT8OID, sizeof(int64),
+	values[4] = ObjectIdGetDatum(message->leaf);
+	values[5] = LSNGetDatum(message->lsn);
+	values[6] = CStringGetTextDatum(table);
+	values[7] = CStringGetTextDatum(operations[message->kind]);
+	values[8] = Int64GetDatum(keys->made_of);
+	values[9] = PointerGetDatum(construct_array(hashes, keys->any ? 0 : keys->n, INT8OID, sizeof(int64),
 												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	nulls[7] = keys->any ? 'n' : ' ';
-	form_fields(message->newfields, message->nnew, &values[8], &nulls[8]);
-	form_fields(message->oldfields, message->nold, &values[11], &nulls[11]);
+	nulls[9] = keys->any ? 'n' : ' ';
+	form_fields(message->newfields, message->nnew, &values[10], &nulls[10]);
+	form_fields(message->oldfields, message->nold, &values[13], &nulls[13]);
 
 	trucker_catalog_begin(&access);
 	if (insert_plan == NULL)
 	{
 		insert_plan = SPI_prepare("INSERT INTO trucker.quarantined_change VALUES "
-								  "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+								  "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
 								  lengthof(types), types);
 		if (insert_plan == NULL || SPI_keepplan(insert_plan) != 0)
 			elog(ERROR, "could not prepare to keep changes");
@@ -300,11 +302,13 @@ form_kept(HeapTuple tuple)
 
 	kept->seq = DatumGetInt32(trucker_column(tuple, 1, &isnull));
 	kept->relid = DatumGetObjectId(trucker_column(tuple, 2, &isnull));
-	kept->table = trucker_text_column(tuple, 3);
-	kept->message.kind = kind_of(trucker_text_column(tuple, 4));
-	form_keys(tuple, 5, &kept->keys);
-	kept->message.nnew = read_fields(tuple, 7, &kept->message.newfields);
-	kept->message.nold = read_fields(tuple, 10, &kept->message.oldfields);
+	kept->message.leaf = DatumGetObjectId(trucker_column(tuple, 3, &isnull));
+	kept->message.lsn = DatumGetLSN(trucker_column(tuple, 4, &isnull));
+	kept->table = trucker_text_column(tuple, 5);
+	kept->message.kind = kind_of(trucker_text_column(tuple, 6));
+	form_keys(tuple, 7, &kept->keys);
+	kept->message.nnew = read_fields(tuple, 9, &kept->message.newfields);
+	kept->message.nold = read_fields(tuple, 12, &kept->message.oldfields);
 	return kept;
 }
 
@@ -323,7 +327,7 @@ trucker_quarantine_kept(const TruckerHeld *held, int32 after)
 	List	   *list = NIL;
 
 	trucker_catalog_begin(&access);
-	(void) trucker_catalog_execute("SELECT seq, relid, table_name, operation, made_of, keys, "
+	(void) trucker_catalog_execute("SELECT seq, relid, part, record_lsn, table_name, operation, made_of, keys, "
 								   "new_names, new_attnums, new_values, old_names, old_attnums, old_values "
 								   "FROM trucker.quarantined_change WHERE id = $1 AND seq > $2 AND seq < " CHUNK
 								   " + (SELECT min(x.seq) FROM trucker.quarantined_change x WHERE x.id = $1 AND x.seq > $2) "

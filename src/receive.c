@@ -170,7 +170,7 @@ apply_batch(TruckerMember *member, void *arg)
 	trucker_batch_read(stream->batch, member->ntables, member->tables);
 	while (trucker_batch_next(stream->batch, &source, &number, &message))
 	{
-		Oid			relid = relid_of(&stream->tables[number], member, source->begin.commit_lsn);
+		Oid			relid = relid_of(list_nth(stream->tables, number), member, source->begin.commit_lsn);
 
 		if (OidIsValid(relid) && !is_skipped(member, source->begin.commit_lsn))
 		{
@@ -219,7 +219,7 @@ set_culprit_apart(TruckerMember *member, void *arg)
 	trucker_batch_read(stream->batch, member->ntables, member->tables);
 	while (trucker_batch_next(stream->batch, &source, &number, &message))
 	{
-		Oid			relid = relid_of(&stream->tables[number], member, source->begin.commit_lsn);
+		Oid			relid = relid_of(list_nth(stream->tables, number), member, source->begin.commit_lsn);
 
 		MemoryContextSwitchTo(stream->message_context);
 		if (OidIsValid(relid) && source->begin.commit_lsn == member->culprit_lsn)
@@ -282,11 +282,11 @@ mark_concerned(TruckerStream *stream)
 
 	foreach(lc, stream->members)
 		((TruckerMember *) lfirst(lc))->in_batch = false;
-	for (int i = 0; i < stream->ntables; i++)
+	for (int i = 0; i < list_length(stream->tables); i++)
 	{
 		if (stream->batch->tables[i].nchanges == 0)
 			continue;
-		foreach(lc, stream->tables[i].readers)
+		foreach(lc, ((TruckerTable *) list_nth(stream->tables, i))->readers)
 		{
 			TruckerMember *member = ((TruckerReader *) lfirst(lc))->member;
 
@@ -481,17 +481,11 @@ is_known(TruckerStream *stream, const TruckerTable *table)
 	return true;
 }
 
+/* A change of this table, for those who read it. */
 static void
-handle_change(TruckerStream *stream, const TruckerMessage *message)
+take_change(TruckerStream *stream, TruckerTable *table, const TruckerMessage *message)
 {
-	TruckerTable *table;
-
-	if (!stream->in_source)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("received a change outside of a transaction")));
-	table = trucker_tables_find(stream, message);
-	if (table == NULL || is_known(stream, table))
+	if (is_known(stream, table))
 		return;
 	if (stream->batch_started == 0)
 		stream->batch_started = GetCurrentTimestamp();
@@ -513,12 +507,66 @@ handle_change(TruckerStream *stream, const TruckerMessage *message)
 	stream->announced = true;
 }
 
+/* A partition's change may be one of its own, and of each table that it is a partition of. */
+static void
+handle_change(TruckerStream *stream, TruckerMessage *message)
+{
+	TruckerSpan *span;
+
+	if (!stream->in_source)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("received a change outside of a transaction")));
+	for (span = trucker_tables_find(stream, message, stream->begin.xid); span != NULL;
+		 span = trucker_tables_next(span, message, stream->begin.xid))
+	{
+		message->leaf = span->leaf;
+		take_change(stream, list_nth(stream->tables, span->number), message);
+		if (stream->nactive == 0)
+			return;
+	}
+}
+
+/*
+ * DDL on input tables, in the midst of the source transaction that did it.  If it says
+ * what a truck does not know yet, changes may have been left out already, or been
+ * taken for another table's.  So the pass ends, without what it has not committed, and
+ * the next one reads all this again, with the names that there are then (stream.c).
+ * Trucks that rest count as well: the slot may stay behind for them, but the note of
+ * where the commit is must not.
+ */
+static void
+handle_ddl(TruckerStream *stream, const TruckerMessage *message)
+{
+	List	   *relids;
+	uint64		xid = trucker_ddl_parse(message->content, &relids);
+	ListCell   *lc;
+
+	if (!stream->in_source || !message->transactional || (TransactionId) xid != stream->begin.xid)
+		return;
+	foreach(lc, stream->members)
+	{
+		if (!trucker_member_heeds_ddl(lfirst(lc), xid, relids, stream->begin.commit_lsn))
+			continue;
+		stream->ddl_xid = xid;
+		stream->ddl_lsn = stream->begin.commit_lsn;
+		stream->pass_is_over = true;
+	}
+	if (!stream->pass_is_over)
+		return;
+	if (stream->direct)
+		trucker_member_drop_batch(stream->direct);
+	stream->batch_started = 0;
+	trucker_stop_point("inputs altered");
+}
+
 static void
 handle_data(TruckerStream *stream, const char *data, int len)
 {
 	TruckerMessage message;
 
 	trucker_stream_decoder->decode(data, len, &message);
+	message.lsn = stream->replication->data_lsn;
 	switch (message.kind)
 	{
 		case TRUCKER_MSG_BEGIN:
@@ -534,6 +582,7 @@ handle_data(TruckerStream *stream, const char *data, int len)
 			handle_change(stream, &message);
 			break;
 		case TRUCKER_MSG_LOGICAL:
+			handle_ddl(stream, &message);
 			break;
 	}
 }
