@@ -331,13 +331,14 @@ same_as_source('strict', 'item', 'started');
 becomes(q{SELECT quarantined = 0 AND state = 'streaming' FROM trucker.status WHERE truck = 'strict'}, 'with nothing in quarantine');
 
 # ... also where it is parked changes that are too many
-sql(q{ALTER TABLE strict_out ADD CONSTRAINT no_thirteen_yet CHECK (v <> 13) NOT VALID; UPDATE item SET v = 13 WHERE id = 9});
+sql('UPDATE item SET v = 13 WHERE id = 9');
 there('strict', 'one that fails');
 sql("UPDATE item SET v = 900 + $_ WHERE id = 9") foreach 1 .. 6;
 becomes(q{SELECT state = 'failed' AND quarantined = 5 FROM trucker.status WHERE truck = 'strict'}, 'a row that is changed too often');
-sql(q{ALTER TABLE strict_out DROP CONSTRAINT no_thirteen_yet; SELECT trucker.retry_quarantined('strict'); SELECT trucker.start('strict')});
+sql(q{ALTER TABLE strict_out DROP CONSTRAINT no_thirteen; SELECT trucker.retry_quarantined('strict'); SELECT trucker.start('strict')});
 same_as_source('strict', 'item', 'retried before it goes on');
 becomes(q{SELECT quarantined = 0 AND state = 'streaming' FROM trucker.status WHERE truck = 'strict'}, 'there is room again');
+sql('ALTER TABLE strict_out ADD CONSTRAINT no_thirteen CHECK (v <> 13) NOT VALID');
 
 # ... also for one source transaction that has more
 sql(q{ALTER TABLE strict_out ADD CONSTRAINT nothing CHECK (v < -1) NOT VALID});
