@@ -289,7 +289,7 @@ COMMENT ON FUNCTION trucker.waiting_for(integer) IS
 CREATE FUNCTION trucker.input_parts(
 	input oid, OUT leaf oid, OUT schema_name text, OUT table_name text, OUT kind "char", OUT persistence "char",
 	OUT has_identity boolean)
-RETURNS SETOF record LANGUAGE sql STABLE
+RETURNS SETOF record LANGUAGE sql STABLE ROWS 10
 BEGIN ATOMIC
 	WITH RECURSIVE part(relid) AS (
 		SELECT input_parts.input

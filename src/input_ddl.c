@@ -43,12 +43,16 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "replication/message.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
@@ -81,40 +85,44 @@ typedef struct Difference
 
 /*
  * All differences, of one truck or of all ($1 is null) that are not lost already.  What is to be
- * done is decided row by row: w is what trucker.input_table says last of a table, n what it is now.
+ * done is decided row by row: was_ is what trucker.input_table says last of a table, now_ what it is.
  */
 static const char differences_sql[] =
 	"WITH newest AS MATERIALIZED (SELECT DISTINCT ON (truck_id, relid, leaf) * FROM trucker.input_table "
 	"WHERE $1 IS NULL OR truck_id = $1 ORDER BY truck_id, relid, leaf, named_lsn DESC), "
 	"input AS MATERIALIZED (SELECT truck_id, relid, from_lsn, schema_name, table_name FROM newest WHERE leaf = relid), "
 	"now AS MATERIALIZED (SELECT i.relid, p.* FROM (SELECT DISTINCT relid FROM newest) i "
-	"CROSS JOIN LATERAL trucker.input_parts(i.relid) p) "
+	"CROSS JOIN LATERAL trucker.input_parts(i.relid) p), "
+	/* nearly all rows end here */
+	"changed AS MATERIALIZED (SELECT truck_id, relid, leaf, n.leaf IS NOT NULL AS is_there, n.schema_name AS now_schema, "
+	"n.table_name AS now_table, n.kind, n.persistence, n.has_identity, w.schema_name AS was_schema, w.table_name AS was_table FROM "
+	"(SELECT i.truck_id, n.* FROM input i JOIN now n USING (relid)) n FULL JOIN newest w USING (truck_id, relid, leaf) "
+	"WHERE (n.table_name = w.table_name AND n.schema_name = w.schema_name AND n.kind IN ('r', 'p') "
+	"AND n.persistence = 'p' AND (n.has_identity OR n.kind = 'p')) IS NOT TRUE) "
 	"SELECT truck_id, relid, leaf, now_schema, now_table, from_lsn, action, "
 	"format(E'%s: %s\\nHINT: ' || CASE WHEN NOT exists THEN 'Name the tables that there are with trucker.alter_truck(%L, input_tables => ...), then trucker.resync(); or drop the truck.' "
 	"ELSE 'SELECT trucker.resync(%L) loads the destination anew.' END, "
 	"CASE WHEN exists THEN '55000' ELSE '42P01' END, what || ' ' || "
 	"CASE action WHEN 'a' THEN 'had rows when it became a partition' ELSE trouble END, truck), "
 	"loads, what, concat(quote_ident(now_schema), '.', quote_ident(now_table)) "
-	"FROM (SELECT truck_id, relid, leaf, n.schema_name AS now_schema, n.table_name AS now_table, i.from_lsn, t.name AS truck, "
-	"n.leaf IS NOT NULL OR leaf <> relid AS exists, x.trouble, "
-	"CASE WHEN leaf = relid THEN '' ELSE concat('partition ', quote_ident(n.schema_name), '.', quote_ident(n.table_name), ' of ') END || "
+	"FROM (SELECT truck_id, relid, leaf, c.now_schema, c.now_table, i.from_lsn, t.name AS truck, "
+	"c.is_there OR leaf <> relid AS exists, x.trouble, "
+	"CASE WHEN leaf = relid THEN '' ELSE concat('partition ', quote_ident(c.now_schema), '.', quote_ident(c.now_table), ' of ') END || "
 	"concat('input table ', quote_ident(i.schema_name), '.', quote_ident(i.table_name)) AS what, "
 	"coalesce(t.options->'backfill', 'true') = 'true' AS loads, "
 	"CASE WHEN x.trouble IS NOT NULL THEN 'l' "
-	"WHEN n.leaf IS NULL AND w.schema_name IS NULL THEN NULL "
-	"WHEN n.leaf IS NULL THEN 'c' "
-	"WHEN w.table_name IS NULL AND NOT x.readable AND w.schema_name IS NOT NULL THEN NULL "
-	"WHEN w.table_name IS NULL AND NOT x.readable THEN 'p' "
-	"WHEN w.table_name IS NULL THEN 'a' "
-	"WHEN (n.schema_name, n.table_name) <> (w.schema_name, w.table_name) THEN 'n' END AS action "
-	"FROM (SELECT i.truck_id, n.* FROM input i JOIN now n USING (relid)) n "
-	"FULL JOIN newest w USING (truck_id, relid, leaf) "
-	"JOIN input i USING (truck_id, relid) JOIN trucker.truck t ON t.id = truck_id "
-	"CROSS JOIN LATERAL (SELECT n.kind = 'p' OR n.has_identity OR t.options @> '{\"inserts_only\": true}' AS readable) r "
-	"CROSS JOIN LATERAL (SELECT r.readable, CASE WHEN n.leaf IS NULL AND leaf = relid THEN 'has been dropped' "
-	"WHEN n.kind = 'f' THEN 'is a foreign table' "
-	"WHEN n.kind = 'r' AND n.persistence <> 'p' THEN 'has been made unlogged' "
-	"WHEN w.table_name IS NOT NULL AND NOT r.readable THEN 'has lost its replica identity' END AS trouble) x "
+	"WHEN NOT c.is_there AND c.was_schema IS NULL THEN NULL "
+	"WHEN NOT c.is_there THEN 'c' "
+	"WHEN c.was_table IS NULL AND NOT x.readable AND c.was_schema IS NOT NULL THEN NULL "
+	"WHEN c.was_table IS NULL AND NOT x.readable THEN 'p' "
+	"WHEN c.was_table IS NULL THEN 'a' "
+	"WHEN (c.now_schema, c.now_table) <> (c.was_schema, c.was_table) THEN 'n' END AS action "
+	"FROM changed c JOIN input i USING (truck_id, relid) JOIN trucker.truck t ON t.id = truck_id "
+	"CROSS JOIN LATERAL (SELECT c.kind = 'p' OR c.has_identity OR t.options @> '{\"inserts_only\": true}' AS readable) r "
+	"CROSS JOIN LATERAL (SELECT r.readable, CASE WHEN NOT c.is_there AND leaf = relid THEN 'has been dropped' "
+	"WHEN c.kind = 'f' THEN 'is a foreign table' "
+	"WHEN c.kind = 'r' AND c.persistence <> 'p' THEN 'has been made unlogged' "
+	"WHEN c.was_table IS NOT NULL AND NOT r.readable THEN 'has lost its replica identity' END AS trouble) x "
 	"WHERE NOT " TRUCKER_UNREADABLE ") d WHERE action IS NOT NULL";
 
 static void *
@@ -142,16 +150,43 @@ form_difference(HeapTuple tuple)
 	return difference;
 }
 
-/* In an open access to the catalog; the list is in its result context. */
+/* Has trucker.input_table never held a row?  Most databases have no trucks. */
+static bool
+nothing_is_read(void)
+{
+	Relation	rel = table_open(get_relname_relid("input_table", get_namespace_oid(TRUCKER_SCHEMA, false)),
+								 AccessShareLock);
+	bool		empty = RelationGetNumberOfBlocks(rel) == 0;
+
+	table_close(rel, AccessShareLock);
+	return empty;
+}
+
+/*
+ * In an open access to the catalog; the list is in its result context.  Planning takes
+ * longer than most executions, so the plan is kept.
+ */
 static List *
 find_differences(const TruckerCatalog *access, const pg_uuid_t *truck_id)
 {
+	static SPIPlanPtr plan = NULL;
 	Oid			type = UUIDOID;
 	Datum		value = truck_id ? UUIDPGetDatum(truck_id) : (Datum) 0;
 	MemoryContext old;
 	List	   *result = NIL;
 
-	trucker_catalog_execute(differences_sql, 1, &type, &value, truck_id ? NULL : "n", SPI_OK_SELECT);
+	/* estimates are high, rows few: compiling would take many times longer than the query */
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (plan == NULL)
+	{
+		SPIPlanPtr	prepared = SPI_prepare_cursor(differences_sql, 1, &type, CURSOR_OPT_GENERIC_PLAN);
+
+		if (prepared == NULL || SPI_keepplan(prepared) != 0)
+			elog(ERROR, "could not prepare \"%s\"", differences_sql);
+		plan = prepared;
+	}
+	if (SPI_execute_plan(plan, &value, truck_id ? NULL : "n", false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", differences_sql);
 	old = MemoryContextSwitchTo(access->result_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		result = lappend(result, form_difference(SPI_tuptable->vals[i]));
@@ -263,6 +298,8 @@ trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (
 	int			nlost = 0;
 	ListCell   *lc;
 
+	if (nothing_is_read())
+		return 0;
 	trucker_catalog_begin(&access);
 	differences = find_differences(&access, NULL);
 	foreach(lc, differences)

@@ -238,11 +238,12 @@ static void
 learn_names(TruckerStream *stream)
 {
 	TransactionId xid = (TransactionId) stream->ddl_xid;
-	XLogRecPtr	restart_lsn = trucker_slot_restart(stream->row->slot_name);
+	XLogRecPtr	restart_lsn;
 	ListCell   *lc;
 
 	if (stream->ddl_xid == 0)
 		return;
+	restart_lsn = trucker_slot_restart(stream->row->slot_name);
 	StartTransactionCommand();
 	if (TransactionIdIsInProgress(xid))
 		XactLockTableWait(xid, NULL, NULL, XLTW_None);

@@ -290,6 +290,14 @@ sql(q{UPDATE whole SET v = 'seven' WHERE id = 700; UPDATE adds SET v = 'aa'});
 same_copy('adds', 'and followed', '(SELECT id, k, v, big FROM whole UNION ALL TABLE adds) AS x');
 drop_truck('adds');
 
+# Inheritance is something else: a table's own rows, and no others.
+sql(q{CREATE TABLE parent (id int, k int, v text, big text, PRIMARY KEY (id, k)); CREATE TABLE child () INHERITS (parent);
+	INSERT INTO parent VALUES (1, 1, 'parent', 'x'); INSERT INTO child VALUES (2, 1, 'child', 'x')}, mirror('parent', 'parent'));
+wait_state($node, 'parent', 'streaming');
+sql(q{UPDATE parent SET v = v || '+'; INSERT INTO child VALUES (3, 1, 'child', 'x'); INSERT INTO parent VALUES (4, 1, 'parent', 'x')});
+same_copy('parent', 'inheritance', 'ONLY parent');
+drop_truck('parent');
+
 ###
 ### TRUNCATE
 ###
