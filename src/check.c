@@ -106,7 +106,7 @@ warn(const TruckerTruck *truck, const TruckerProgram *program)
 				(errmsg("updates of table %s do not carry large values of column \"%s\" that they leave unchanged",
 						relation->name, column),
 				 errdetail("If such a row is changed again before the truck has read it from the table, the truck stops."),
-				 errhint("%s Or create the truck with the option \"toast\": \"current\".",
+				 errhint("%s or create the truck with the option \"toast\": \"current\".",
 						 trucker_parts_alter_all(relation))));
 
 	if (!trucker_wal2json.loses_nan)

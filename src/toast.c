@@ -340,7 +340,7 @@ trucker_toast_check_taken(const TruckerRow *row, const TruckerRelation *relation
 				 errmsg("an update of table %s does not carry a large value that it left unchanged",
 						relation->name),
 				 errdetail("The same transaction has changed the row again, so the value can no longer be read from the table."),
-				 errhint("Run %s Then trucker.resync(); or create the truck with the option \"toast\": \"current\".",
+				 errhint("Run %s then trucker.resync(); or create the truck with the option \"toast\": \"current\".",
 						 trucker_parts_alter_all(relation))));
 }
 
@@ -370,7 +370,7 @@ raise_unavailable(const TruckerRelation *relation, Form_pg_attribute attr)
 			 errmsg("an update of table %s does not carry the large value of column \"%s\", which it left unchanged",
 					relation->name, NameStr(attr->attname)),
 			 errdetail("The row has been changed since, so the value can no longer be read from the table."),
-			 errhint("Run %s Then trucker.resync(); or create the truck with the option \"toast\": \"current\".",
+			 errhint("Run %s then trucker.resync(); or create the truck with the option \"toast\": \"current\".",
 					 trucker_parts_alter_all(relation))));
 }
 

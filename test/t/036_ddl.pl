@@ -44,6 +44,7 @@ sql('CREATE TABLE a (id int PRIMARY KEY, v text)', q{INSERT INTO a VALUES (1, 'o
 ok(wait_state($node, 'one', 'streaming'), 'a truck streams');
 my $pid = worker('one');
 my $table = 'public.a';
+my $last_id = 100_000;
 
 foreach (
 	[ 'renamed', 'public.b', 'ALTER TABLE a RENAME TO b' ],
@@ -73,7 +74,7 @@ foreach (
   )
 {
 	my ($what, $new, $ddl) = @$_;
-	my $id = 1000 + ($. // 0) + int(rand(1000000));
+	my $id = ++$last_id;
 
 	sql("INSERT INTO $table VALUES ($id, 'before')");
 	my ($rc, $stdout, $stderr) = $node->psql('postgres', $ddl);
