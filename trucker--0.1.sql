@@ -90,6 +90,17 @@ CREATE TABLE trucker.input_table (
 COMMENT ON TABLE trucker.input_table IS
 'names of the input tables as of each truck''s position; not dumped';
 
+-- Of trucks that write to another server: whose row of positions there it is, so that
+-- of two that take themselves for the same truck one is refused.  (remote_position.c)
+CREATE TABLE trucker.destination (
+	truck_id   uuid PRIMARY KEY,
+	token      uuid,			-- found there when it was last taken over
+	next_token uuid NOT NULL,	-- put there then
+	emptied    boolean NOT NULL	-- and no position left there: since then only this truck's backfill can have written one
+);
+COMMENT ON TABLE trucker.destination IS
+'how each truck knows the position at another server for its own; not dumped';
+
 -- Trucks whose input was altered so that its changes are no longer seen.  Rows are
 -- added by the transaction that alters: an insert neither waits for anybody nor
 -- fails, which an update of truck_state might.
@@ -119,6 +130,7 @@ ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
@@ -196,6 +208,16 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION trucker.waiting_for(integer) IS
 'the processes and prepared transactions whose locks the given process waits for; NULL: none';
+
+CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
+COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
+'checks the options of foreign servers and user mappings of the wrapper trucker';
+
+-- Connections are its servers.  There are no foreign tables, so there is no handler.
+CREATE FOREIGN DATA WRAPPER trucker VALIDATOR trucker.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER trucker IS
+'connections: servers that trucks write to';
 
 /*
  * Views.

@@ -29,6 +29,7 @@
 #include "api.h"
 #include "budget.h"
 #include "check.h"
+#include "connection.h"
 #include "position.h"
 #include "program.h"
 #include "shmem.h"
@@ -156,17 +157,14 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
 	truck->connection = NameStr(*PG_GETARG_NAME(4));
-	if (strcmp(truck->connection, TRUCKER_CONNECTION_LOCAL) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("connection \"%s\" does not exist", truck->connection),
-				 errhint("The connection \"%s\" is this database.", TRUCKER_CONNECTION_LOCAL)));
 	truck->options = PG_GETARG_JSONB_P(5);
 	trucker_truck_parse_options(truck, &role_name);
 	trucker_program_check_syntax(truck);
 	truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 	truck->owner = GetUserId();
 	trucker_argument_role(truck, role_name);
+	if (!trucker_connection_is_local(truck->connection))
+		trucker_connection_check(truck->connection, truck->role);
 	trucker_truck_insert(truck);
 	trucker_written_readers_changed();
 	PG_RETURN_VOID();

@@ -41,7 +41,8 @@ run_reset_sql(const TruckerPipeline *pipeline)
 {
 	int			nestlevel = NewGUCNestLevel();
 
-	trucker_script_run(trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true));
+	pipeline->output->routine->run(pipeline->output,
+								   trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true));
 	AtEOXact_GUC(false, nestlevel);
 }
 
@@ -154,7 +155,7 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 	trucker_stop_point("backfill: begun");
 
 	trucker_pipeline_compile(pipeline);
-	if (truck->needs_reset && truck->reset_sql)
+	if (truck->reset_sql && (truck->needs_reset || pipeline->output->routine->needs_reset(pipeline->output)))
 		run_reset_sql(pipeline);
 	if (truck->backfill)
 		for (int i = 0; i < pipeline->ninputs; i++)

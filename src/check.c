@@ -101,7 +101,7 @@ warn(const TruckerTruck *truck, const TruckerProgram *program)
 }
 
 static void
-check_input(const TruckerTruck *truck, Oid relid, List **written)
+check_input(const TruckerTruck *truck, TruckerOutput *output, Oid relid, List **written)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 	TruckerIdentity saved;
@@ -115,7 +115,7 @@ check_input(const TruckerTruck *truck, Oid relid, List **written)
 	trucker_identity_push(&saved, truck->role,
 						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
 						  truck->search_path);
-	program = trucker_program_create(truck, &trucker_output_local, rel);
+	program = trucker_program_create(truck, output, rel);
 	trucker_program_check_identity(program);
 	trucker_program_check(program, written);
 	trucker_identity_pop(&saved);
@@ -132,12 +132,14 @@ check_input(const TruckerTruck *truck, Oid relid, List **written)
 List *
 trucker_check_truck(const TruckerTruck *truck)
 {
+	TruckerOutput *output = trucker_output_create(truck);
 	List	   *written = NIL;
 
 	trucker_truck_check_role(truck);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < truck->ninputs; i++)
-		check_input(truck, truck->inputs[i], &written);
+		check_input(truck, output, truck->inputs[i], &written);
+	output->routine->rollback(output);
 	PopActiveSnapshot();
 	return written;
 }

@@ -165,10 +165,13 @@ narrow(TruckerProgram *program)
 	for (int operation = 0; operation < operation_count(program); operation++)
 	{
 		List	   *input = input_statements(program, operation);
-		TruckerScript *script = input != NIL ? prepare_input(input, &rows) :
-			trucker_script_prepare(output_statements(program, operation), &rows);
+		Bitmapset  *columns = input != NIL ?
+			trucker_script_columns_read(prepare_input(input, &rows), rows.desc) :
+			program->output->routine->columns_read(program->output,
+												   render(program, program->output_template, operation),
+												   rows.desc);
 
-		read = bms_add_members(read, trucker_script_columns_read(script, rows.desc));
+		read = bms_add_members(read, columns);
 	}
 	MemoryContextSwitchTo(old);
 	program->type = trucker_row_type_narrow(program->full, read);
@@ -199,7 +202,7 @@ narrow(TruckerProgram *program)
  */
 TruckerProgram *
 trucker_program_create(const TruckerTruck *truck,
-					   const TruckerOutputRoutine *output, Relation rel)
+					   TruckerOutput *output, Relation rel)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker program",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -250,7 +253,8 @@ make_plans(TruckerProgram *program, TruckerOperation operation, int class)
 		rows.desc = trucker_script_result(plans->input);
 	}
 	plans->result = rows.desc;
-	plans->output = program->output->prepare(render(program, program->output_template, operation), &rows);
+	plans->output = program->output->routine->prepare(program->output,
+													  render(program, program->output_template, operation), &rows);
 	return plans;
 }
 
@@ -350,6 +354,19 @@ trucker_program_check_identity(const TruckerProgram *program)
 		trucker_net_check(program->relation);
 }
 
+/* What is written here would not be part of the destination's transaction. */
+static void
+raise_writes_here(const TruckerTruck *truck, Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("input_sql of truck \"%s\" writes table %s", truck->name,
+					quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid))),
+			 errdetail("The truck's output is connection \"%s\", and what it writes there and here could not be committed at once.",
+					   truck->connection),
+			 errhint("Let input_sql read only.")));
+}
+
 /*
  * Plan everything once, check the current user's rights on all that the plans
  * touch, and add the tables (Oid) that they write to *written.
@@ -357,6 +374,8 @@ trucker_program_check_identity(const TruckerProgram *program)
 void
 trucker_program_check(TruckerProgram *program, List **written)
 {
+	TruckerOutput *output = program->output;
+
 	for (int operation = 0; operation < operation_count(program); operation++)
 	{
 		TruckerRows rows = {program->type->desc, 1, NULL};
@@ -364,12 +383,13 @@ trucker_program_check(TruckerProgram *program, List **written)
 
 		if (plans->input)
 			*written = list_concat_unique_oid(*written, trucker_script_check_plans(plans->input, &rows));
+		if (!output->routine->is_local && *written != NIL)
+			raise_writes_here(program->truck, linitial_oid(*written));
 		rows.desc = plans->result;
-		if (program->output == &trucker_output_local)
-			*written = list_concat_unique_oid(*written, trucker_script_check_plans(plans->output, &rows));
+		*written = list_concat_unique_oid(*written, output->routine->check(output, plans->output, &rows));
 	}
 	*written = list_concat_unique_oid(*written,
-									  trucker_script_check_statements(trucker_program_truncate_statements(program)));
+									  output->routine->check_statements(output, trucker_program_truncate_statements(program)));
 }
 
 /*

@@ -24,7 +24,7 @@ typedef struct TruckerPlans
 typedef struct TruckerProgram
 {
 	const TruckerTruck *truck;
-	const TruckerOutputRoutine *output;
+	TruckerOutput *output;
 	MemoryContext context;		/* all of the below */
 	TruckerTemplate *input_template;	/* NULL: no input.sql */
 	TruckerTemplate *output_template;
@@ -38,7 +38,7 @@ typedef struct TruckerProgram
 } TruckerProgram;
 
 /* in program.c */
-extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, const TruckerOutputRoutine *output, Relation rel);
+extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, TruckerOutput *output, Relation rel);
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
 extern List *trucker_program_truncate_statements(const TruckerProgram *program);
