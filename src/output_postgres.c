@@ -155,18 +155,16 @@ open_session(Remote *remote)
 	MemoryContextSwitchTo(old);
 }
 
-/* Has the other end gone while we did nothing? */
+/*
+ * Has the other end gone while we did nothing?  What it says unasked is its farewell, or
+ * might be.
+ */
 static bool
 is_alive(TruckerConn *conn)
 {
-	int			rc;
-
-	if (PQstatus(conn->pg) != CONNECTION_OK)
-		return false;
-	rc = WaitLatchOrSocket(NULL, WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						   PQsocket(conn->pg), 0, PG_WAIT_EXTENSION);
-	return (rc & WL_SOCKET_READABLE) == 0 ||
-		(PQconsumeInput(conn->pg) && PQstatus(conn->pg) == CONNECTION_OK);
+	return PQstatus(conn->pg) == CONNECTION_OK &&
+		(WaitLatchOrSocket(NULL, WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						   PQsocket(conn->pg), 0, PG_WAIT_EXTENSION) & WL_SOCKET_READABLE) == 0;
 }
 
 static bool

@@ -4,6 +4,7 @@
 #                               connect by TCP for a password (scram-sha-256)
 #   connect_remote($source, $target, $connection, %opts)
 #                               make foreign server and user mapping
+#   proxy($target)              a proxy in front of a server; see below
 #   same_remote($source, $query, $target, $query, $test_name)
 #                               a test that both return the same rows
 package TruckerRemote;
@@ -12,12 +13,16 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use IO::Select;
+use IO::Socket::INET;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(
   connect_remote
+  proxy
   remote_node
   same_remote
 );
@@ -99,6 +104,177 @@ sub same_remote
 	diag 'source has ' . @{ $rows[0] } . ', target ' . @{ $rows[1] } . ' rows, ' . @differ . ' differ' if !$good;
 	diag(($count{$_} > 0 ? 'source: ' : 'target: ') . $_) foreach grep { defined } @differ[ 0 .. 5 ];
 	return $good;
+}
+
+# ----
+# A proxy that does what networks do
+# ----
+
+# proxy($target): an object with
+#   ->{port}         where it listens
+#   ->mode($mode)    pass    forward all that comes
+#                    before  cut the connection instead of forwarding a COMMIT
+#                    in      forward a COMMIT, and cut the connection
+#                    after   let the server answer a COMMIT, and cut the connection
+#                            instead of forwarding the answer
+#                    hang    forward nothing, keep connections open
+#                    refuse  end connections, and let nobody in
+#                    slow    forward one byte after the other
+#   ->cuts           how many connections it has cut in the modes before, in and after;
+#                    each time it goes back to pass
+#   ->stop
+# Only transactions that write data are cut, not those in which positions are taken over.
+sub proxy
+{
+	my ($target) = @_;
+	my $self = bless {
+		file => $target->basedir . '/proxy', target => $target->port }, 'TruckerRemote::Proxy';
+	my $listener = IO::Socket::INET->new(Listen => 50, LocalAddr => '127.0.0.1', ReuseAddr => 1) or die "proxy: $!";
+
+	$self->{port} = $listener->sockport;
+	$self->mode('pass');
+	append_to_file("$self->{file}.cuts", '');
+	$self->{pid} = fork // die "fork: $!";
+	if ($self->{pid} == 0)
+	{
+		# whoever reads what the test prints must not wait for us
+		open STDOUT, '>', '/dev/null';
+		open STDERR, '>', '/dev/null';
+		eval { $self->_serve($listener, getppid); };
+		POSIX::_exit(1);
+	}
+	close $listener;
+	return $self;
+}
+
+package TruckerRemote::Proxy;
+
+use strict;
+use warnings;
+
+use Time::HiRes ();
+
+sub mode
+{
+	my ($self, $mode) = @_;
+
+	open my $out, '>', "$self->{file}.new" or die "$self->{file}: $!";
+	print $out $mode;
+	close $out or die $!;
+	rename "$self->{file}.new", "$self->{file}.mode" or die $!;
+	return;
+}
+
+sub _mode
+{
+	my ($self) = @_;
+
+	return PostgreSQL::Test::Utils::slurp_file("$self->{file}.mode");
+}
+
+sub cuts
+{
+	my ($self) = @_;
+
+	return -s "$self->{file}.cuts";
+}
+
+sub stop
+{
+	my ($self) = @_;
+
+	kill 'KILL', $self->{pid};
+	waitpid $self->{pid}, 0;
+	return;
+}
+
+# The other side of each socket is kept by its file number.
+sub _serve
+{
+	my ($self, $listener, $parent) = @_;
+	my $select = IO::Select->new($listener);
+	my (%other, %is_client, %held);
+
+	local $SIG{PIPE} = 'IGNORE';
+	my $close = sub {
+		foreach my $socket (@_)
+		{
+			my $peer = delete $other{ fileno $socket } // next;
+			delete $other{ fileno $peer };
+			delete $held{ fileno $_ } foreach $socket, $peer;
+			$select->remove($socket, $peer);
+			close $_ foreach $socket, $peer;
+		}
+	};
+	while (getppid == $parent)
+	{
+		my @ready = $select->can_read(0.02);
+		my $mode = $self->_mode;
+
+		if ($mode eq 'refuse')
+		{
+			$close->($_) foreach grep { defined fileno $_ && $other{ fileno $_ } } $select->handles;
+		}
+		# somebody who is hung up on must hear of it when the mode has changed
+		if ($mode eq 'hang')
+		{
+			Time::HiRes::sleep(0.02);
+			next;
+		}
+		foreach my $socket (@ready)
+		{
+			if ($socket == $listener)
+			{
+				my $client = $listener->accept or next;
+				my $server = $mode eq 'refuse' ? undef
+				  : IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{target});
+				if (!$server)
+				{
+					close $client;
+					next;
+				}
+				$select->add($client, $server);
+				$other{ fileno $client } = $server;
+				$other{ fileno $server } = $client;
+				$is_client{ fileno $client } = 1;
+				$is_client{ fileno $server } = 0;
+				next;
+			}
+			next unless defined fileno $socket && $other{ fileno $socket };
+			my $peer = $other{ fileno $socket };
+			my $data;
+			if (!sysread $socket, $data, 65536)
+			{
+				$close->($socket);
+				next;
+			}
+			my $commits = $is_client{ fileno $socket }
+			  ? $data =~ /P....\0COMMIT\0/s && $data !~ /\AQ/
+			  : $data =~ /COMMIT\0Z/s && $held{ fileno $peer };
+			my $cut = $commits
+			  && (($is_client{ fileno $socket } && $mode =~ /^(before|in)$/) || (!$is_client{ fileno $socket } && $mode eq 'after'));
+			$held{ fileno $socket } = 1 if $commits && $is_client{ fileno $socket };
+			if (!$cut || $mode eq 'in')
+			{
+				my @pieces = $mode eq 'slow' ? split(//, $data) : ($data);
+				foreach my $piece (@pieces)
+				{
+					my $at = 0;
+					while ($at < length $piece)
+					{
+						my $n = syswrite $peer, $piece, length($piece) - $at, $at;
+						last unless $n;
+						$at += $n;
+					}
+				}
+			}
+			next unless $cut;
+			$self->mode('pass');
+			PostgreSQL::Test::Utils::append_to_file("$self->{file}.cuts", 'x');
+			$close->($socket);
+		}
+	}
+	return;
 }
 
 1;
