@@ -25,6 +25,7 @@
  */
 #include "trucker.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -183,6 +184,10 @@ remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 	MemoryContext old = CurrentMemoryContext;
 	const char *trouble;
 
+	/* hear what has been altered by now */
+	StartTransactionCommand();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
 	if (remote_is_ready(output))
 		return NULL;
 	close_session(remote);

@@ -213,9 +213,9 @@ $source->safe_psql('postgres', q{SELECT trucker.stop('log')});
 ok(wait_state($source, 'log', 'stopped'), 'a truck that waits for a lock there can be stopped');
 ok($target->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'writer'}),
 	'and its session there ends');
-$source->safe_psql('postgres', q{SELECT trucker.start('log')});
 $locker->query_safe('ROLLBACK');
 $locker->quit;
+$source->safe_psql('postgres', q{SELECT trucker.start('log')});
 all_same('a lock is gone');
 
 # A network that swallows all: stop and shutdown do not wait.

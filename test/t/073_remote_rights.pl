@@ -3,7 +3,6 @@
 # role's password.  And what is secret stays so: it is in no log, error or view.
 use strict;
 use warnings;
-use utf8;
 
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
@@ -13,8 +12,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TruckerRemote;
 use TruckerTest;
-
-binmode(Test::More->builder->$_, ':encoding(UTF-8)') foreach qw(output failure_output todo_output);
 
 # The postmaster's own environment, which no connection may be completed from.
 my $home = PostgreSQL::Test::Utils::tempdir;
