@@ -20,7 +20,7 @@ CREATE TABLE trucker.truck (
 	run_as            regrole NOT NULL,
 	input_tables      regclass[] NOT NULL,
 	input_sql         text,
-	output_sql        text NOT NULL,
+	output_sql        text,		-- NULL: generated, for the option output_table
 	output_connection text NOT NULL,
 	options           jsonb NOT NULL,
 	search_path       text NOT NULL,
@@ -136,7 +136,7 @@ ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
  * Functions.
  */
 CREATE FUNCTION trucker.create_truck(
-	name text, input_tables regclass[], output_sql text, input_sql text DEFAULT NULL,
+	name text, input_tables regclass[], output_sql text DEFAULT NULL, input_sql text DEFAULT NULL,
 	output_connection name DEFAULT 'local', options jsonb DEFAULT '{}')
 RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_create_truck';
 COMMENT ON FUNCTION trucker.create_truck(text, regclass[], text, text, name, jsonb) IS
@@ -168,6 +168,11 @@ CREATE FUNCTION trucker.resync(name text)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_resync';
 COMMENT ON FUNCTION trucker.resync(text) IS
 'forget the position; the truck then runs its option reset_sql and backfills again, in one transaction';
+
+CREATE FUNCTION trucker.generated_sql(name text, OUT input_table regclass, OUT output_sql text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_generated_sql';
+COMMENT ON FUNCTION trucker.generated_sql(text) IS
+'the SQL that stands for output_sql where a truck has the option output_table';
 
 CREATE FUNCTION trucker.wait_for(name text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s')
 RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wait_for';
@@ -270,7 +275,8 @@ REVOKE ALL ON FUNCTION
 	trucker.create_truck(text, regclass[], text, text, name, jsonb),
 	trucker.alter_truck(text, regclass[], text, text, jsonb),
 	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
-	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval)
+	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
+	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status TO PUBLIC;

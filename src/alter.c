@@ -61,15 +61,17 @@ lock_truck(FunctionCallInfo fcinfo)
 }
 
 /*
- * The SQL, and with it the search_path that it was written for.  An empty input_sql
- * means: none any more.
+ * The SQL, and with it the search_path that it was written for.  An empty one means:
+ * none any more.
  */
 static void
 set_sql(TruckerTruck *truck, FunctionCallInfo fcinfo)
 {
 	bool		given = false;
 
-	if (!PG_ARGISNULL(2))
+	if (!PG_ARGISNULL(2) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(2)) == 0)
+		truck->output_sql = NULL;
+	else if (!PG_ARGISNULL(2))
 	{
 		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
 		given = true;
@@ -188,6 +190,7 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	set_sql(truck, fcinfo);
 	if (!PG_ARGISNULL(4))
 		set_options(truck, PG_GETARG_JSONB_P(4));
+	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
 	if (!trucker_connection_is_local(truck->connection))
 	{

@@ -149,7 +149,7 @@ trucker_backfill_main(Datum main_arg)
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
 	if (!trucker_truck_attach_backfill(order.entry, &order.truck_id, order.worker_pid))
 		proc_exit(0);
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+	trucker_worker_connect(DatumGetObjectId(main_arg));
 	trucker_identity_protect();
 
 	context = AllocSetContextCreate(TopMemoryContext, "trucker backfill", ALLOCSET_DEFAULT_SIZES);

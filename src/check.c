@@ -125,6 +125,31 @@ check_input(const TruckerTruck *truck, TruckerOutput *output, Oid relid, List **
 	relation_close(rel, NoLock);
 }
 
+/* The SQL that is generated for an input of a truck with the option output_table. */
+char *
+trucker_check_generated(const TruckerTruck *truck, Oid relid)
+{
+	TruckerOutput *output = trucker_output_create(truck);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	TruckerIdentity saved;
+	char	   *sql;
+
+	if (rel == NULL)
+		trucker_raise_dropped(truck->name, relid);
+	trucker_truck_check_role(truck);
+	trucker_check_input_rights(truck, rel);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	trucker_identity_push(&saved, truck->role,
+						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
+						  truck->search_path);
+	sql = trucker_program_output_sql(trucker_program_create(truck, output, rel), TRUCKER_INSERT);
+	trucker_identity_pop(&saved);
+	PopActiveSnapshot();
+	output->routine->rollback(output);
+	relation_close(rel, NoLock);
+	return sql;
+}
+
 /*
  * Check one truck; raises an error for the first thing that is wrong.  Returns the
  * tables (Oid) that its plans write.

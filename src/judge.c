@@ -237,14 +237,6 @@ furthest(const Stream *stream)
 	return Max(told, least);
 }
 
-static bool
-has_worker(const pg_uuid_t *stream_id)
-{
-	TruckerWorkerInfo worker;
-
-	return trucker_find_worker(MyDatabaseId, stream_id, &worker) && worker.pid != 0;
-}
-
 /* What is wrong with the slot; NULL: nothing, or that is a worker's business. */
 static const char *
 slot_trouble(const Stream *stream)
@@ -256,7 +248,7 @@ slot_trouble(const Stream *stream)
 		return NULL;
 	trouble = trucker_slot_trouble(stream->first->slot_name, expected);
 	/* one that has started since may have moved it */
-	return has_worker(&stream->first->stream_id) ? NULL : trouble;
+	return trucker_has_worker(MyDatabaseId, &stream->first->stream_id) ? NULL : trouble;
 }
 
 static void
@@ -297,7 +289,7 @@ advance(void *arg)
 	/* the positions may have been committed without waiting for the disk */
 	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
 	begin(CurrentMemoryContext);
-	if (trucker_holder_lock_stream(&first->stream_id) && !has_worker(&first->stream_id))
+	if (trucker_holder_lock_stream(&first->stream_id) && !trucker_has_worker(MyDatabaseId, &first->stream_id))
 		to = Min(trucker_holder_least_position(&first->stream_id), confirmed + ADVANCE_BYTES);
 	if (!XLogRecPtrIsInvalid(confirmed) && to > confirmed)
 	{
@@ -372,7 +364,7 @@ trucker_judge(MemoryContext context)
 		{
 			memset(&stream, 0, sizeof(stream));
 			stream.first = holder;
-			stream.has_worker = has_worker(&holder->stream_id);
+			stream.has_worker = trucker_has_worker(MyDatabaseId, &holder->stream_id);
 			stream.has_slot = trucker_slot_find(holder->slot_name, &stream.slot) >= 0;
 		}
 		stream.holders = lappend(stream.holders, holder);

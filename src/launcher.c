@@ -311,7 +311,7 @@ trucker_launcher_main(Datum main_arg)
 	/* before anybody can have moved one */
 	trucker_slots_take_down();
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	trucker_worker_connect(InvalidOid);
 	pgstat_report_appname("trucker launcher");
 
 	handles = MemoryContextAllocZero(TopMemoryContext,

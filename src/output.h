@@ -5,6 +5,7 @@
 #ifndef TRUCKER_OUTPUT_H
 #define TRUCKER_OUTPUT_H
 
+#include "output_table.h"
 #include "position.h"
 #include "script.h"
 #include "truck.h"
@@ -31,6 +32,9 @@ typedef struct TruckerOutputRoutine
 
 	/* Is there nothing for make_ready() to do? */
 	bool		(*is_ready) (TruckerOutput *output);
+
+	/* The table of this name there, for which output.sql is to be generated. */
+	TruckerTarget *(*describe_table) (TruckerOutput *output, const char *name);
 
 	/* The columns of r (from 1) that rendered SQL reads; perhaps a few more. */
 	Bitmapset  *(*columns_read) (TruckerOutput *output, const char *sql, TupleDesc desc);

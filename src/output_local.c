@@ -22,6 +22,12 @@ local_is_ready(TruckerOutput *output)
 	return true;
 }
 
+static TruckerTarget *
+local_describe_table(TruckerOutput *output, const char *name)
+{
+	return trucker_target_describe(name);
+}
+
 static Bitmapset *
 local_columns_read(TruckerOutput *output, const char *sql, TupleDesc desc)
 {
@@ -82,6 +88,7 @@ static const TruckerOutputRoutine local_routine = {
 	.is_local = true,
 	.make_ready = local_make_ready,
 	.is_ready = local_is_ready,
+	.describe_table = local_describe_table,
 	.columns_read = local_columns_read,
 	.prepare = local_prepare,
 	.check = local_check,

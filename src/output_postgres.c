@@ -677,11 +677,42 @@ remote_check_statements(TruckerOutput *output, List *statements)
 	return NIL;
 }
 
+static TruckerTarget *
+remote_describe_table(TruckerOutput *output, const char *name)
+{
+	Remote	   *remote = (Remote *) output;
+	char	   *sql = psprintf("SELECT a.attname, a.attgenerated <> '', a.attidentity = 'a', coalesce(a.attnum = ANY (i.indkey), false) "
+							   "FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary "
+							   "WHERE a.attrelid = %s::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+							   quote_literal_cstr(trucker_target_name(name)));
+	TruckerTarget *target = palloc0(sizeof(TruckerTarget));
+	MemoryContext old = CurrentMemoryContext;
+	PGresult   *result;
+
+	if (remote->conn == NULL)
+		begin_checks(remote);
+	MemoryContextSwitchTo(old);
+	leave_pipeline(remote);
+	result = trucker_conn_exec(remote->conn, sql, PGRES_TUPLES_OK);
+	target->n = PQntuples(result);
+	target->columns = palloc0(Max(target->n, 1) * sizeof(TruckerTargetColumn));
+	for (int i = 0; i < target->n; i++)
+	{
+		target->columns[i].name = pstrdup(PQgetvalue(result, i, 0));
+		target->columns[i].is_generated = PQgetvalue(result, i, 1)[0] == 't';
+		target->columns[i].is_identity = PQgetvalue(result, i, 2)[0] == 't';
+		target->columns[i].is_key = PQgetvalue(result, i, 3)[0] == 't';
+	}
+	PQclear(result);
+	return target;
+}
+
 static const TruckerOutputRoutine postgres_routine = {
 	.adapter = "postgres",
 	.is_local = false,
 	.make_ready = remote_make_ready,
 	.is_ready = remote_is_ready,
+	.describe_table = remote_describe_table,
 	.columns_read = remote_columns_read,
 	.prepare = remote_prepare,
 	.check = remote_check,

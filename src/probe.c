@@ -8,7 +8,8 @@
  *	- finds those that are lost because of their slots, or of the WAL that these keep
  *	  (judge.c);
  *	- reports the streams that shall have a worker to shared memory;
- *	- notes where the slots of those that rest stand;
+ *	- notes where the slots of those that rest stand, and lets these share slots
+ *	  (gather.c);
  *	- drops streams without trucks, and replication slots that bear our name and that
  *	  no stream needs: of dropped trucks, of a dropped extension, of a start that a
  *	  crash cut short.
@@ -29,6 +30,7 @@
 #include "utils/snapmgr.h"
 
 #include "budget.h"
+#include "gather.h"
 #include "identity.h"
 #include "shmem.h"
 #include "slots.h"
@@ -219,6 +221,8 @@ trucker_probe_main(Datum main_arg)
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);
+		if (trucker_gather(context))
+			trucker_request_scan(MyDatabaseId);
 	}
 	report_wanted(streams);
 	drop_orphans(slots, needed);

@@ -54,11 +54,13 @@ input_statements(const TruckerProgram *program, TruckerOperation operation)
 								"input_sql", false);
 }
 
-static List *
-output_statements(const TruckerProgram *program, TruckerOperation operation)
+/* output.sql for an operation, where r has these columns. */
+static char *
+output_text(const TruckerProgram *program, TruckerOperation operation, TupleDesc rows)
 {
-	return trucker_script_split(render(program, program->output_template, operation),
-								"output_sql", false);
+	if (program->output_template == NULL)
+		return trucker_target_sql(program->truck, program->target, rows);
+	return render(program, program->output_template, operation);
 }
 
 /* The statements of truncate_sql, when the input table has been truncated. */
@@ -91,7 +93,8 @@ parse_templates(TruckerProgram *program, const TruckerTruck *truck)
 {
 	if (truck->input_sql)
 		program->input_template = trucker_template_parse(truck->input_sql, "input_sql");
-	program->output_template = trucker_template_parse(truck->output_sql, "output_sql");
+	if (truck->output_sql)
+		program->output_template = trucker_template_parse(truck->output_sql, "output_sql");
 	if (truck->truncate_sql)
 		program->truncate_template = parse_truncate_sql(truck->truncate_sql);
 }
@@ -168,8 +171,7 @@ narrow(TruckerProgram *program)
 		Bitmapset  *columns = input != NIL ?
 			trucker_script_columns_read(prepare_input(input, &rows), rows.desc) :
 			program->output->routine->columns_read(program->output,
-												   render(program, program->output_template, operation),
-												   rows.desc);
+												   output_text(program, operation, rows.desc), rows.desc);
 
 		read = bms_add_members(read, columns);
 	}
@@ -214,9 +216,11 @@ trucker_program_create(const TruckerTruck *truck,
 	program->context = context;
 	program->relation = trucker_relation_build(rel);
 	parse_templates(program, truck);
-	program->by_operation = trucker_template_uses_operation(program->output_template) ||
+	program->by_operation = (program->output_template && trucker_template_uses_operation(program->output_template)) ||
 		(program->input_template && trucker_template_uses_operation(program->input_template));
 	program->full = trucker_row_type_full(program->relation->desc);
+	if (truck->output_sql == NULL)
+		program->target = output->routine->describe_table(output, truck->output_table);
 	narrow(program);
 	MemoryContextSwitchTo(old);
 	return program;
@@ -226,6 +230,18 @@ void
 trucker_program_free(TruckerProgram *program)
 {
 	MemoryContextDelete(program->context);
+}
+
+/* output.sql as it is executed for an operation. */
+char *
+trucker_program_output_sql(TruckerProgram *program, TruckerOperation operation)
+{
+	List	   *input = input_statements(program, operation);
+	TruckerRows rows = {program->full->desc, 1, NULL};
+
+	if (input != NIL)
+		rows.desc = trucker_script_result(prepare_input(input, &rows));
+	return output_text(program, operation, rows.desc);
 }
 
 static int
@@ -254,7 +270,8 @@ make_plans(TruckerProgram *program, TruckerOperation operation, int class)
 	}
 	plans->result = rows.desc;
 	plans->output = program->output->routine->prepare(program->output,
-													  render(program, program->output_template, operation), &rows);
+													  output_text(program, operation, plans->input ? rows.desc : program->full->desc),
+													  &rows);
 	return plans;
 }
 
@@ -417,14 +434,16 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 		for (int operation = 0; operation < TRUCKER_OPERATIONS; operation++)
 		{
 			input_count += list_length(input_statements(&program, operation));
-			output_count += list_length(output_statements(&program, operation));
+			if (truck->output_sql)
+				output_count += list_length(trucker_script_split(render(&program, program.output_template, operation),
+																 "output_sql", false));
 		}
 		truncate_count += list_length(trucker_program_truncate_statements(&program));
 	}
-	if ((truck->input_sql && input_count == 0) || output_count == 0)
+	if ((truck->input_sql && input_count == 0) || (truck->output_sql && output_count == 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s is empty", output_count == 0 ? "output_sql" : "input_sql"),
+				 errmsg("%s is empty", truck->output_sql && output_count == 0 ? "output_sql" : "input_sql"),
 				 errdetail("It holds no statement, for any input table and operation.")));
 	if (truck->truncate_sql && truncate_count == 0)
 		ereport(ERROR,
@@ -432,6 +451,8 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 				 errmsg("truncate_sql is empty"),
 				 errdetail("It holds no statement, for any input table."),
 				 errhint("To pass over TRUNCATE, create the truck with the option \"on_truncate\": \"ignore\".")));
+	if (truck->output_table)
+		(void) trucker_target_name(truck->output_table);
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
 }

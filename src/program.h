@@ -27,7 +27,8 @@ typedef struct TruckerProgram
 	TruckerOutput *output;
 	MemoryContext context;		/* all of the below */
 	TruckerTemplate *input_template;	/* NULL: no input.sql */
-	TruckerTemplate *output_template;
+	TruckerTemplate *output_template;	/* NULL: generated */
+	TruckerTarget *target;		/* for which it is generated, else NULL */
 	TruckerTemplate *truncate_template; /* NULL: no truncate_sql */
 	bool		by_operation;	/* a template asks for .operation */
 
@@ -39,6 +40,7 @@ typedef struct TruckerProgram
 
 /* in program.c */
 extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, TruckerOutput *output, Relation rel);
+extern char *trucker_program_output_sql(TruckerProgram *program, TruckerOperation operation);
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
 extern List *trucker_program_truncate_statements(const TruckerProgram *program);

@@ -172,6 +172,32 @@ free_copied(void *arg)
 }
 
 /*
+ * A copy of a server has the settings of the original, and slots of the same names.
+ * If the original is where trucker.replication_conninfo leads, the copy would read
+ * those, and confirm what the original has not applied.  The system identifier is
+ * the same on both; when they were started is not.
+ */
+static void
+check_is_this_server(TruckerReplication *rep)
+{
+	PGresult   *result = trucker_conn_exec(rep->conn, "SELECT pg_catalog.pg_postmaster_start_time()", PGRES_TUPLES_OK);
+	char	   *text = PQntuples(result) == 1 ? pstrdup(PQgetvalue(result, 0, 0)) : pstrdup("");
+	TimestampTz started;
+
+	PQclear(result);
+	started = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
+													  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	if (started == PgStartTime)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("trucker's replication connection leads to another server"),
+			 errdetail("That one was started at %s, this one at %s.  If this is a copy of that one, it would read the replication slots of the original.",
+					   text, pstrdup(timestamptz_to_str(PgStartTime))),
+			 errhint("Set trucker.replication_conninfo so that it leads to this server, or reset it: ALTER SYSTEM RESET trucker.replication_conninfo; SELECT pg_reload_conf();")));
+}
+
+/*
  * Connect to this server for logical replication of the given database.  The
  * connection belongs to the current memory context.
  */
@@ -191,6 +217,7 @@ trucker_replication_open(const char *database, const char *application_name)
 	rep->conn = trucker_conn_open(params.keywords, params.values,
 								  CONNECT_TIMEOUT_MS, hint,
 								  trucker_replication_conninfo && trucker_replication_conninfo[0]);
+	check_is_this_server(rep);
 	return rep;
 }
 

@@ -355,6 +355,15 @@ trucker_get_worker(int index, TruckerWorkerInfo *info)
 	return in_use;
 }
 
+/* Has the stream a worker, or one that has begun to start? */
+bool
+trucker_has_worker(Oid database, const pg_uuid_t *stream_id)
+{
+	TruckerWorkerInfo worker;
+
+	return trucker_find_worker(database, stream_id, &worker) && worker.pid != 0;
+}
+
 /* Copy a stream's entry; false: it has none. */
 bool
 trucker_find_worker(Oid database, const pg_uuid_t *stream_id, TruckerWorkerInfo *info)

@@ -115,6 +115,7 @@ extern bool trucker_probe_has_succeeded(void);
 extern void trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n);
 extern int	trucker_worker_count(void);
 extern bool trucker_get_worker(int index, TruckerWorkerInfo *info);
+extern bool trucker_has_worker(Oid database, const pg_uuid_t *stream_id);
 extern bool trucker_find_worker(Oid database, const pg_uuid_t *stream_id, TruckerWorkerInfo *info);
 extern void trucker_worker_set_launch(int index, uint64 generation, TimestampTz launch_after, bool waits_for_worker);
 extern void trucker_worker_launched(int index, uint64 generation);

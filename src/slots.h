@@ -8,6 +8,9 @@
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
 
+/* a slot that is further behind than this would have to be read for long */
+#define TRUCKER_NEAR_BYTES (64 * 1024 * 1024)
+
 /* One of our slots: a copy, taken under its lock. */
 typedef struct TruckerSlotInfo
 {

@@ -107,12 +107,67 @@ trucker_state_slot_names(void)
 								NULL, form_text);
 }
 
-/* How many catch-up streams of this database have, or are about to make, a slot. */
+/* no truck of the catch-up stream x shall run; one that is being made has no truck yet */
+#define IS_RESTING \
+	"(NOT x.home AND x.slot_name IS NOT NULL AND EXISTS " \
+	"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id) AND NOT EXISTS " \
+	"(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id AND s.enabled))"
+
+/*
+ * How many catch-up streams of this database have, or are about to make, a slot for
+ * trucks that shall run.  Those that only rest keep nobody from starting (gather.c).
+ */
 int
 trucker_state_slot_count(void)
 {
-	return list_length(trucker_catalog_list("SELECT slot_name FROM trucker.stream "
-											"WHERE slot_name IS NOT NULL AND NOT home", NULL, form_text));
+	return list_length(trucker_catalog_list("SELECT slot_name FROM trucker.stream x WHERE slot_name IS NOT NULL "
+											"AND NOT home AND NOT " IS_RESTING, NULL, form_text));
+}
+
+/*
+ * The catch-up streams (TruckerStreamRow *) whose trucks all rest, and of whose slots
+ * is noted where they stand: those of one owner, role and name together, the furthest
+ * behind first.
+ */
+List *
+trucker_state_resting_streams(void)
+{
+	return trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE " IS_RESTING " AND x.confirmed_lsn IS NOT NULL "
+								"ORDER BY x.owner::oid, x.run_as::oid, x.name, x.confirmed_lsn, x.id",
+								NULL, form_stream);
+}
+
+/* Is it still one of those, with the same slot at the same place?  The caller has locked it. */
+bool
+trucker_state_is_resting(const TruckerStreamRow *stream)
+{
+	TruckerStreamRow *row = first_stream(trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE x.id = $1 AND " IS_RESTING,
+															  &stream->id, form_stream));
+
+	return row && strcmp(row->slot_name, stream->slot_name) == 0 && row->confirmed_lsn == stream->confirmed_lsn &&
+		row->owner == stream->owner && row->role == stream->role && strcmp(row->name, stream->name) == 0;
+}
+
+/*
+ * Let the trucks of one resting stream be carried by another one.  All before
+ * applied_lsn is at their destinations.  Returns how many; not those that somebody has
+ * locked, or has started, nor those without a position.
+ */
+int
+trucker_state_gather(const pg_uuid_t *from, const pg_uuid_t *to, XLogRecPtr applied_lsn)
+{
+	Oid			types[] = {UUIDOID, UUIDOID, PG_LSNOID};
+	Datum		values[] = {UUIDPGetDatum(from), UUIDPGetDatum(to), LSNGetDatum(applied_lsn)};
+	TruckerCatalog access;
+	int			moved;
+
+	trucker_catalog_begin(&access);
+	moved = (int) trucker_catalog_execute("UPDATE trucker.truck_state SET stream_id = $2, applied_lsn = greatest(applied_lsn, $3) "
+										  "WHERE truck_id IN (SELECT x.truck_id FROM trucker.truck_state x WHERE x.stream_id = $1 "
+										  "AND NOT x.enabled AND NOT x.needs_backfill FOR UPDATE SKIP LOCKED)",
+										  3, types, values, NULL, SPI_OK_UPDATE);
+	trucker_catalog_end(&access);
+	return moved;
 }
 
 /*

@@ -41,8 +41,8 @@
 /* when a truck that could not leave is tried again */
 #define LEAVE_RETRY_MS 1000
 
-/* a catch-up stream that is further behind than this would have to be read for long */
-#define NEAR_BYTES (64 * 1024 * 1024)
+/* how long a walsender may take to notice that nobody listens to it any more */
+#define SENDER_WAIT_MS 100
 
 /* how far behind its home a stream may be when it first tries to join */
 #define JOIN_BYTES (16 * 1024 * 1024)
@@ -166,6 +166,20 @@ slot_will_do(const TruckerStreamRow *to, XLogRecPtr lsn)
 		trucker_slot_trouble(to->slot_name, InvalidXLogRecPtr) == NULL;
 }
 
+/*
+ * Between two passes of a stream its slot is in the hands of the last one's walsender
+ * for a moment, and looks as if it would not do.  A slot made because of that would be
+ * one too many, and keep WAL.
+ */
+static void
+wait_for_last_walsender(const char *slot_name)
+{
+	int			pid = trucker_slot_active_pid(slot_name);
+
+	if (pid > 0 && !trucker_is_walsender(pid))
+		(void) trucker_slot_wait_inactive(slot_name, SENDER_WAIT_MS);
+}
+
 /* Of the catch-up streams, the one that a truck at lsn can ride with the least to read. */
 static TruckerStreamRow *
 nearest(const TruckerStream *stream, List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
@@ -176,10 +190,12 @@ nearest(const TruckerStream *stream, List *streams, XLogRecPtr lsn, XLogRecPtr *
 	foreach(lc, streams)
 	{
 		TruckerStreamRow *row = lfirst(lc);
-		XLogRecPtr	at = trucker_slot_confirmed(row->slot_name);
+		XLogRecPtr	at;
 
 		if (memcmp(&row->id, &stream->id, sizeof(pg_uuid_t)) == 0)
 			continue;
+		wait_for_last_walsender(row->slot_name);
+		at = trucker_slot_confirmed(row->slot_name);
 		if (!slot_will_do(row, lsn) || at > lsn || (best && at < *confirmed))
 			continue;
 		best = row;
@@ -276,7 +292,7 @@ leave(TruckerStream *stream, TruckerMember *member)
 	can_copy = slot_can_be_had();
 	commit();
 
-	if (best && (!can_copy || lsn - confirmed <= NEAR_BYTES))
+	if (best && (!can_copy || lsn - confirmed <= TRUCKER_NEAR_BYTES))
 		return move(stream, member, best, lsn);
 	return can_copy && split(stream, member, lsn);
 }

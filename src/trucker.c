@@ -79,17 +79,19 @@ trucker_stop_point(const char *point)
 
 	while (stops_at(point))
 	{
+		/* the latch may have been set for it, and reset, before we came here */
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			continue;
+		}
 		if (!told)
 			ereport(LOG, (errmsg("stop point \"%s\" reached", point), errhidecontext(true)));
 		told = true;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
 	}
 }
 

@@ -56,6 +56,19 @@ trucker_worker_describe(BackgroundWorker *worker, const char *function, const ch
 	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
 }
 
+/*
+ * What all our lasting processes do first.  The server makes a background worker ignore
+ * SIGHUP while it starts, so a reload in that moment would pass it by for good: the file
+ * is read once more.
+ */
+void
+trucker_worker_connect(Oid database)
+{
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+}
+
 /* Register a worker for an entry of shared memory; false: no worker is free. */
 bool
 trucker_stream_register(int index, uint64 generation, const char *name,
@@ -177,7 +190,7 @@ trucker_stream_main(Datum main_arg)
 	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
 	if (!trucker_worker_attach(DatumGetInt32(main_arg), generation, &info))
 		proc_exit(0);
-	BackgroundWorkerInitializeConnectionByOid(info.database, InvalidOid, 0);
+	trucker_worker_connect(info.database);
 	trucker_identity_protect();
 	pgstat_report_appname(psprintf(TRUCKER_APPLICATION_NAME, info.name));
 

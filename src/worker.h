@@ -12,6 +12,7 @@
 
 /* in worker.c */
 extern void trucker_worker_describe(BackgroundWorker *worker, const char *function, const char *type);
+extern void trucker_worker_connect(Oid database);
 extern PGDLLEXPORT void trucker_stream_main(Datum main_arg);
 extern bool trucker_stream_register(int index, uint64 generation, const char *name, BackgroundWorkerHandle **handle);
 

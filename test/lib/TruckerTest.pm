@@ -58,7 +58,8 @@ sub trucker_node
 		%{ $opts{init} // {} });
 
 	# Cluster.pm's own defaults stand above these lines and lose.  It switches
-	# restart_after_crash off; a killed process is what many tests are about.
+	# restart_after_crash off; a killed process is what many tests are about.  How
+	# often a truck fails before a test has removed the cause depends on the machine.
 	$node->append_conf(
 		'postgresql.conf', q{
 wal_level = logical
@@ -69,6 +70,7 @@ max_worker_processes = 40
 restart_after_crash = on
 log_statement = none
 trucker.retry_initial_delay = '100ms'
+trucker.max_failures = 0
 });
 	$node->append_conf('postgresql.conf',
 		"output_plugin_libraries = 'pgoutput, test_decoding, wal2json'")

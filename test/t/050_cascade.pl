@@ -404,15 +404,15 @@ drop_all();
 is(sql('SELECT count(*) FROM trucker.output_table'), '0', 'nothing is known of trucks that were dropped');
 
 # Two that close a loop together, each before the other's batch has committed: they
-# have looked, and wait.
+# have looked, and wait.  On one stream only one of them would write at a time.
 sql(q{
 CREATE TABLE w_1 (id int PRIMARY KEY, v int);
 CREATE TABLE w_2 (id int PRIMARY KEY, v int);
 CREATE FUNCTION w_write(t text, id int) RETURNS int LANGUAGE plpgsql AS
 $$BEGIN EXECUTE format('INSERT INTO %I VALUES ($1, 0)', t) USING id; PERFORM pg_advisory_xact_lock_shared(1); RETURN id; END$$;
 });
-create('w1', 'w_1', q{SELECT w_write('w_2', id + 100) FROM r}, '{"backfill": false}');
-create('w2', 'w_2', q{SELECT w_write('w_1', id + 100) FROM r}, '{"backfill": false}');
+create('w1', 'w_1', q{SELECT w_write('w_2', id + 100) FROM r}, '{"backfill": false, "stream": "first"}');
+create('w2', 'w_2', q{SELECT w_write('w_1', id + 100) FROM r}, '{"backfill": false, "stream": "second"}');
 sql('SELECT trucker.start()');
 wait_state($node, $_, 'streaming') foreach qw(w1 w2);
 {

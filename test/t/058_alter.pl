@@ -28,7 +28,6 @@ my $node = trucker_node('alter', conf => q{
 autovacuum_naptime = '1s'
 max_prepared_transactions = 2
 trucker.max_truck_delay = '1min'
-trucker.max_failures = 0
 });
 my $load;
 

@@ -29,7 +29,6 @@ log_line_prefix = '%m [%p] '
 trucker.max_truck_delay = '500ms'
 trucker.retry_max_delay = '200ms'
 trucker.max_backfills = 1
-trucker.max_failures = 0
 });
 
 sub sql

@@ -22,7 +22,6 @@ my $node = trucker_node(
 	conf => q{
 fsync = off
 trucker.retry_max_delay = '1s'
-trucker.max_failures = 0
 });
 
 sub sql
@@ -175,7 +174,9 @@ foreach my $round (1 .. 2)
 	wait_trucks($trucks - 1, "last_error ~ 'permission denied for table total' AND last_error_at > now() - interval '2 min' AND state IN ('retrying', 'waiting')",
 		"round $round: one cause fails all but one");
 	wait_trucks($trucks - 1, "stream = 'main (catch-up)'", "round $round: they have left");
-	cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '<=', 3, "round $round: and share what they need to go on");
+	# a stream that has got on cannot take one that failed earlier, so it may be more than one
+	cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '<=', 1 + sql('SHOW trucker.max_catchup_streams'),
+		"round $round: and share what they need to go on");
 	change_all();
 	ok(caught_up($node, 't1'), "round $round: the one goes on");
 	is(sql(q{SELECT state || ' ' || stream FROM trucker.status WHERE truck = 't1'}), 'streaming main', "round $round: as ever");
