@@ -28,7 +28,7 @@ our @EXPORT = qw(
 );
 
 # Options: conf => lines for postgresql.conf; hba => lines that come first in
-# pg_hba.conf; user, password => of a role that owns database postgres.
+# pg_hba.conf; init => more options of initdb; user, password => of a role that owns database postgres.
 sub remote_node
 {
 	my ($name, %opts) = @_;
@@ -36,7 +36,7 @@ sub remote_node
 	my $user = $opts{user} // 'writer';
 	my $password = $opts{password} // 'secret of the writer';
 
-	$node->init(extra => [ '--no-locale', '--encoding=UTF8' ]);
+	$node->init(extra => [ '--no-locale', '--encoding=UTF8', @{ $opts{init} // [] } ]);
 	$node->append_conf('postgresql.conf', "listen_addresses = '127.0.0.1'\nrestart_after_crash = on\nlog_statement = none\n" . ($opts{conf} // ''));
 	my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
 	unlink $node->data_dir . '/pg_hba.conf';
@@ -250,7 +250,7 @@ sub _serve
 			}
 			my $commits = $is_client{ fileno $socket }
 			  ? $data =~ /P....\0COMMIT\0/s && $data !~ /\AQ/
-			  : $data =~ /COMMIT\0Z/s && $held{ fileno $peer };
+			  : $data =~ /COMMIT\0[SZ]/s && $held{ fileno $peer };
 			my $cut = $commits
 			  && (($is_client{ fileno $socket } && $mode =~ /^(before|in)$/) || (!$is_client{ fileno $socket } && $mode eq 'after'));
 			$held{ fileno $socket } = 1 if $commits && $is_client{ fileno $socket };

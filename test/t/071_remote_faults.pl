@@ -20,7 +20,7 @@ use TruckerTest;
 seed();
 
 my $source = trucker_node('source', conf => "wal_writer_delay = '1s'\n");
-my $target = remote_node('target', conf => "max_connections = 20\n");
+my $target = remote_node('target', conf => "max_connections = 20\n", init => ['--wal-segsize=1']);
 my $proxy  = proxy($target);
 
 connect_remote($source, $target, 'warehouse', port => $proxy->{port});
@@ -151,7 +151,7 @@ foreach my $round (1 .. 3)
 {
 	load_runs();
 	wal_passes($source, 20_000 + int rand 200_000);
-	disaster($target, 'kill -9 of the postmaster');
+	disaster($target, 'kill -9 of the postmaster', 'none');
 	wal_passes($source, 20_000 + int rand 50_000);
 	load_stops();
 	all_same("kill -9 of the destination, round $round");
@@ -249,22 +249,22 @@ $target->stop;
 	my $log = $target->logfile;
 	my $bin = $target->installed_command('pg_ctl');
 
-	system('bash', '-c', "ulimit -f 20004; exec $bin -w -D '$data' -l '$log' start >/dev/null") == 0 or die 'pg_ctl';
+	system('bash', '-c', "ulimit -f 4004; exec $bin -w -D '$data' -l '$log' start >/dev/null") == 0 or die 'pg_ctl';
 	$target->_update_pid(1);
 }
-$source->safe_psql('postgres', q{INSERT INTO entry (account, amount) SELECT 7, n FROM generate_series(1, 500000) AS n});
+$source->safe_psql('postgres', q{INSERT INTO entry (account, amount) SELECT 7, n FROM generate_series(1, 120000) AS n});
 state_error('log', 'retrying', '53100', 'the disk there is full: the truck is tried again');
 $target->stop;
 $target->start;
 all_same('the disk is not full any more');
 
 # An error there comes over whole.
-$target->safe_psql('postgres', q{ALTER TABLE log ADD CONSTRAINT no_13 CHECK (amount <> 13)});
-$source->safe_psql('postgres', 'INSERT INTO entry (account, amount) VALUES (7, 13)');
+$target->safe_psql('postgres', q{ALTER TABLE log ADD CONSTRAINT no_13 CHECK (amount <> 13131313)});
+$source->safe_psql('postgres', 'INSERT INTO entry (account, amount) VALUES (7, 13131313)');
 wait_state($source, 'log', 'retrying');
-$source->poll_query_until('postgres', q{SELECT last_error IS NOT NULL FROM trucker.status WHERE truck = 'log'});
+$source->poll_query_until('postgres', q{SELECT last_error ~ '^23514' FROM trucker.status WHERE truck = 'log'});
 like($source->safe_psql('postgres', q{SELECT last_error FROM trucker.status WHERE truck = 'log'}),
-	qr/^23514: new row for relation "log" violates check constraint "no_13"\nDETAIL: Failing row contains .*, 7, 13\)\.\nCONTEXT: .*remote SQL: WITH r AS .* INSERT INTO log/s,
+	qr/^23514: new row for relation "log" violates check constraint "no_13"\nDETAIL: Failing row contains .*, 7, 13131313\)\.\nCONTEXT: .*remote SQL: WITH r AS .* INSERT INTO log/s,
 	'an error comes over with SQLSTATE, detail and the SQL');
 $target->safe_psql('postgres', q{ALTER TABLE log DROP CONSTRAINT no_13});
 all_same('the constraint is gone');
