@@ -79,6 +79,7 @@ struct TruckerOutput
 };
 
 /* in output.c */
+extern void trucker_output_connect(TruckerOutput *output, TruckerPosition *position);
 /* A destination for a truck, in the current memory context, not connected yet. */
 extern TruckerOutput *trucker_output_create(const TruckerTruck *truck);
 

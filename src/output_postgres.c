@@ -29,65 +29,20 @@
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "output.h"
-#include "remote_position.h"
+#include "remote_session.h"
 #include "remote_sql.h"
 #include "remote_types.h"
 
 #define SMALL_RUN (128 * 1024)
 #define COPY_BUFFER (64 * 1024)
-/* answers are read when so much is under way */
-#define MAX_PENDING 128
-#define MAX_PENDING_BYTES (1024 * 1024)
 /* a session is given up, between batches, when so many names have been used in it */
 #define MAX_NAMES 1000
-
-/* What an answer that is yet to come belongs to. */
-typedef enum Expect
-{
-	EXPECT_ANYTHING,
-	EXPECT_LOCK,
-	EXPECT_COMMIT,
-	EXPECT_ONE_ROW,
-	EXPECT_SYNC
-} Expect;
-
-typedef struct Pending
-{
-	Expect		expect;
-	const char *sql;			/* for errors */
-} Pending;
-
-typedef struct Remote
-{
-	TruckerOutput output;
-	MemoryContext context;
-
-	/* the session */
-	MemoryContext session_context;	/* a reset closes the connection */
-	TruckerConn *conn;			/* NULL: none */
-	TruckerRemotePosition *position;
-	uint64		changes;		/* of servers and mappings, before we connected */
-	uint64		session;		/* its number */
-	uint64		transaction;	/* the number of the last one */
-	int			names;			/* of statements and tables, used up */
-	bool		checking;		/* only to find out whether SQL can be prepared */
-
-	/* the open transaction */
-	bool		begun;
-	MemoryContext batch_context;
-	Pending		pending[MAX_PENDING + 16];
-	int			first;			/* of the pending ones that have not been answered */
-	int			last;
-	Size		bytes;			/* sent since answers were read */
-} Remote;
 
 /* One statement of output.sql. */
 typedef struct RemoteStatement
@@ -117,70 +72,19 @@ typedef struct RemotePlan
  * ----
  */
 
-static void
-close_session(Remote *remote)
-{
-	remote->conn = NULL;
-	remote->position = NULL;
-	remote->begun = false;
-	remote->first = remote->last = 0;
-	remote->bytes = 0;
-	MemoryContextReset(remote->session_context);
-	MemoryContextReset(remote->batch_context);
-}
-
-/* Connect, in a transaction or outside of any. */
-static void
-open_session(Remote *remote)
-{
-	const TruckerTruck *truck = remote->output.truck;
-	MemoryContext old = MemoryContextSwitchTo(remote->session_context);
-	bool		own_transaction = !IsTransactionState();
-	TruckerConnection *connection;
-
-	/* before the catalogs are read: what is altered after that, we hear of */
-	remote->changes = trucker_connection_changes();
-	if (own_transaction)
-	{
-		StartTransactionCommand();
-		MemoryContextSwitchTo(remote->session_context);
-	}
-	connection = trucker_connection_load(truck->connection, truck->role);
-	if (own_transaction)
-		CommitTransactionCommand();
-	MemoryContextSwitchTo(remote->session_context);
-	remote->conn = trucker_connection_open(connection, psprintf(TRUCKER_APPLICATION_NAME, truck->name));
-	remote->position = trucker_remote_position_open(remote->conn, connection, truck);
-	remote->session++;
-	remote->names = 0;
-	MemoryContextSwitchTo(old);
-}
-
-/*
- * Has the other end gone while we did nothing?  What it says unasked is its farewell, or
- * might be.
- */
-static bool
-is_alive(TruckerConn *conn)
-{
-	return PQstatus(conn->pg) == CONNECTION_OK &&
-		(WaitLatchOrSocket(NULL, WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						   PQsocket(conn->pg), 0, PG_WAIT_EXTENSION) & WL_SOCKET_READABLE) == 0;
-}
-
 static bool
 remote_is_ready(TruckerOutput *output)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 
 	return remote->conn != NULL && remote->changes == trucker_connection_changes() &&
-		remote->names < MAX_NAMES && is_alive(remote->conn);
+		remote->names < MAX_NAMES && trucker_remote_is_alive(remote->conn);
 }
 
 static const char *
 remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 	MemoryContext old = CurrentMemoryContext;
 	const char *trouble;
 
@@ -190,15 +94,15 @@ remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 	MemoryContextSwitchTo(old);
 	if (remote_is_ready(output))
 		return NULL;
-	close_session(remote);
-	open_session(remote);
+	trucker_remote_close(remote);
+	trucker_remote_open(remote);
 	MemoryContextSwitchTo(remote->session_context);
 	trouble = trucker_remote_position_take(remote->conn, remote->position, output->truck, position);
 	MemoryContextSwitchTo(old);
 	if (trouble)
 	{
 		trouble = pstrdup(trouble);
-		close_session(remote);
+		trucker_remote_close(remote);
 	}
 	return trouble;
 }
@@ -206,158 +110,9 @@ remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 static bool
 remote_needs_reset(TruckerOutput *output)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 
 	return remote->position && remote->position->must_reset;
-}
-
-/* ----
- * The pipeline
- * ----
- */
-
-static void
-raise_answer(Remote *remote, PGresult *result, const Pending *pending)
-{
-	if (pending->expect == EXPECT_LOCK && trucker_remote_position_is_mismatch(result))
-	{
-		PQclear(result);
-		trucker_remote_position_raise_mismatch(remote->output.truck);
-	}
-	trucker_conn_raise(remote->conn, result, pending->sql);
-}
-
-/* Is the answer what it must be, beyond not being an error? */
-static bool
-is_as_expected(const PGresult *result, Expect expect)
-{
-	if (expect == EXPECT_COMMIT)
-		return strcmp(PQcmdStatus(unconstify(PGresult *, result)), "COMMIT") == 0;
-	if (expect == EXPECT_ONE_ROW)
-		return strcmp(PQcmdTuples(unconstify(PGresult *, result)), "1") == 0;
-	return true;
-}
-
-static void
-handle_answer(Remote *remote, PGresult *result, const Pending *pending)
-{
-	switch (PQresultStatus(result))
-	{
-		case PGRES_COMMAND_OK:
-		case PGRES_TUPLES_OK:
-		case PGRES_SINGLE_TUPLE:
-		case PGRES_EMPTY_QUERY:
-		case PGRES_PIPELINE_SYNC:
-			break;
-		default:
-			raise_answer(remote, result, pending);
-	}
-	if (PQresultStatus(result) != PGRES_SINGLE_TUPLE && !is_as_expected(result, pending->expect))
-	{
-		PQclear(result);
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("connection \"%s\": unexpected answer to \"%s\"",
-						remote->output.truck->connection, pending->sql)));
-	}
-	PQclear(result);
-}
-
-/* Read all answers that are due: there must be something that makes the server send them. */
-static void
-read_answers(Remote *remote)
-{
-	PGconn	   *pg = remote->conn->pg;
-
-	trucker_conn_flush(remote->conn);
-	while (remote->first < remote->last)
-	{
-		const Pending *pending = &remote->pending[remote->first];
-		PGresult   *result;
-
-		/* what SELECT returns is thrown away, row by row */
-		if (pending->expect == EXPECT_ANYTHING)
-			(void) PQsetSingleRowMode(pg);
-		result = trucker_conn_result(remote->conn);
-		if (result)
-			handle_answer(remote, result, pending);
-		else if (PQstatus(pg) != CONNECTION_OK)
-			trucker_conn_raise(remote->conn, NULL, pending->sql);
-		/* each command's answers end with none; that of a sync is one by itself */
-		if (result == NULL || pending->expect == EXPECT_SYNC)
-			remote->first++;
-	}
-	remote->first = remote->last = 0;
-	remote->bytes = 0;
-}
-
-/* Something has been handed to libpq whose answer will come. */
-static void
-sent(Remote *remote, int accepted, Expect expect, const char *sql, Size bytes)
-{
-	if (!accepted)
-		trucker_conn_raise(remote->conn, NULL, sql);
-	remote->pending[remote->last].expect = expect;
-	/* what has been prepared may be forgotten before the answer comes */
-	remote->pending[remote->last++].sql = MemoryContextStrdup(remote->batch_context, sql);
-	remote->bytes += bytes;
-	if (remote->last < MAX_PENDING && remote->bytes < MAX_PENDING_BYTES)
-		return;
-	if (!PQsendFlushRequest(remote->conn->pg))
-		trucker_conn_raise(remote->conn, NULL, sql);
-	read_answers(remote);
-}
-
-static void
-send_sql(Remote *remote, const char *sql, Expect expect)
-{
-	sent(remote, PQsendQueryParams(remote->conn->pg, sql, 0, NULL, NULL, NULL, NULL, 0),
-		 expect, sql, strlen(sql));
-}
-
-static void
-send_sync(Remote *remote)
-{
-	sent(remote, PQpipelineSync(remote->conn->pg), EXPECT_SYNC, "", 0);
-	read_answers(remote);
-}
-
-static void
-enter_pipeline(Remote *remote)
-{
-	if (PQpipelineStatus(remote->conn->pg) == PQ_PIPELINE_OFF && !PQenterPipelineMode(remote->conn->pg))
-		trucker_conn_raise(remote->conn, NULL, NULL);
-}
-
-/* For commands that are answered one by one. */
-static void
-leave_pipeline(Remote *remote)
-{
-	if (PQpipelineStatus(remote->conn->pg) == PQ_PIPELINE_OFF)
-		return;
-	send_sync(remote);
-	if (!PQexitPipelineMode(remote->conn->pg))
-		trucker_conn_raise(remote->conn, NULL, NULL);
-}
-
-/* Begin the transaction, if that has not been done for this batch. */
-static void
-begin(Remote *remote)
-{
-	TruckerRemotePosition *position = remote->position;
-	const char *values[2];
-
-	enter_pipeline(remote);
-	if (remote->begun)
-		return;
-	remote->begun = true;
-	remote->transaction++;
-	send_sql(remote, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", EXPECT_ANYTHING);
-	send_sql(remote, position->settings_sql, EXPECT_ANYTHING);
-	values[0] = psprintf("%X/%X", LSN_FORMAT_ARGS(position->lsn));
-	values[1] = position->token;
-	sent(remote, PQsendQueryParams(remote->conn->pg, position->lock_sql, 2, NULL, values, NULL, NULL, 0),
-		 EXPECT_LOCK, position->lock_sql, strlen(position->lock_sql));
 }
 
 /* ----
@@ -402,7 +157,7 @@ remote_prepare(TruckerOutput *output, const char *sql, const TruckerRows *rows)
 }
 
 static void
-send_statement(Remote *remote, RemotePlan *plan, RemoteStatement *statement, char **params)
+send_statement(TruckerRemote *remote, RemotePlan *plan, RemoteStatement *statement, char **params)
 {
 	PGconn	   *pg = remote->conn->pg;
 	int			n = statement->reads_rows ? plan->shape->nparams : 0;
@@ -412,20 +167,20 @@ send_statement(Remote *remote, RemotePlan *plan, RemoteStatement *statement, cha
 		bytes += strlen(params[i]);
 	if (remote->position->pooled)
 	{
-		sent(remote, PQsendQueryParams(pg, statement->params_sql, n, plan->shape->param_types,
+		trucker_remote_sent(remote, PQsendQueryParams(pg, statement->params_sql, n, plan->shape->param_types,
 									   (const char *const *) params, NULL, NULL, 0),
-			 EXPECT_ANYTHING, statement->params_sql, bytes);
+			 TRUCKER_EXPECT_ANYTHING, statement->params_sql, bytes);
 		return;
 	}
 	if (statement->session != remote->session)
 	{
 		snprintf(statement->name, NAMEDATALEN, "trucker_%d", ++remote->names);
-		sent(remote, PQsendPrepare(pg, statement->name, statement->params_sql, n, plan->shape->param_types),
-			 EXPECT_ANYTHING, statement->params_sql, 0);
+		trucker_remote_sent(remote, PQsendPrepare(pg, statement->name, statement->params_sql, n, plan->shape->param_types),
+			 TRUCKER_EXPECT_ANYTHING, statement->params_sql, 0);
 		statement->session = remote->session;
 	}
-	sent(remote, PQsendQueryPrepared(pg, statement->name, n, (const char *const *) params, NULL, NULL, 0),
-		 EXPECT_ANYTHING, statement->params_sql, bytes);
+	trucker_remote_sent(remote, PQsendQueryPrepared(pg, statement->name, n, (const char *const *) params, NULL, NULL, 0),
+		 TRUCKER_EXPECT_ANYTHING, statement->params_sql, bytes);
 }
 
 /* ----
@@ -435,7 +190,7 @@ send_statement(Remote *remote, RemotePlan *plan, RemoteStatement *statement, cha
 
 /* An empty table for the rows. */
 static void
-make_table(Remote *remote, RemotePlan *plan)
+make_table(TruckerRemote *remote, RemotePlan *plan)
 {
 	bool		once = !remote->position->pooled;
 	bool		used = plan->transaction == remote->transaction;
@@ -467,7 +222,7 @@ make_table(Remote *remote, RemotePlan *plan)
 }
 
 static void
-put_data(Remote *remote, StringInfo buffer, const char *command)
+put_data(TruckerRemote *remote, StringInfo buffer, const char *command)
 {
 	int			done;
 
@@ -480,7 +235,7 @@ put_data(Remote *remote, StringInfo buffer, const char *command)
 }
 
 static void
-copy_rows(Remote *remote, RemotePlan *plan, const TruckerRows *rows)
+copy_rows(TruckerRemote *remote, RemotePlan *plan, const TruckerRows *rows)
 {
 	char	   *command = psprintf("COPY %s FROM STDIN", plan->table);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(plan->shape->desc, &TTSOpsMinimalTuple);
@@ -521,28 +276,28 @@ copy_rows(Remote *remote, RemotePlan *plan, const TruckerRows *rows)
 }
 
 static void
-execute_large(Remote *remote, RemotePlan *plan, const TruckerRows *rows)
+execute_large(TruckerRemote *remote, RemotePlan *plan, const TruckerRows *rows)
 {
-	leave_pipeline(remote);
+	trucker_remote_leave_pipeline(remote);
 	make_table(remote, plan);
 	copy_rows(remote, plan, rows);
-	enter_pipeline(remote);
+	trucker_remote_enter_pipeline(remote);
 	for (int i = 0; i < plan->n; i++)
-		send_sql(remote, plan->statements[i].table_sql, EXPECT_ANYTHING);
+		trucker_remote_send(remote, plan->statements[i].table_sql, TRUCKER_EXPECT_ANYTHING);
 	/* the next run may want the table */
-	send_sync(remote);
+	trucker_remote_sync(remote);
 }
 
 static void
 remote_execute(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 	RemotePlan *plan = prepared;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 	char	  **params = NULL;
 	int			nestlevel;
 
-	begin(remote);
+	trucker_remote_begin(remote);
 	if (plan->reads_rows)
 	{
 		nestlevel = trucker_remote_set_formats();
@@ -567,14 +322,14 @@ remote_execute(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 static void
 remote_run(TruckerOutput *output, List *statements)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 	ListCell   *lc;
 
-	begin(remote);
+	trucker_remote_begin(remote);
 	foreach(lc, statements)
-		send_sql(remote, pstrdup(lfirst(lc)), EXPECT_ANYTHING);
-	send_sync(remote);
+		trucker_remote_send(remote, pstrdup(lfirst(lc)), TRUCKER_EXPECT_ANYTHING);
+	trucker_remote_sync(remote);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(remote->batch_context);
 }
@@ -587,18 +342,18 @@ remote_run(TruckerOutput *output, List *statements)
 static void
 remote_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 	const char *values[2];
 
-	begin(remote);
+	trucker_remote_begin(remote);
 	values[0] = psprintf("%X/%X", LSN_FORMAT_ARGS(lsn));
 	values[1] = psprintf("%u", GetWALInsertionTimeLine());
-	sent(remote, PQsendQueryParams(remote->conn->pg, remote->position->write_sql, 2, NULL, values, NULL, NULL, 0),
-		 EXPECT_ONE_ROW, remote->position->write_sql, 0);
+	trucker_remote_sent(remote, PQsendQueryParams(remote->conn->pg, remote->position->write_sql, 2, NULL, values, NULL, NULL, 0),
+		 TRUCKER_EXPECT_ONE_ROW, remote->position->write_sql, 0);
 	trucker_stop_point("remote: before commit");
-	send_sql(remote, "COMMIT", EXPECT_COMMIT);
-	send_sync(remote);
+	trucker_remote_send(remote, "COMMIT", TRUCKER_EXPECT_COMMIT);
+	trucker_remote_sync(remote);
 	remote->begun = false;
 	remote->position->lsn = lsn;
 	remote->position->must_reset = false;
@@ -610,10 +365,10 @@ remote_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 static void
 remote_rollback(TruckerOutput *output)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 
 	if (remote->begun || remote->checking || remote->first < remote->last)
-		close_session(remote);
+		trucker_remote_close(remote);
 	remote->checking = false;
 }
 
@@ -624,16 +379,16 @@ remote_rollback(TruckerOutput *output)
 
 /* Connect only for checks: a transaction that is never committed, and no row is touched. */
 static void
-begin_checks(Remote *remote)
+begin_checks(TruckerRemote *remote)
 {
 	PGresult   *result;
 	bool		may_make_tables;
 
 	if (remote->checking)
 		return;
-	close_session(remote);
+	trucker_remote_close(remote);
 	remote->checking = true;
-	open_session(remote);
+	trucker_remote_open(remote);
 	MemoryContextSwitchTo(remote->batch_context);
 	trucker_remote_position_begin(remote->conn, remote->position);
 	trucker_remote_position_make_table(remote->conn, remote->position);
@@ -651,21 +406,21 @@ begin_checks(Remote *remote)
 static List *
 remote_check(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 	RemotePlan *plan = prepared;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 
 	begin_checks(remote);
-	enter_pipeline(remote);
+	trucker_remote_enter_pipeline(remote);
 	for (int i = 0; i < plan->n; i++)
 	{
 		RemoteStatement *statement = &plan->statements[i];
 
-		sent(remote, PQsendPrepare(remote->conn->pg, "", statement->params_sql,
+		trucker_remote_sent(remote, PQsendPrepare(remote->conn->pg, "", statement->params_sql,
 								   statement->reads_rows ? plan->shape->nparams : 0, plan->shape->param_types),
-			 EXPECT_ANYTHING, statement->params_sql, 0);
+			 TRUCKER_EXPECT_ANYTHING, statement->params_sql, 0);
 	}
-	leave_pipeline(remote);
+	trucker_remote_leave_pipeline(remote);
 	MemoryContextSwitchTo(old);
 	return NIL;
 }
@@ -680,7 +435,7 @@ remote_check_statements(TruckerOutput *output, List *statements)
 static TruckerTarget *
 remote_describe_table(TruckerOutput *output, const char *name)
 {
-	Remote	   *remote = (Remote *) output;
+	TruckerRemote	   *remote = (TruckerRemote *) output;
 	char	   *sql = psprintf("SELECT a.attname, a.attgenerated <> '', a.attidentity = 'a', coalesce(a.attnum = ANY (i.indkey), false) "
 							   "FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary "
 							   "WHERE a.attrelid = %s::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
@@ -692,7 +447,7 @@ remote_describe_table(TruckerOutput *output, const char *name)
 	if (remote->conn == NULL)
 		begin_checks(remote);
 	MemoryContextSwitchTo(old);
-	leave_pipeline(remote);
+	trucker_remote_leave_pipeline(remote);
 	result = trucker_conn_exec(remote->conn, sql, PGRES_TUPLES_OK);
 	target->n = PQntuples(result);
 	target->columns = palloc0(Max(target->n, 1) * sizeof(TruckerTargetColumn));
@@ -729,7 +484,7 @@ TruckerOutput *
 trucker_output_postgres(const TruckerTruck *truck)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker remote output", ALLOCSET_DEFAULT_SIZES);
-	Remote	   *remote = MemoryContextAllocZero(context, sizeof(Remote));
+	TruckerRemote	   *remote = MemoryContextAllocZero(context, sizeof(TruckerRemote));
 
 	remote->output.routine = &postgres_routine;
 	remote->output.truck = truck;

@@ -87,24 +87,6 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
  */
 
 /*
- * A destination elsewhere must be connected.  If it then says that it holds more than
- * the truck had been told, some of what is at hand is applied already: begin anew.
- */
-static void
-connect_output(TruckerPipeline *pipeline)
-{
-	XLogRecPtr	known = pipeline->position->lsn;
-	const char *trouble = pipeline->output->routine->make_ready(pipeline->output, pipeline->position);
-
-	if (trouble == NULL && pipeline->position->lsn == known)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("the connection was lost, and the destination is not at position %X/%X", LSN_FORMAT_ARGS(known)),
-			 trouble ? errdetail("The truck cannot go on: %s.", trouble) : 0));
-}
-
-/*
  * Open the destination's transaction.  With snapshot, everything in it sees the
  * database as that exported snapshot does.
  */
@@ -113,7 +95,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 {
 	const TruckerTruck *truck = pipeline->truck;
 
-	connect_output(pipeline);
+	trucker_output_connect(pipeline->output, pipeline->position);
 	trucker_identity_begin(truck->role, pipeline->role_is_superuser, truck->search_path);
 	trucker_give_way_in_deadlocks(true);
 	trucker_written_begin(pipeline->written);

@@ -143,7 +143,7 @@ $source->safe_psql('postgres', q{
 	INSERT INTO types SELECT 100, b FROM types WHERE id = 1});
 ok(caught_up($source, 'types'), 'types: changes');
 same_types('types in small runs', 'id <> 2');
-$source->safe_psql('postgres', 'INSERT INTO types SELECT (jsonb_populate_record(t, jsonb_build_object(\'id\', n))).* FROM types AS t, generate_series(1000, 1500) AS n WHERE t.id = 1');
+$source->safe_psql('postgres', 'INSERT INTO types SELECT (jsonb_populate_record(orig, jsonb_build_object(\'id\', g.k))).* FROM types AS orig, generate_series(1000, 1500) AS g(k) WHERE orig.id = 1');
 ok(caught_up($source, 'types'), 'types: many');
 same_types('types in a large run', 'id BETWEEN 1000 AND 1500');
 
@@ -165,7 +165,7 @@ is(psql_err($source, q{
 # SQL of all kinds
 # ----
 
-$source->safe_psql('postgres', q{CREATE TABLE one (id int PRIMARY KEY, v text); CREATE TABLE two (id int PRIMARY KEY, w int)});
+$source->safe_psql('postgres', q{CREATE TABLE one (id int PRIMARY KEY, v text); CREATE TABLE two (id int PRIMARY KEY, w int); ALTER TABLE two REPLICA IDENTITY FULL});
 $target->safe_psql('postgres', q{
 	CREATE TABLE merged (id int PRIMARY KEY, v text);
 	CREATE TABLE counted (source text PRIMARY KEY, n bigint);
@@ -191,7 +191,9 @@ $source->safe_psql('postgres', q{
 		{{ end }}
 		INSERT INTO counted AS c SELECT '{{ .input_table }}', count(*) FROM r ON CONFLICT (source) DO UPDATE SET n = c.n + excluded.n
 	$$);
-	SELECT trucker.start('kinds');
+	SELECT trucker.start('kinds')});
+ok(caught_up($source, 'kinds'), 'SQL of all kinds is checked');
+$source->safe_psql('postgres', q{
 	INSERT INTO one VALUES (1, 'a'), (2, 'b'), (3, 'c');
 	INSERT INTO two VALUES (1, 10);
 	UPDATE one SET v = 'x' WHERE id = 2;
@@ -204,7 +206,7 @@ cmp_ok($target->safe_psql('postgres', 'SELECT count(*) FROM called'), '>=', 1, '
 like($target->safe_psql('postgres', 'SELECT whole FROM wide'), qr/^\(1,10,,,insert,/, 'the whole row');
 like(psql_err($source, q{
 	BEGIN;
-	SELECT trucker.create_truck('bad', '{one}', 'WITH r AS (SELECT * FROM r) INSERT INTO merged SELECT id, v FROM r', output_connection => 'warehouse');
+	SELECT trucker.create_truck('bad', '{one}', 'WITH r AS (SELECT id, v FROM r) INSERT INTO merged SELECT id, v FROM r', output_connection => 'warehouse');
 	SELECT trucker.start('bad')}), qr/42712: +a WITH query of output_sql is called "r"/, 'another r is refused');
 like(psql_err($source, q{
 	BEGIN;
