@@ -99,6 +99,9 @@ SET ROLE regress_trucker_user;
 SELECT create_truck('warehouse');
 RESET ROLE;
 
+-- the input is always this database
+SELECT refusal($$SELECT trucker.create_truck('t', '{connection_input}', 'SELECT 1', options => '{"input_connection": "warehouse"}')$$);
+
 -- a server that a truck writes to stays, and keeps its name
 DROP USER MAPPING FOR regress_trucker_user SERVER warehouse;
 SELECT refusal('DROP SERVER warehouse');

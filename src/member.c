@@ -354,9 +354,6 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	if (member->pipeline->in_batch)
 		member->failed_lsn = Max(member->failed_lsn, member->pipeline->commit_lsn);
 	trucker_pipeline_rollback(member->pipeline);
-	/* a destination elsewhere must be asked where it is before the next try */
-	if (!member->pipeline->output->routine->is_ready(member->pipeline->output))
-		member->compiled = false;
 	RESUME_INTERRUPTS();
 
 	MemoryContextSwitchTo(member->context);

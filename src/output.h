@@ -30,9 +30,6 @@ typedef struct TruckerOutputRoutine
 	 */
 	const char *(*make_ready) (TruckerOutput *output, TruckerPosition *position);
 
-	/* Is there nothing for make_ready() to do? */
-	bool		(*is_ready) (TruckerOutput *output);
-
 	/* The table of this name there, for which output.sql is to be generated. */
 	TruckerTarget *(*describe_table) (TruckerOutput *output, const char *name);
 
@@ -63,6 +60,9 @@ typedef struct TruckerOutputRoutine
 	 * is committed for certain when this returns.  After an error it may have been.
 	 */
 	void		(*commit) (TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn);
+
+	/* Our transaction has committed as well. */
+	void		(*committed) (TruckerOutput *output);
 
 	/* After an error, perhaps inside of what this does: nothing of the batch is left. */
 	void		(*rollback) (TruckerOutput *output);

@@ -16,12 +16,6 @@ local_make_ready(TruckerOutput *output, TruckerPosition *position)
 	return NULL;
 }
 
-static bool
-local_is_ready(TruckerOutput *output)
-{
-	return true;
-}
-
 static TruckerTarget *
 local_describe_table(TruckerOutput *output, const char *name)
 {
@@ -73,6 +67,11 @@ local_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 }
 
 static void
+local_committed(TruckerOutput *output)
+{
+}
+
+static void
 local_rollback(TruckerOutput *output)
 {
 }
@@ -87,7 +86,6 @@ static const TruckerOutputRoutine local_routine = {
 	.adapter = "local",
 	.is_local = true,
 	.make_ready = local_make_ready,
-	.is_ready = local_is_ready,
 	.describe_table = local_describe_table,
 	.columns_read = local_columns_read,
 	.prepare = local_prepare,
@@ -96,6 +94,7 @@ static const TruckerOutputRoutine local_routine = {
 	.run = local_run,
 	.check_statements = local_check_statements,
 	.commit = local_commit,
+	.committed = local_committed,
 	.rollback = local_rollback,
 	.needs_reset = local_needs_reset,
 };

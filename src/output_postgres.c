@@ -72,19 +72,18 @@ typedef struct RemotePlan
  * ----
  */
 
+/* Is there nothing to do before a batch? */
 static bool
-remote_is_ready(TruckerOutput *output)
+is_ready(const TruckerRemote *remote)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
-
-	return remote->conn != NULL && remote->changes == trucker_connection_changes() &&
+	return remote->taken && remote->changes == trucker_connection_changes() &&
 		remote->names < MAX_NAMES && trucker_remote_is_alive(remote->conn);
 }
 
 static const char *
 remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 	MemoryContext old = CurrentMemoryContext;
 	const char *trouble;
 
@@ -92,7 +91,7 @@ remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 	StartTransactionCommand();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
-	if (remote_is_ready(output))
+	if (is_ready(remote))
 		return NULL;
 	trucker_remote_close(remote);
 	trucker_remote_open(remote);
@@ -104,13 +103,15 @@ remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 		trouble = pstrdup(trouble);
 		trucker_remote_close(remote);
 	}
+	else
+		remote->taken = true;
 	return trouble;
 }
 
 static bool
 remote_needs_reset(TruckerOutput *output)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 
 	return remote->position && remote->position->must_reset;
 }
@@ -291,7 +292,7 @@ execute_large(TruckerRemote *remote, RemotePlan *plan, const TruckerRows *rows)
 static void
 remote_execute(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 	RemotePlan *plan = prepared;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 	char	  **params = NULL;
@@ -322,7 +323,7 @@ remote_execute(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 static void
 remote_run(TruckerOutput *output, List *statements)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 	ListCell   *lc;
 
@@ -342,7 +343,7 @@ remote_run(TruckerOutput *output, List *statements)
 static void
 remote_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 	const char *values[2];
 
@@ -354,7 +355,6 @@ remote_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 	trucker_stop_point("remote: before commit");
 	trucker_remote_send(remote, "COMMIT", TRUCKER_EXPECT_COMMIT);
 	trucker_remote_sync(remote);
-	remote->begun = false;
 	remote->position->lsn = lsn;
 	remote->position->must_reset = false;
 	MemoryContextSwitchTo(old);
@@ -363,11 +363,21 @@ remote_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 }
 
 static void
+remote_committed(TruckerOutput *output)
+{
+	((TruckerRemote *) output)->begun = false;
+}
+
+/*
+ * Also where the error came after the COMMIT there and before ours: what we know of the
+ * position is not true any more then, and the destination must be asked.
+ */
+static void
 remote_rollback(TruckerOutput *output)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 
-	if (remote->begun || remote->checking || remote->first < remote->last)
+	if (remote->begun || !remote->taken)
 		trucker_remote_close(remote);
 	remote->checking = false;
 }
@@ -406,7 +416,7 @@ begin_checks(TruckerRemote *remote)
 static List *
 remote_check(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 	RemotePlan *plan = prepared;
 	MemoryContext old = MemoryContextSwitchTo(remote->batch_context);
 
@@ -435,7 +445,7 @@ remote_check_statements(TruckerOutput *output, List *statements)
 static TruckerTarget *
 remote_describe_table(TruckerOutput *output, const char *name)
 {
-	TruckerRemote	   *remote = (TruckerRemote *) output;
+	TruckerRemote *remote = (TruckerRemote *) output;
 	char	   *sql = psprintf("SELECT a.attname, a.attgenerated <> '', a.attidentity = 'a', coalesce(a.attnum = ANY (i.indkey), false) "
 							   "FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary "
 							   "WHERE a.attrelid = %s::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
@@ -466,7 +476,6 @@ static const TruckerOutputRoutine postgres_routine = {
 	.adapter = "postgres",
 	.is_local = false,
 	.make_ready = remote_make_ready,
-	.is_ready = remote_is_ready,
 	.describe_table = remote_describe_table,
 	.columns_read = remote_columns_read,
 	.prepare = remote_prepare,
@@ -475,6 +484,7 @@ static const TruckerOutputRoutine postgres_routine = {
 	.run = remote_run,
 	.check_statements = remote_check_statements,
 	.commit = remote_commit,
+	.committed = remote_committed,
 	.rollback = remote_rollback,
 	.needs_reset = remote_needs_reset,
 };
@@ -484,7 +494,7 @@ TruckerOutput *
 trucker_output_postgres(const TruckerTruck *truck)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker remote output", ALLOCSET_DEFAULT_SIZES);
-	TruckerRemote	   *remote = MemoryContextAllocZero(context, sizeof(TruckerRemote));
+	TruckerRemote *remote = MemoryContextAllocZero(context, sizeof(TruckerRemote));
 
 	remote->output.routine = &postgres_routine;
 	remote->output.truck = truck;

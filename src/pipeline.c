@@ -647,6 +647,7 @@ trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 	trucker_position_write(pipeline->position, position);
 	commit(pipeline);
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
+	pipeline->output->routine->committed(pipeline->output);
 }
 
 /* Finish a batch that held no changes; nothing is written. */

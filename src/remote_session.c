@@ -29,6 +29,7 @@ trucker_remote_close(TruckerRemote *remote)
 {
 	remote->conn = NULL;
 	remote->position = NULL;
+	remote->taken = false;
 	remote->begun = false;
 	remote->first = remote->last = 0;
 	remote->bytes = 0;

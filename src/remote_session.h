@@ -40,10 +40,11 @@ typedef struct TruckerRemote
 	uint64		session;		/* its number */
 	uint64		transaction;	/* the number of the last one */
 	int			names;			/* of statements and tables, used up */
+	bool		taken;			/* the position there is ours */
 	bool		checking;		/* only to find out whether SQL can be prepared */
 
 	/* the open transaction */
-	bool		begun;
+	bool		begun;			/* and ours, which belongs to it, has not committed */
 	MemoryContext batch_context;
 	TruckerRemotePending pending[TRUCKER_REMOTE_PENDING + 16];
 	int			first;			/* of the pending ones that have not been answered */

@@ -147,6 +147,11 @@ word_option(const char *key, const JsonbValue *value, const char *const *words,
 static void
 raise_unknown_option(const char *key)
 {
+	if (strcmp(key, "input_connection") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the input of a truck is the database that it is created in"),
+				 errhint("Install trucker in the database that holds the tables.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown option \"%s\" of a truck", key),

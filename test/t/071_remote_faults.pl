@@ -181,6 +181,21 @@ foreach my $point ('remote: before commit', 'remote: committed')
 	all_same("kill -9 at \"$point\"");
 }
 
+# An error between the two commits: what is at the destination counts.
+{
+	my $offset = -s $source->logfile;
+
+	$source->safe_psql('postgres', "ALTER SYSTEM SET trucker.stop_point = 'remote: committed'");
+	$source->reload;
+	$source->safe_psql('postgres', 'INSERT INTO entry (account, amount) VALUES (2, 2)');
+	$source->wait_for_log(qr/stop point "remote: committed" reached/, $offset);
+	my $pid = stream_worker_pid($source, 'log');
+	$source->safe_psql('postgres', 'ALTER SYSTEM RESET trucker.stop_point');
+	$source->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+	$source->reload;
+	all_same('cancelled after the COMMIT there, before the one here');
+}
+
 # ----
 # The destination refuses, blocks, hangs, is full
 # ----

@@ -144,6 +144,15 @@ ok(caught_up($source, 't'), 'a truck over TLS');
 same_remote($source, 'TABLE item', $target, 'TABLE copy', 'has written all');
 is($target->safe_psql('postgres', q{SELECT bool_and(s.ssl) FROM pg_stat_ssl AS s JOIN pg_stat_activity USING (pid) WHERE application_name = 'trucker t'}), 't', 'encrypted');
 
+my $session = q{SELECT pid FROM pg_stat_activity WHERE application_name = 'trucker t'};
+my $pid = $target->safe_psql('postgres', $session);
+foreach (1 .. 3)
+{
+	$source->safe_psql('postgres', 'INSERT INTO item SELECT max(id) + 1 FROM item');
+	caught_up($source, 't');
+}
+is($target->safe_psql('postgres', $session), $pid, 'one session serves many batches');
+
 # The server's certificate is changed under it.
 foreach my $case ([ 'elsewhere', qr/does not match host name/ ], [ 'expired', qr/certificate verify failed/ ], [ 'server', undef ])
 {
