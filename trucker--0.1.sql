@@ -20,7 +20,7 @@ CREATE TABLE trucker.truck (
 	run_as            regrole NOT NULL,
 	input_tables      regclass[] NOT NULL,
 	input_sql         text,
-	output_sql        text NOT NULL,
+	output_sql        text,		-- NULL: generated, for the option output_table
 	output_connection text NOT NULL,
 	options           jsonb NOT NULL,
 	search_path       text NOT NULL,
@@ -108,6 +108,17 @@ INSERT INTO trucker.message_prefix VALUES ('trucker' || pg_catalog.translate(pg_
 COMMENT ON TABLE trucker.message_prefix IS
 'the secret prefix of trucker''s logical messages in this database; not dumped';
 
+-- Of trucks that write to another server: whose row of positions there it is, so that
+-- of two that take themselves for the same truck one is refused.  (remote_position.c)
+CREATE TABLE trucker.destination (
+	truck_id   uuid PRIMARY KEY,
+	token      uuid,			-- found there when it was last taken over
+	next_token uuid NOT NULL,	-- put there then
+	emptied    boolean NOT NULL	-- and no position left there: since then only this truck's backfill can have written one
+);
+COMMENT ON TABLE trucker.destination IS
+'how each truck knows the position at another server for its own; not dumped';
+
 -- Trucks whose input was altered so that its changes are no longer seen.  Rows are
 -- added by the transaction that alters: an insert neither waits for anybody nor
 -- fails, which an update of truck_state might.
@@ -183,12 +194,13 @@ ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_transaction ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_change ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
  */
 CREATE FUNCTION trucker.create_truck(
-	name text, input_tables regclass[], output_sql text, input_sql text DEFAULT NULL,
+	name text, input_tables regclass[], output_sql text DEFAULT NULL, input_sql text DEFAULT NULL,
 	output_connection name DEFAULT 'local', options jsonb DEFAULT '{}')
 RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_create_truck';
 COMMENT ON FUNCTION trucker.create_truck(text, regclass[], text, text, name, jsonb) IS
@@ -245,6 +257,11 @@ CREATE FUNCTION trucker.skip(name text, lsn pg_lsn)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_skip';
 COMMENT ON FUNCTION trucker.skip(text, pg_lsn) IS
 'let a truck pass over the source transaction that it fails at, which commits at lsn (column failed_lsn of trucker.status); it will never be applied';
+
+CREATE FUNCTION trucker.generated_sql(name text, OUT input_table regclass, OUT output_sql text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_generated_sql';
+COMMENT ON FUNCTION trucker.generated_sql(text) IS
+'the SQL that stands for output_sql where a truck has the option output_table';
 
 CREATE FUNCTION trucker.wait_for(name text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s')
 RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wait_for';
@@ -305,6 +322,16 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION trucker.input_parts(oid) IS
 'the tables that an input table consists of: itself and, if it is partitioned, its partitions at any depth';
+
+CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
+COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
+'checks the options of foreign servers and user mappings of the wrapper trucker';
+
+-- Connections are its servers.  There are no foreign tables, so there is no handler.
+CREATE FOREIGN DATA WRAPPER trucker VALIDATOR trucker.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER trucker IS
+'connections: servers that trucks write to';
 
 /*
  * Views.
@@ -376,7 +403,8 @@ REVOKE ALL ON FUNCTION
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
-	trucker.skip(text, pg_lsn), trucker.input_parts(oid)
+	trucker.skip(text, pg_lsn), trucker.input_parts(oid),
+	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status, trucker.quarantine TO PUBLIC;

@@ -131,7 +131,7 @@ warn(const TruckerTruck *truck, const TruckerProgram *program)
 }
 
 static void
-check_input(const TruckerTruck *truck, Oid relid, List **written)
+check_input(const TruckerTruck *truck, TruckerOutput *output, Oid relid, List **written)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 	TruckerIdentity saved;
@@ -145,7 +145,7 @@ check_input(const TruckerTruck *truck, Oid relid, List **written)
 	trucker_identity_push(&saved, truck->role,
 						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
 						  truck->search_path);
-	program = trucker_program_create(truck, &trucker_output_local, rel);
+	program = trucker_program_create(truck, output, rel);
 	trucker_program_check_identity(program);
 	trucker_program_check(program, written);
 	trucker_identity_pop(&saved);
@@ -155,6 +155,31 @@ check_input(const TruckerTruck *truck, Oid relid, List **written)
 	relation_close(rel, NoLock);
 }
 
+/* The SQL that is generated for an input of a truck with the option output_table. */
+char *
+trucker_check_generated(const TruckerTruck *truck, Oid relid)
+{
+	TruckerOutput *output = trucker_output_create(truck);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	TruckerIdentity saved;
+	char	   *sql;
+
+	if (rel == NULL)
+		trucker_raise_dropped(truck->name, relid);
+	trucker_truck_check_role(truck);
+	trucker_check_input_rights(truck, rel);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	trucker_identity_push(&saved, truck->role,
+						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
+						  truck->search_path);
+	sql = trucker_program_output_sql(trucker_program_create(truck, output, rel), TRUCKER_INSERT);
+	trucker_identity_pop(&saved);
+	PopActiveSnapshot();
+	output->routine->rollback(output);
+	relation_close(rel, NoLock);
+	return sql;
+}
+
 /*
  * Check one truck; raises an error for the first thing that is wrong.  Returns the
  * tables (Oid) that its plans write.
@@ -162,12 +187,14 @@ check_input(const TruckerTruck *truck, Oid relid, List **written)
 List *
 trucker_check_truck(const TruckerTruck *truck)
 {
+	TruckerOutput *output = trucker_output_create(truck);
 	List	   *written = NIL;
 
 	trucker_truck_check_role(truck);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < truck->ninputs; i++)
-		check_input(truck, truck->inputs[i], &written);
+		check_input(truck, output, truck->inputs[i], &written);
+	output->routine->rollback(output);
 	PopActiveSnapshot();
 	return written;
 }

@@ -14,5 +14,6 @@ extern void trucker_check_server(int new_trucks, int new_slots);
 
 /* in check.c */
 extern List *trucker_check_truck(const TruckerTruck *truck);
+extern char *trucker_check_generated(const TruckerTruck *truck, Oid relid);
 
 #endif							/* TRUCKER_CHECK_H */

@@ -28,9 +28,11 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "executor/executor.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
 #include "storage/ipc.h"
@@ -40,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "connection.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -63,6 +66,8 @@ static List *closing_databases = NIL;
 
 /* where the WAL stood when the statement being executed, or one around it, altered its first table; 0: none yet */
 static XLogRecPtr altered_lsn = InvalidXLogRecPtr;
+/* DROP EXTENSION trucker is being executed: foreign servers may go, too */
+static bool dropping_trucker = false;
 
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
@@ -251,6 +256,8 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 	else if (class_id == ExtensionRelationId &&
 			 object_id == get_extension_oid("trucker", true))
 		quiesce(MyDatabaseId);
+	else if (class_id == ForeignServerRelationId && !dropping_trucker)
+		trucker_connection_refuse_drop(object_id);
 }
 
 static bool
@@ -271,6 +278,13 @@ drops_trucker(Node *node)
 		}
 	}
 	return false;
+}
+
+/* A foreign server's name is how trucks know it. */
+static bool
+renames_server(Node *node)
+{
+	return IsA(node, RenameStmt) && ((RenameStmt *) node)->renameType == OBJECT_FOREIGN_SERVER;
 }
 
 /* Could this statement change how an input table is to be read, or whether it can be? */
@@ -365,6 +379,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
 {
+	bool		outer = dropping_trucker;
 	XLogRecPtr	outer_lsn;
 
 	/* an error has left it set */
@@ -372,15 +387,28 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		altered_lsn = InvalidXLogRecPtr;
 	outer_lsn = altered_lsn;
 	if (drops_trucker(pstmt->utilityStmt))
+	{
 		quiesce(MyDatabaseId);
+		dropping_trucker = true;
+	}
 	if (trucker_written_in_batch())
 		writes_of_utility(pstmt->utilityStmt);
-	if (prev_process_utility_hook)
-		prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
-								  query_env, dest, qc);
-	else
-		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
-								query_env, dest, qc);
+	if (renames_server(pstmt->utilityStmt))
+		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
+	PG_TRY();
+	{
+		if (prev_process_utility_hook)
+			prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
+									  query_env, dest, qc);
+		else
+			standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+									query_env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		dropping_trucker = outer;
+	}
+	PG_END_TRY();
 	if (alters_tables(pstmt->utilityStmt))
 		look_at_inputs(pstmt->utilityStmt);
 	altered_lsn = outer_lsn;

@@ -587,7 +587,11 @@ void
 trucker_member_compile(TruckerMember *member, void *arg)
 {
 	TruckerPipeline *pipeline = member->pipeline;
+	TruckerOutput *output = pipeline->output;
+	const char *trouble = output->routine->make_ready(output, member->position);
 
+	if (trouble)
+		trucker_member_raise_lost(member, trouble);
 	trucker_pipeline_begin_batch(pipeline, NULL);
 	pipeline->commit_lsn = member->position->lsn;
 	pipeline->xid = InvalidTransactionId;

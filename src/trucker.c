@@ -35,6 +35,7 @@ int			trucker_max_quarantined = 10000;
 int			trucker_max_backfills = 2;
 int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
+bool		trucker_require_ssl = false;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
 
@@ -172,6 +173,10 @@ define_settings(void)
 							"0 means no limit.",
 							&trucker_max_retained_wal, 16384, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.require_ssl",
+							 "Refuses connections to other servers that are not encrypted.",
+							 NULL, &trucker_require_ssl, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("trucker.stop_point",
 							   "Points in the life of a truck at which processes wait; for tests.",
 							   "They are separated by commas.  Processes go on when theirs is not named any more.",
