@@ -33,6 +33,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
@@ -515,7 +516,8 @@ trucker_connection_refuse_drop(Oid server_id)
 	char	   *truck = NULL;
 	char	   *server;
 
-	if (!OidIsValid(get_relname_relid("truck", get_namespace_oid(TRUCKER_SCHEMA, true))))
+	if (!OidIsValid(get_extension_oid("trucker", true)) ||
+		!OidIsValid(get_relname_relid("truck", get_namespace_oid(TRUCKER_SCHEMA, true))))
 		return;
 	server = GetForeignServer(server_id)->servername;
 	values[0] = CStringGetTextDatum(server);

@@ -317,19 +317,32 @@ log_slow_run(const TruckerPipeline *pipeline, const TruckerInput *input, Timesta
 					pipeline->truck->name, ms, input->run->nrows, input->program->relation->name)));
 }
 
+/*
+ * statement_timeout is armed by the main loop of a session only.  Its timer serves us
+ * as well: it cancels the SQL, as pg_cancel_backend would.
+ */
+static void
+start_clock(TruckerPipeline *pipeline)
+{
+	pipeline->run_started = GetCurrentTimestamp();
+	if (trucker_run_timeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, trucker_run_timeout);
+}
+
+static void
+stop_clock(TruckerPipeline *pipeline)
+{
+	if (trucker_run_timeout > 0)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	pipeline->run_started = 0;
+}
+
 /* The truck's SQL is about to be executed; returns what end_sql() wants. */
 static int
 begin_sql(TruckerPipeline *pipeline)
 {
 	wait_for_sources(pipeline);
-	pipeline->run_started = GetCurrentTimestamp();
-
-	/*
-	 * statement_timeout is armed by the main loop of a session only.  Its
-	 * timer serves us as well: it cancels the SQL, as pg_cancel_backend would.
-	 */
-	if (trucker_run_timeout > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, trucker_run_timeout);
+	start_clock(pipeline);
 
 	/* what the SQL SETs ends with the run, and does not reach what follows */
 	return NewGUCNestLevel();
@@ -339,9 +352,7 @@ static void
 end_sql(TruckerPipeline *pipeline, int nestlevel)
 {
 	AtEOXact_GUC(false, nestlevel);
-	if (trucker_run_timeout > 0)
-		disable_timeout(STATEMENT_TIMEOUT, false);
-	pipeline->run_started = 0;
+	stop_clock(pipeline);
 }
 
 /* Execute the run that is being collected, if any. */
@@ -698,7 +709,10 @@ void
 trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 {
 	execute_collected(pipeline);
+	/* what has been sent to a destination elsewhere is executed while we wait here */
+	start_clock(pipeline);
 	pipeline->output->routine->commit(pipeline->output, pipeline->position, position);
+	stop_clock(pipeline);
 	trucker_position_write(pipeline->position, position);
 	commit(pipeline);
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
