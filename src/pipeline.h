@@ -75,17 +75,21 @@ extern TruckerPipeline *trucker_pipeline_create(const TruckerTruck *truck, const
 												TruckerPosition *position);
 extern void trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot);
 extern void trucker_pipeline_compile(TruckerPipeline *pipeline);
-extern void trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *message);
-extern void trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message);
 extern TruckerInput *trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid);
-extern TruckerPart *trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message);
-extern void trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input);
 extern void trucker_pipeline_flush(TruckerPipeline *pipeline);
 extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);
 extern void trucker_pipeline_commit_aside(TruckerPipeline *pipeline);
 extern void trucker_pipeline_end_empty(TruckerPipeline *pipeline);
 extern void trucker_pipeline_rollback(TruckerPipeline *pipeline);
 extern void trucker_pipeline_error_context(void *arg);
+
+/* in pipeline_change.c */
+extern void trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *message);
+extern TruckerPart *trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message);
+extern void trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message);
+
+/* in pipeline_run.c */
+extern void trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input);
 
 /* in apart.c */
 extern bool trucker_apart_ignores(const TruckerPipeline *pipeline, const TruckerMessage *message);
