@@ -197,6 +197,18 @@ END;
 COMMENT ON FUNCTION trucker.waiting_for(integer) IS
 'the processes and prepared transactions whose locks the given process waits for; NULL: none';
 
+CREATE FUNCTION trucker.decode_wal2json(
+	message text,
+	OUT n integer, OUT operation text, OUT schema_name text, OUT table_name text, OUT xid bigint,
+	OUT lsn pg_lsn, OUT end_lsn pg_lsn, OUT committed_at timestamptz,
+	OUT new_names text[], OUT new_types text[], OUT new_values text[],
+	OUT old_names text[], OUT old_types text[], OUT old_values text[],
+	OUT transactional boolean, OUT prefix text, OUT content text)
+RETURNS SETOF record LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 10
+AS 'MODULE_PATHNAME', 'trucker_decode_wal2json';
+COMMENT ON FUNCTION trucker.decode_wal2json(text) IS
+'the changes of a message of the output plugin wal2json, of format version 1 or 2, as rows';
+
 /*
  * Views.
  */
