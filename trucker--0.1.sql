@@ -209,6 +209,25 @@ AS 'MODULE_PATHNAME', 'trucker_decode_wal2json';
 COMMENT ON FUNCTION trucker.decode_wal2json(text) IS
 'the changes of a message of the output plugin wal2json, of format version 1 or 2, as rows';
 
+CREATE FUNCTION trucker.check(
+	truck text DEFAULT NULL,
+	OUT item text, OUT ok boolean, OUT detail text, OUT hint text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_check';
+COMMENT ON FUNCTION trucker.check(text) IS
+'all that start() looks at, for one truck (NULL: each of the caller''s), and the room for WAL: what is as it must be, what is not, and what to do about it';
+
+CREATE FUNCTION trucker.check_replica_identity(
+	input_table regclass,
+	OUT truck text, OUT needs text, OUT has text, OUT ok boolean, OUT alter_table text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_check_replica_identity';
+COMMENT ON FUNCTION trucker.check_replica_identity(regclass) IS
+'what each truck that reads a table needs of its replica identity, what the table has, and the ALTER TABLE to run if that is not enough';
+
+CREATE FUNCTION trucker.drop_orphans()
+RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_drop_orphans';
+COMMENT ON FUNCTION trucker.drop_orphans() IS
+'drop the replication slots of this database that have trucker''s prefix and that no stream needs; returns their names';
+
 /*
  * Views.
  */
@@ -252,6 +271,41 @@ WHERE pg_catalog.pg_has_role(t.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_rea
 COMMENT ON VIEW trucker.status IS
 'one row a truck: what it does, how far behind it is, what it waits for, and the last error; others'' trucks are shown to members of pg_read_all_stats';
 
+CREATE VIEW trucker.slots WITH (security_barrier) AS
+SELECT coalesce(r.slot_name::text, x.slot_name) AS slot_name,
+	   x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END AS stream,
+	   x.owner,
+	   t.trucks,
+	   r.active_pid,
+	   r.wal_status,
+	   r.restart_lsn,
+	   r.confirmed_flush_lsn AS confirmed_lsn,
+	   greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, r.restart_lsn), 0)::bigint AS kept_bytes,
+	   CASE WHEN r.slot_name IS NULL AND v.pid IS NOT NULL THEN 'it is being made, or has been dropped under its stream'
+			WHEN r.slot_name IS NULL THEN 'it does not exist: its trucks are lost'
+			WHEN x.id IS NULL AND r.active_pid IS NOT NULL THEN 'no stream needs it, but a process holds it'
+			WHEN x.id IS NULL THEN 'no stream needs it: trucker.drop_orphans()'
+			WHEN r.wal_status = 'lost' THEN 'the server has removed WAL that it needs: its trucks are lost'
+			WHEN t.trucks IS NULL THEN 'its stream carries no truck any more: it is dropped soon'
+			WHEN t.running IS NOT NULL AND t.resting IS NULL THEN 'running: ' || t.running
+			WHEN t.running IS NOT NULL THEN 'running: ' || t.running || '; stopped or failed: ' || t.resting
+			ELSE 'stopped or failed, and yet to read on: ' || t.resting END AS kept_for
+FROM (SELECT * FROM pg_catalog.pg_replication_slots
+	  WHERE database = pg_catalog.current_database() AND NOT temporary
+	  AND slot_name::text ~ ('^trucker_' || (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) || '_[0-9a-f]{16}$')) r
+FULL JOIN (SELECT * FROM trucker.stream WHERE slot_name IS NOT NULL) x ON x.slot_name = r.slot_name::text
+LEFT JOIN trucker.stream_workers() v ON v.stream_id = x.id
+LEFT JOIN LATERAL (
+	SELECT pg_catalog.array_agg(t.name ORDER BY t.name) AS trucks,
+		   pg_catalog.string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE s.enabled) AS running,
+		   pg_catalog.string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT s.enabled) AS resting
+	FROM trucker.truck_state s JOIN trucker.truck t ON t.id = s.truck_id
+	WHERE s.stream_id = x.id) t ON true
+CROSS JOIN (SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END) AS f(lsn)
+WHERE pg_catalog.pg_has_role(x.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW trucker.slots IS
+'one row a replication slot of trucker''s in this database: who uses it, what WAL the server keeps for it, and why; others'' and nobody''s slots are shown to members of pg_read_all_stats';
+
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
@@ -260,7 +314,8 @@ REVOKE ALL ON FUNCTION
 	trucker.create_truck(text, regclass[], text, text, name, jsonb),
 	trucker.alter_truck(text, regclass[], text, text, jsonb),
 	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
-	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval)
+	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
+	trucker.check(text), trucker.drop_orphans()
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
-GRANT SELECT ON trucker.status TO PUBLIC;
+GRANT SELECT ON trucker.status, trucker.slots TO PUBLIC;

@@ -34,6 +34,7 @@ int			trucker_max_failures = 10;
 int			trucker_max_backfills = 2;
 int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
+bool		trucker_refuse_unsafe_types = false;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
 
@@ -166,6 +167,11 @@ define_settings(void)
 							"0 means no limit.",
 							&trucker_max_retained_wal, 16384, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.refuse_unsafe_types",
+							 "Refuses to start trucks that read columns whose values the output plugin cannot always carry.",
+							 "Off: they are warned of.",
+							 &trucker_refuse_unsafe_types, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("trucker.stop_point",
 							   "Points in the life of a truck at which processes wait; for tests.",
 							   "They are separated by commas.  Processes go on when theirs is not named any more.",

@@ -41,6 +41,7 @@ extern int	trucker_max_failures;
 extern int	trucker_max_backfills;
 extern int	trucker_max_catchup_streams;
 extern int	trucker_max_retained_wal;
+extern bool trucker_refuse_unsafe_types;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
 
