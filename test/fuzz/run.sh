@@ -50,6 +50,7 @@ build() {
 		"fuzz_$1.c" server.c $(sources "$1") "$lib/libpgcommon.a" "$lib/libpgport.a"
 }
 
+mkdir -p "$FUZZ_DIR"
 for target in $TARGETS; do
 	build "$target"
 	mkdir -p "$FUZZ_DIR/$target.corpus"
