@@ -63,7 +63,7 @@ for target in $TARGETS; do
 	if [ -n "${MINIMIZE:-}" ]; then
 		rm -rf "$FUZZ_DIR/$target.minimal"
 		mkdir "$FUZZ_DIR/$target.minimal"
-		"$FUZZ_DIR/$target" -merge=1 -max_len=4096 "$FUZZ_DIR/$target.minimal" \
+		"$FUZZ_DIR/$target" -merge=1 -use_counters=0 -max_len=4096 "$FUZZ_DIR/$target.minimal" \
 			"corpus/$target" "$FUZZ_DIR/$target.corpus" >>"$FUZZ_DIR/$target.log" 2>&1
 		rm -rf "corpus/$target"
 		mkdir -p "corpus/$target"
