@@ -160,6 +160,8 @@ look_at(Oid relid)
 		table = hash_search(open_batch->tables, &relid, HASH_ENTER, NULL);
 		table->since = unknown ? GetCurrentSubTransactionId() : InvalidSubTransactionId;
 		table->covered = whole != NULL;
+		/* should the next look fail, the entry outlives the batch if it is the catalog's */
+		table->checked = table->read = false;
 		open_batch->unsettled |= unknown;
 	}
 	table->read = trucker_lineage_is_read(relid);

@@ -47,12 +47,11 @@ my $began = time;
 sub watch
 {
 	my ($what) = @_;
-	my ($wal, $state, $database, $slots) = split /\|/, $node->safe_psql(
+	my ($wal, $state, $database) = split /\|/, $node->safe_psql(
 		'postgres', q{
 		SELECT (SELECT sum(size) FROM pg_ls_waldir()) / 1000000,
 			(SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace = 'trucker'::regnamespace AND relkind = 'r') / 1000000,
-			pg_database_size('postgres') / 1000000,
-			(SELECT count(*) FROM pg_replication_slots)});
+			pg_database_size('postgres') / 1000000});
 	my @trucks = split /\n/, $node->safe_psql('postgres', 'SELECT truck FROM trucker.status');
 	my ($worker, $walsender) = (0, 0);
 
@@ -65,7 +64,7 @@ sub watch
 	}
 	diag sprintf '%5d s  %-60s  worker %3d MB, walsender %3d MB, WAL %4d MB, trucker %2d MB, database %4d MB',
 	  time - $began, $what, $worker, $walsender, $wal, $state, $database;
-	or_bail(is($slots, scalar @trucks, "$what: a slot for each truck"));
+	or_bail(no_other_slot($node, $what));
 	or_bail(cmp_ok($worker, '<', $max_rss_mb, "$what: memory of the workers"));
 	or_bail(cmp_ok($walsender, '<', 2 * $max_rss_mb, "$what: memory of the walsenders"));
 	or_bail(cmp_ok($wal, '<', $max_wal_mb, "$what: WAL that is held back"));
@@ -129,7 +128,8 @@ if ($huge_rows > 0)
 		'postgres', q{
 CREATE TABLE huge (id int PRIMARY KEY, a int, b text, c numeric, d timestamptz, e text);
 CREATE TABLE huge_copy (LIKE huge);
-SELECT trucker.create_truck('huge', '{huge}', 'INSERT INTO huge_copy SELECT id, a, b, c, d, e FROM r');
+SELECT trucker.create_truck('huge', '{huge}', 'INSERT INTO huge_copy SELECT id, a, b, c, d, e FROM r',
+	options => '{"stream": "huge"}');
 SELECT trucker.start('huge')});
 	or_bail(caught_up($node, 'huge'));
 	watch('before the large transaction');

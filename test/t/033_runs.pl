@@ -17,6 +17,8 @@ use TruckerTest;
 my $node = trucker_node(
 	'runs',
 	conf => q{
+# it analyzes tables, and plans are made anew
+autovacuum = off
 max_replication_slots = 60
 max_wal_senders = 60
 max_worker_processes = 80
