@@ -286,7 +286,7 @@ SELECT coalesce(r.slot_name::text, x.slot_name) AS slot_name,
 			WHEN x.id IS NULL AND r.active_pid IS NOT NULL THEN 'no stream needs it, but a process holds it'
 			WHEN x.id IS NULL THEN 'no stream needs it: trucker.drop_orphans()'
 			WHEN r.wal_status = 'lost' THEN 'the server has removed WAL that it needs: its trucks are lost'
-			WHEN t.trucks IS NULL THEN 'its stream carries no truck any more: it is dropped soon'
+			WHEN t.trucks IS NULL THEN 'its stream carries no truck: it is about to be dropped, or one is about to come'
 			WHEN t.running IS NOT NULL AND t.resting IS NULL THEN 'running: ' || t.running
 			WHEN t.running IS NOT NULL THEN 'running: ' || t.running || '; stopped or failed: ' || t.resting
 			ELSE 'stopped or failed, and yet to read on: ' || t.resting END AS kept_for

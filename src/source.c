@@ -310,17 +310,6 @@ trucker_check_replica_identity(PG_FUNCTION_ARGS)
  * ----
  */
 
-static bool
-contains(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
 /*
  * drop_orphans(): drop the slots of this database that bear our name and that no stream
  * needs, and return their names
@@ -361,7 +350,7 @@ trucker_drop_orphans(PG_FUNCTION_ARGS)
 		bool		isnull = false;
 
 		/* one that somebody holds is let go of first; a worker's end sends a probe */
-		if (contains(needed, lfirst(lc)) || trucker_slot_active_pid(lfirst(lc)) != 0)
+		if (trucker_slot_is_among(needed, lfirst(lc)) || trucker_slot_active_pid(lfirst(lc)) != 0)
 			continue;
 		trucker_slot_drop(lfirst(lc));
 		ereport(LOG,

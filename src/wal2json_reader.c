@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/datetime.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
@@ -103,6 +104,8 @@ trucker_json_skip(JsonLexContext *lex, int depth)
 
 	if (depth > MAX_SKIPPED_DEPTH)
 		malformed("The message is nested too deeply.");
+	/* somebody may hand decode_wal2json() a gigabyte of it */
+	CHECK_FOR_INTERRUPTS();
 
 	switch (lex->token_type)
 	{

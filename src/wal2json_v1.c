@@ -403,6 +403,7 @@ trucker_wal2json_is_v1(const char *data, int len)
 		const char *start = lex->token_start;
 		int			length = lex->token_terminator - start;
 
+		CHECK_FOR_INTERRUPTS();
 		if (lex->token_type == JSON_TOKEN_OBJECT_START || lex->token_type == JSON_TOKEN_ARRAY_START)
 			depth++;
 		else if (lex->token_type == JSON_TOKEN_OBJECT_END || lex->token_type == JSON_TOKEN_ARRAY_END)
