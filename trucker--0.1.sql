@@ -218,7 +218,7 @@ COMMENT ON FUNCTION trucker.check(text) IS
 
 CREATE FUNCTION trucker.check_replica_identity(
 	input_table regclass,
-	OUT truck text, OUT needs text, OUT has text, OUT ok boolean, OUT alter_table text)
+	OUT logged_table regclass, OUT truck text, OUT needs text, OUT has text, OUT ok boolean, OUT alter_table text)
 RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_check_replica_identity';
 COMMENT ON FUNCTION trucker.check_replica_identity(regclass) IS
 'what each truck that reads a table needs of its replica identity, what the table has, and the ALTER TABLE to run if that is not enough';

@@ -16,6 +16,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -87,8 +88,8 @@ trucker_check(PG_FUNCTION_ARGS)
 typedef struct Needs
 {
 	const TruckerTruck *truck;
-	Relation	rel;
-	bool		full;			/* old values of columns that no key has */
+	Relation	rel;			/* the input table, of which others may be partitions */
+	List	   *old_names;		/* columns (char *) whose old values its SQL reads */
 } Needs;
 
 /*
@@ -99,19 +100,9 @@ static const char *
 find_needs(TruckerChecklist *list, void *arg)
 {
 	Needs	   *needs = arg;
-	Bitmapset  *key = RelationGetIndexAttrBitmap(needs->rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
 	TruckerIdentity saved;
 	TruckerProgram *program;
-	StringInfoData names;
 
-	initStringInfo(&names);
-	if (needs->rel->rd_rel->relreplident != REPLICA_IDENTITY_DEFAULT)
-	{
-		Bitmapset  *identity = RelationGetIndexAttrBitmap(needs->rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-
-		if (identity != NULL)
-			key = identity;
-	}
 	trucker_identity_push(&saved, needs->truck->role,
 						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
 						  needs->truck->search_path);
@@ -121,16 +112,55 @@ find_needs(TruckerChecklist *list, void *arg)
 	{
 		TruckerColumn *column = &program->type->columns[i];
 
-		if (column->source != TRUCKER_FROM_OLD ||
-			bms_is_member(column->number - FirstLowInvalidHeapAttributeNumber, key))
-			continue;
-		appendStringInfo(&names, "%s%s", names.len ? ", " : "",
-						 quote_identifier(NameStr(TupleDescAttr(needs->rel->rd_att, column->number - 1)->attname)));
+		if (column->source == TRUCKER_FROM_OLD)
+			needs->old_names = lappend(needs->old_names,
+									   pstrdup(NameStr(TupleDescAttr(needs->rel->rd_att, column->number - 1)->attname)));
 	}
-	needs->full = names.len > 0;
 	trucker_program_free(program);
-	if (needs->full)
-		return psprintf("old values of columns outside of the key: %s", names.data);
+	return NULL;
+}
+
+/* The columns that a table's key has; that of the primary key, if nothing else is chosen. */
+static Bitmapset *
+key_columns(Relation rel)
+{
+	Bitmapset  *identity = NULL;
+
+	if (rel->rd_rel->relreplident != REPLICA_IDENTITY_DEFAULT)
+		identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
+	return identity ? identity : RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
+}
+
+/* Which old values does the SQL read that no key of the table has?  NULL: none. */
+static char *
+outside_key(Relation rel, const Needs *needs)
+{
+	Bitmapset  *key = key_columns(rel);
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, needs ? needs->old_names : NIL)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), lfirst(lc));
+
+		if (!bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, key))
+			appendStringInfo(&names, "%s%s", names.len ? ", " : "", quote_identifier(lfirst(lc)));
+	}
+	return names.len ? names.data : NULL;
+}
+
+static char *
+describe_needs(Relation rel, const Needs *needs)
+{
+	char	   *outside = outside_key(rel, needs);
+
+	if (needs == NULL)
+		return "a key, for updates and deletes";
+	if (needs->truck->inserts_only)
+		return "nothing: it passes over updates and deletes";
+	if (outside)
+		return psprintf("old values of columns outside of the key: %s", outside);
 	return needs->truck->net ? "a primary key, or an index chosen by REPLICA IDENTITY" : "a key";
 }
 
@@ -205,7 +235,7 @@ suggest_alter(Relation rel, const Needs *needs)
 	char	   *name = trucker_qualified_name(rel);
 	Oid			index;
 
-	if (needs && needs->full)
+	if (outside_key(rel, needs))
 		return psprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", name);
 	if (OidIsValid(rel->rd_pkindex))
 		return psprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT;", name);
@@ -227,41 +257,55 @@ is_enough(Relation rel, const Needs *needs)
 
 	if (needs && needs->truck->inserts_only)
 		return true;
+	if (!full && outside_key(rel, needs))
+		return false;
 	if (needs && needs->truck->net)
-		return (OidIsValid(index) || (full && OidIsValid(rel->rd_pkindex))) && (full || !needs->full);
-	return full || (OidIsValid(index) && !(needs && needs->full));
+		return OidIsValid(index) || (full && OidIsValid(rel->rd_pkindex));
+	return full || OidIsValid(index);
 }
 
-/* needed is NULL if that is not known. */
+/* One row; known is false if it is not known what the truck needs. */
 static void
-put_identity(ReturnSetInfo *rsinfo, Relation rel, const Needs *needs, const char *needed)
+put_identity(ReturnSetInfo *rsinfo, Relation rel, const Needs *needs, bool known)
 {
-	bool		ok = needed != NULL && is_enough(rel, needs);
-	Datum		values[5];
-	bool		nulls[5] = {false};
+	bool		ok = known && is_enough(rel, needs);
+	Datum		values[6];
+	bool		nulls[6] = {false};
 
-	nulls[0] = needs == NULL;
-	values[0] = needs ? CStringGetTextDatum(needs->truck->name) : (Datum) 0;
-	values[1] = CStringGetTextDatum(needed ? needed : "unknown: its SQL does not fit the table, see trucker.check()");
-	values[2] = CStringGetTextDatum(describe_identity(rel));
-	values[3] = BoolGetDatum(ok);
-	nulls[3] = needed == NULL;
-	nulls[4] = ok || needed == NULL;
-	values[4] = nulls[4] ? (Datum) 0 : CStringGetTextDatum(suggest_alter(rel, needs));
+	values[0] = ObjectIdGetDatum(RelationGetRelid(rel));
+	nulls[1] = needs == NULL;
+	values[1] = needs ? CStringGetTextDatum(needs->truck->name) : (Datum) 0;
+	values[2] = CStringGetTextDatum(known ? describe_needs(rel, needs) :
+									"unknown: its SQL does not fit the table, see trucker.check()");
+	values[3] = CStringGetTextDatum(describe_identity(rel));
+	nulls[4] = !known;
+	values[4] = BoolGetDatum(ok);
+	nulls[5] = ok || !known;
+	values[5] = nulls[5] ? (Datum) 0 : CStringGetTextDatum(suggest_alter(rel, needs));
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* One truck that reads the table. */
+/* The table's own identity, or, if it is partitioned, that of each partition. */
 static void
-put_reader(ReturnSetInfo *rsinfo, Relation rel, const TruckerTruck *truck)
+put_tables(ReturnSetInfo *rsinfo, Relation rel, const Needs *needs, bool known)
 {
-	Needs		needs = {truck, rel, false};
-	const char *needed = "nothing: it passes over updates and deletes";
+	ListCell   *lc;
 
-	/* what is wrong with its SQL its owner reads in check(); it is nobody else's business */
-	if (!truck->inserts_only && trucker_checklist_try(find_needs, &needs, &needed) != NULL)
-		needed = NULL;
-	put_identity(rsinfo, rel, &needs, needed);
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	{
+		put_identity(rsinfo, rel, needs, known);
+		return;
+	}
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), NoLock, NULL))
+	{
+		Relation	part = try_relation_open(lfirst_oid(lc), AccessShareLock);
+
+		if (part == NULL)
+			continue;
+		if (part->rd_rel->relkind == RELKIND_RELATION)
+			put_identity(rsinfo, part, needs, known);
+		relation_close(part, AccessShareLock);
+	}
 }
 
 /*
@@ -291,15 +335,18 @@ trucker_check_replica_identity(PG_FUNCTION_ARGS)
 				 errhint("Name a table whose changes a truck reads.")));
 	foreach(lc, trucker_truck_readers(relid))
 	{
-		TruckerTruck *truck = lfirst(lc);
+		Needs		needs = {lfirst(lc), rel, NIL};
+		const char *ignored;
 
-		if (!sees_all && !has_privs_of_role(GetUserId(), truck->owner))
+		if (!sees_all && !has_privs_of_role(GetUserId(), needs.truck->owner))
 			continue;
 		none = false;
-		put_reader(rsinfo, rel, truck);
+		/* what is wrong with its SQL its owner reads in check(); it is nobody else's business */
+		put_tables(rsinfo, rel, &needs,
+				   needs.truck->inserts_only || trucker_checklist_try(find_needs, &needs, &ignored) == NULL);
 	}
 	if (none)
-		put_identity(rsinfo, rel, NULL, "a key, for updates and deletes");
+		put_tables(rsinfo, rel, NULL, true);
 	/* anybody may ask: hold up nobody's DDL until the end of a transaction */
 	relation_close(rel, AccessShareLock);
 	return (Datum) 0;

@@ -198,7 +198,7 @@ sub identity
 {
 	my ($table, $role) = @_;
 
-	return sql(($role ? "SET ROLE $role; " : '') . "SELECT * FROM trucker.check_replica_identity('$table')");
+	return sql(($role ? "SET ROLE $role; " : '') . "SELECT truck, needs, has, ok, alter_table FROM trucker.check_replica_identity('$table')");
 }
 
 is(identity('s'), "t|a key|primary key (id)|t|\nu|a key|primary key (id)|t|", 'a primary key is enough');
@@ -225,6 +225,15 @@ sql('ALTER TABLE s REPLICA IDENTITY DEFAULT', 'ALTER TABLE keyless REPLICA IDENT
 is(sql(q{SELECT string_agg(truck || ' ' || ok || coalesce(' ' || alter_table, ''), ', ') FROM trucker.check_replica_identity('keyless')}),
 	'ins true, net false ALTER TABLE public.keyless REPLICA IDENTITY USING INDEX "Fit";, old false ALTER TABLE public.keyless REPLICA IDENTITY FULL;', 'nothing is enough for inserts');
 sql("SELECT trucker.drop_truck('$_')") foreach qw(old ins net);
+sql(q{
+	CREATE TABLE parted (a int, b int, c int) PARTITION BY LIST (a);
+	CREATE TABLE p1 PARTITION OF parted (PRIMARY KEY (b)) FOR VALUES IN (1);
+	CREATE TABLE p2 (c int NOT NULL, b int, dropped int, a int);
+	ALTER TABLE p2 DROP dropped;
+	ALTER TABLE parted ATTACH PARTITION p2 FOR VALUES IN (2);
+	CREATE UNIQUE INDEX ON p2 (c)});
+is(sql(q{SELECT logged_table, has, ok, alter_table FROM trucker.check_replica_identity('parted')}),
+	"p1|primary key (b)|t|\np2|nothing, as there is no primary key|f|ALTER TABLE public.p2 REPLICA IDENTITY USING INDEX p2_c_idx;", 'of a partitioned table, each partition');
 like(psql_err($node, q{SELECT * FROM trucker.check_replica_identity('trucker.status')}), qr/42809: trucker.status is not a table/, 'a view');
 like(psql_err($node, q{SELECT * FROM trucker.check_replica_identity(1)}), qr/42P01: relation with OID 1 does not exist/, 'no table');
 
