@@ -20,7 +20,7 @@ CREATE TABLE trucker.truck (
 	run_as            regrole NOT NULL,
 	input_tables      regclass[] NOT NULL,
 	input_sql         text,
-	output_sql        text NOT NULL,
+	output_sql        text,		-- NULL: generated, for the option output_table
 	output_connection text NOT NULL,
 	options           jsonb NOT NULL,
 	search_path       text NOT NULL,
@@ -90,6 +90,17 @@ CREATE TABLE trucker.input_table (
 COMMENT ON TABLE trucker.input_table IS
 'names of the input tables as of each truck''s position; not dumped';
 
+-- Of trucks that write to another server: whose row of positions there it is, so that
+-- of two that take themselves for the same truck one is refused.  (remote_position.c)
+CREATE TABLE trucker.destination (
+	truck_id   uuid PRIMARY KEY,
+	token      uuid,			-- found there when it was last taken over
+	next_token uuid NOT NULL,	-- put there then
+	emptied    boolean NOT NULL	-- and no position left there: since then only this truck's backfill can have written one
+);
+COMMENT ON TABLE trucker.destination IS
+'how each truck knows the position at another server for its own; not dumped';
+
 -- Trucks whose input was altered so that its changes are no longer seen.  Rows are
 -- added by the transaction that alters: an insert neither waits for anybody nor
 -- fails, which an update of truck_state might.
@@ -119,12 +130,13 @@ ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
  */
 CREATE FUNCTION trucker.create_truck(
-	name text, input_tables regclass[], output_sql text, input_sql text DEFAULT NULL,
+	name text, input_tables regclass[], output_sql text DEFAULT NULL, input_sql text DEFAULT NULL,
 	output_connection name DEFAULT 'local', options jsonb DEFAULT '{}')
 RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_create_truck';
 COMMENT ON FUNCTION trucker.create_truck(text, regclass[], text, text, name, jsonb) IS
@@ -156,6 +168,11 @@ CREATE FUNCTION trucker.resync(name text)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_resync';
 COMMENT ON FUNCTION trucker.resync(text) IS
 'forget the position; the truck then runs its option reset_sql and backfills again, in one transaction';
+
+CREATE FUNCTION trucker.generated_sql(name text, OUT input_table regclass, OUT output_sql text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_generated_sql';
+COMMENT ON FUNCTION trucker.generated_sql(text) IS
+'the SQL that stands for output_sql where a truck has the option output_table';
 
 CREATE FUNCTION trucker.wait_for(name text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s')
 RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wait_for';
@@ -227,6 +244,16 @@ CREATE FUNCTION trucker.drop_orphans()
 RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_drop_orphans';
 COMMENT ON FUNCTION trucker.drop_orphans() IS
 'drop the replication slots of this database that have trucker''s prefix and that no stream needs; returns their names';
+
+CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
+COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
+'checks the options of foreign servers and user mappings of the wrapper trucker';
+
+-- Connections are its servers.  There are no foreign tables, so there is no handler.
+CREATE FOREIGN DATA WRAPPER trucker VALIDATOR trucker.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER trucker IS
+'connections: servers that trucks write to';
 
 /*
  * Views.
@@ -315,7 +342,8 @@ REVOKE ALL ON FUNCTION
 	trucker.alter_truck(text, regclass[], text, text, jsonb),
 	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
-	trucker.check(text), trucker.drop_orphans()
+	trucker.check(text), trucker.drop_orphans(),
+	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status, trucker.slots TO PUBLIC;

@@ -30,6 +30,7 @@
 
 #include "api.h"
 #include "check.h"
+#include "connection.h"
 #include "program.h"
 #include "state.h"
 #include "stream.h"
@@ -60,15 +61,17 @@ lock_truck(FunctionCallInfo fcinfo)
 }
 
 /*
- * The SQL, and with it the search_path that it was written for.  An empty input_sql
- * means: none any more.
+ * The SQL, and with it the search_path that it was written for.  An empty one means:
+ * none any more.
  */
 static void
 set_sql(TruckerTruck *truck, FunctionCallInfo fcinfo)
 {
 	bool		given = false;
 
-	if (!PG_ARGISNULL(2))
+	if (!PG_ARGISNULL(2) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(2)) == 0)
+		truck->output_sql = NULL;
+	else if (!PG_ARGISNULL(2))
 	{
 		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
 		given = true;
@@ -142,6 +145,32 @@ tell_what_is_missing(const TruckerTruck *truck)
 				 errhint("SELECT trucker.start(%s);", quote_literal_cstr(truck->name))));
 }
 
+/*
+ * Rows of added tables and the note that they are there could not be committed at once
+ * to two servers.
+ */
+static void
+refuse_added(const TruckerTruck *truck, const TruckerTruck *old)
+{
+	if (old->needs_backfill || !truck->backfill)
+		return;
+	for (int i = 0; i < truck->ninputs; i++)
+	{
+		bool		known = false;
+
+		for (int j = 0; j < old->ninputs; j++)
+			known |= truck->inputs[i] == old->inputs[j];
+		if (!known)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot add input tables to truck \"%s\", which writes to connection \"%s\"",
+							truck->name, truck->connection),
+					 errdetail("Only into this database can the rows of added tables be loaded by themselves."),
+					 errhint("SELECT trucker.resync(%s) first, while the truck is stopped: it then loads all tables anew.",
+							 quote_literal_cstr(truck->name))));
+	}
+}
+
 /* alter_truck(name, input_tables, output_sql, input_sql, options) */
 Datum
 trucker_alter_truck(PG_FUNCTION_ARGS)
@@ -161,7 +190,13 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	set_sql(truck, fcinfo);
 	if (!PG_ARGISNULL(4))
 		set_options(truck, PG_GETARG_JSONB_P(4));
+	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
+	if (!trucker_connection_is_local(truck->connection))
+	{
+		trucker_connection_check(truck->connection, truck->role);
+		refuse_added(truck, old);
+	}
 	runs = truck->enabled && !truck->lost;
 	if (runs)
 		written = trucker_check_truck(truck);

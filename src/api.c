@@ -29,6 +29,7 @@
 #include "api.h"
 #include "budget.h"
 #include "check.h"
+#include "connection.h"
 #include "position.h"
 #include "program.h"
 #include "shmem.h"
@@ -42,6 +43,7 @@ PG_FUNCTION_INFO_V1(trucker_drop_truck);
 PG_FUNCTION_INFO_V1(trucker_start);
 PG_FUNCTION_INFO_V1(trucker_stop);
 PG_FUNCTION_INFO_V1(trucker_resync);
+PG_FUNCTION_INFO_V1(trucker_generated_sql);
 PG_FUNCTION_INFO_V1(trucker_wait_for);
 PG_FUNCTION_INFO_V1(trucker_truck_workers);
 PG_FUNCTION_INFO_V1(trucker_stream_workers);
@@ -145,28 +147,26 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 
 	require_argument(fcinfo, 0, "name");
 	require_argument(fcinfo, 1, "input_tables");
-	require_argument(fcinfo, 2, "output_sql");
 	require_argument(fcinfo, 4, "output_connection");
 	require_argument(fcinfo, 5, "options");
 
 	truck->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	check_name(truck->name);
 	trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
-	truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
+	if (!PG_ARGISNULL(2))
+		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
 	if (!PG_ARGISNULL(3))
 		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
 	truck->connection = NameStr(*PG_GETARG_NAME(4));
-	if (strcmp(truck->connection, TRUCKER_CONNECTION_LOCAL) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("connection \"%s\" does not exist", truck->connection),
-				 errhint("The connection \"%s\" is this database.", TRUCKER_CONNECTION_LOCAL)));
 	truck->options = PG_GETARG_JSONB_P(5);
 	trucker_truck_parse_options(truck, &role_name);
+	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
 	truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 	truck->owner = GetUserId();
 	trucker_argument_role(truck, role_name);
+	if (!trucker_connection_is_local(truck->connection))
+		trucker_connection_check(truck->connection, truck->role);
 	trucker_truck_insert(truck);
 	trucker_written_readers_changed();
 	PG_RETURN_VOID();
@@ -291,6 +291,26 @@ trucker_resync(PG_FUNCTION_ARGS)
 	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
+}
+
+/* generated_sql(name): the input tables, and what stands for output_sql */
+Datum
+trucker_generated_sql(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	TruckerTruck *truck;
+
+	InitMaterializedSRF(fcinfo, 0);
+	truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	for (int i = 0; truck->output_table && i < truck->ninputs; i++)
+	{
+		Datum		values[2] = {ObjectIdGetDatum(truck->inputs[i]), (Datum) 0};
+		bool		nulls[2] = {false, false};
+
+		values[1] = CStringGetTextDatum(trucker_check_generated(truck, truck->inputs[i]));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }
 
 /* ----

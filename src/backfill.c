@@ -27,6 +27,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "executor/tuptable.h"
+#include "pgstat.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -36,12 +37,16 @@
 #include "backfill.h"
 #include "state.h"
 
+/* how often pg_stat_activity is told how far a backfill is */
+#define PROGRESS_ROWS 10000
+
 static void
 run_reset_sql(const TruckerPipeline *pipeline)
 {
 	int			nestlevel = NewGUCNestLevel();
 
-	trucker_script_run(trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true));
+	pipeline->output->routine->run(pipeline->output,
+								   trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true));
 	AtEOXact_GUC(false, nestlevel);
 }
 
@@ -121,11 +126,16 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 	Relation	rel = input->rel;
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	int64		nrows = 0;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		MemoryContext old = MemoryContextSwitchTo(pipeline->change_context);
 
+		if (nrows++ % PROGRESS_ROWS == 0)
+			pgstat_report_activity(STATE_RUNNING,
+								   psprintf("backfill of truck \"%s\": " INT64_FORMAT " rows of table %s read",
+											pipeline->truck->name, nrows - 1, input->program->relation->name));
 		row_from_slot(input, slot, lsn);
 		trucker_pipeline_add(pipeline, input);
 		MemoryContextSwitchTo(old);
@@ -133,6 +143,7 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
+	pgstat_report_activity(STATE_RUNNING, NULL);
 }
 
 /*
@@ -154,7 +165,7 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 	trucker_stop_point("backfill: begun");
 
 	trucker_pipeline_compile(pipeline);
-	if (truck->needs_reset && truck->reset_sql)
+	if (truck->reset_sql && (truck->needs_reset || pipeline->output->routine->needs_reset(pipeline->output)))
 		run_reset_sql(pipeline);
 	if (truck->backfill)
 		for (int i = 0; i < pipeline->ninputs; i++)

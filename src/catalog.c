@@ -39,6 +39,8 @@ trucker_catalog_begin(TruckerCatalog *access)
 	if (IsBackgroundWorker)
 		(void) set_config_option("lock_timeout", WORKER_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+	access->read_only = XactReadOnly;
+	XactReadOnly = false;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
@@ -47,6 +49,7 @@ void
 trucker_catalog_end(const TruckerCatalog *access)
 {
 	SPI_finish();
+	XactReadOnly = access->read_only;
 	trucker_identity_pop(&access->identity);
 	if (access->pushed_snapshot)
 		PopActiveSnapshot();

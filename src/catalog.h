@@ -17,6 +17,7 @@ typedef struct TruckerCatalog
 	TruckerIdentity identity;
 	MemoryContext result_context;	/* the caller's */
 	bool		pushed_snapshot;
+	bool		read_only;		/* what the user's SQL may not, we must */
 } TruckerCatalog;
 
 /* in catalog.c */

@@ -72,6 +72,7 @@ typedef struct InputCheck
 	const TruckerTruck *truck;
 	Oid			relid;
 	Relation	rel;			/* NULL: it has been dropped */
+	TruckerOutput *output;
 	MemoryContext context;		/* that the program lives in */
 	TruckerProgram *program;
 	List	  **written;		/* tables (Oid) that the plans write */
@@ -115,7 +116,7 @@ check_sql(TruckerChecklist *list, void *arg)
 	TruckerIdentity saved;
 
 	begin_as_role(input, &saved);
-	input->program = trucker_program_create(input->truck, &trucker_output_local, input->rel);
+	input->program = trucker_program_create(input->truck, input->output, input->rel);
 	MemoryContextSwitchTo(old);
 	trucker_identity_pop(&saved);
 	return psprintf("reads %d columns of r", input->program->type->desc->natts);
@@ -204,9 +205,9 @@ check_nan(TruckerChecklist *list, void *arg)
 }
 
 static void
-check_input(TruckerChecklist *list, const TruckerTruck *truck, Oid relid, List **written)
+check_input(TruckerChecklist *list, const TruckerTruck *truck, TruckerOutput *output, Oid relid, List **written)
 {
-	InputCheck	input = {truck, relid, NULL, CurrentMemoryContext, NULL, written};
+	InputCheck	input = {truck, relid, NULL, output, CurrentMemoryContext, NULL, written};
 	char	   *prefix;
 
 	input.rel = try_relation_open(relid, AccessShareLock);
@@ -218,11 +219,14 @@ check_input(TruckerChecklist *list, const TruckerTruck *truck, Oid relid, List *
 		if (trucker_checklist_run(list, psprintf("%s: SQL", prefix), check_sql, &input))
 		{
 			(void) trucker_checklist_run(list, psprintf("%s: replica identity", prefix), check_identity, &input);
-			(void) trucker_checklist_run(list, psprintf("%s: plans", prefix), check_plans, &input);
+			if (!trucker_checklist_run(list, psprintf("%s: plans", prefix), check_plans, &input))
+				output->routine->rollback(output);
 			(void) trucker_checklist_run(list, psprintf("%s: unchanged TOAST values", prefix), check_toast, &input);
 			(void) trucker_checklist_run(list, psprintf("%s: values", prefix), check_nan, &input);
 			trucker_program_free(input.program);
 		}
+		else
+			output->routine->rollback(output);
 	}
 	if (input.rel)
 		relation_close(input.rel, NoLock);
@@ -239,20 +243,68 @@ check_role(TruckerChecklist *list, void *arg)
 					superuser_arg(truck->role) ? ", which is a superuser" : "");
 }
 
+/* A truck's destination; not connected yet. */
+typedef struct OutputCheck
+{
+	const TruckerTruck *truck;
+	MemoryContext context;		/* that the output lives in */
+	TruckerOutput *output;
+} OutputCheck;
+
+static const char *
+check_output(TruckerChecklist *list, void *arg)
+{
+	OutputCheck *check = arg;
+	MemoryContext old = MemoryContextSwitchTo(check->context);
+
+	check->output = trucker_output_create(check->truck);
+	MemoryContextSwitchTo(old);
+	return psprintf("connection \"%s\"", check->truck->connection);
+}
+
 static List *
 check_truck(TruckerChecklist *list, const TruckerTruck *truck)
 {
+	OutputCheck destination = {truck, CurrentMemoryContext, NULL};
 	List	   *written = NIL;
 
 	/* without its role nothing of the truck's can be looked at */
 	if (!trucker_checklist_run(list, psprintf("truck \"%s\": role", truck->name), check_role,
 							   unconstify(TruckerTruck *, truck)))
 		return NIL;
+	if (!trucker_checklist_run(list, psprintf("truck \"%s\": destination", truck->name), check_output, &destination))
+		return NIL;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < truck->ninputs; i++)
-		check_input(list, truck, truck->inputs[i], &written);
+		check_input(list, truck, destination.output, truck->inputs[i], &written);
+	destination.output->routine->rollback(destination.output);
 	PopActiveSnapshot();
 	return written;
+}
+
+/* The SQL that is generated for an input of a truck with the option output_table. */
+char *
+trucker_check_generated(const TruckerTruck *truck, Oid relid)
+{
+	TruckerOutput *output = trucker_output_create(truck);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	TruckerIdentity saved;
+	char	   *sql;
+
+	if (rel == NULL)
+		trucker_raise_dropped(truck->name, relid);
+	trucker_truck_check_role(truck);
+	trucker_check_input_rights(truck, rel);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	trucker_identity_push(&saved, truck->role,
+						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
+						  truck->search_path);
+	sql = trucker_program_output_sql(trucker_program_create(truck, output, rel), TRUCKER_INSERT);
+	trucker_identity_pop(&saved);
+	PopActiveSnapshot();
+	output->routine->rollback(output);
+	relation_close(rel, NoLock);
+	return sql;
 }
 
 /*

@@ -18,5 +18,6 @@ extern void trucker_check_list_server(TruckerChecklist *list, int new_trucks, in
 extern List *trucker_check_truck(const TruckerTruck *truck);
 extern void trucker_check_not_lost(const TruckerTruck *truck, int elevel);
 extern void trucker_check_list_truck(TruckerChecklist *list, const TruckerTruck *truck);
+extern char *trucker_check_generated(const TruckerTruck *truck, Oid relid);
 
 #endif							/* TRUCKER_CHECK_H */

@@ -27,8 +27,10 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
 #include "commands/extension.h"
 #include "executor/executor.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
 #include "storage/ipc.h"
@@ -38,6 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "connection.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -58,6 +61,9 @@ static bool scan_at_commit = false;
 static List *signals_at_commit = NIL;
 static List *pokes_at_commit = NIL;
 static List *closing_databases = NIL;
+
+/* DROP EXTENSION trucker is being executed: foreign servers may go, too */
+static bool dropping_trucker = false;
 
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
@@ -231,6 +237,8 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 	else if (class_id == ExtensionRelationId &&
 			 object_id == get_extension_oid("trucker", true))
 		quiesce(MyDatabaseId);
+	else if (class_id == ForeignServerRelationId && !dropping_trucker)
+		trucker_connection_refuse_drop(object_id);
 }
 
 static bool
@@ -251,6 +259,13 @@ drops_trucker(Node *node)
 		}
 	}
 	return false;
+}
+
+/* A foreign server's name is how trucks know it. */
+static bool
+renames_server(Node *node)
+{
+	return IsA(node, RenameStmt) && ((RenameStmt *) node)->renameType == OBJECT_FOREIGN_SERVER;
 }
 
 /* Could this statement make changes of a table invisible? */
@@ -333,16 +348,31 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
 {
+	bool		outer = dropping_trucker;
+
 	if (drops_trucker(pstmt->utilityStmt))
+	{
 		quiesce(MyDatabaseId);
+		dropping_trucker = true;
+	}
 	if (trucker_written_in_batch())
 		writes_of_utility(pstmt->utilityStmt);
-	if (prev_process_utility_hook)
-		prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
-								  query_env, dest, qc);
-	else
-		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
-								query_env, dest, qc);
+	if (renames_server(pstmt->utilityStmt))
+		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
+	PG_TRY();
+	{
+		if (prev_process_utility_hook)
+			prev_process_utility_hook(pstmt, query, read_only_tree, context, params,
+									  query_env, dest, qc);
+		else
+			standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+									query_env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		dropping_trucker = outer;
+	}
+	PG_END_TRY();
 	if (alters_tables(pstmt->utilityStmt))
 		look_for_unreadable_inputs();
 }

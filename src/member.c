@@ -354,6 +354,9 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	if (member->pipeline->in_batch)
 		member->failed_lsn = Max(member->failed_lsn, member->pipeline->commit_lsn);
 	trucker_pipeline_rollback(member->pipeline);
+	/* a destination elsewhere must be asked where it is before the next try */
+	if (!member->pipeline->output->routine->is_ready(member->pipeline->output))
+		member->compiled = false;
 	RESUME_INTERRUPTS();
 
 	MemoryContextSwitchTo(member->context);
@@ -486,7 +489,11 @@ void
 trucker_member_compile(TruckerMember *member, void *arg)
 {
 	TruckerPipeline *pipeline = member->pipeline;
+	TruckerOutput *output = pipeline->output;
+	const char *trouble = output->routine->make_ready(output, member->position);
 
+	if (trouble)
+		trucker_member_raise_lost(member, trouble);
 	trucker_pipeline_begin_batch(pipeline, NULL);
 	pipeline->commit_lsn = member->position->lsn;
 	pipeline->xid = InvalidTransactionId;

@@ -10,21 +10,102 @@
 
 #include "output.h"
 
+static const char *
+local_make_ready(TruckerOutput *output, TruckerPosition *position)
+{
+	return NULL;
+}
+
+static bool
+local_is_ready(TruckerOutput *output)
+{
+	return true;
+}
+
+static TruckerTarget *
+local_describe_table(TruckerOutput *output, const char *name)
+{
+	return trucker_target_describe(name);
+}
+
+static Bitmapset *
+local_columns_read(TruckerOutput *output, const char *sql, TupleDesc desc)
+{
+	TruckerRows rows = {desc, 1, NULL};
+
+	return trucker_script_columns_read(trucker_script_prepare(trucker_script_split(sql, "output_sql", false), &rows),
+									   desc);
+}
+
 static void *
-local_prepare(const char *sql, const TruckerRows *rows)
+local_prepare(TruckerOutput *output, const char *sql, const TruckerRows *rows)
 {
 	return trucker_script_prepare(trucker_script_split(sql, "output_sql", false), rows);
 }
 
+static List *
+local_check(TruckerOutput *output, void *prepared, const TruckerRows *rows)
+{
+	return trucker_script_check_plans(prepared, rows);
+}
+
 static void
-local_execute(void *prepared, const TruckerRows *rows)
+local_execute(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 {
 	trucker_script_execute((TruckerScript *) prepared, rows, NULL, NULL);
 }
 
-const TruckerOutputRoutine trucker_output_local = {
+static void
+local_run(TruckerOutput *output, List *statements)
+{
+	trucker_script_run(statements);
+}
+
+static List *
+local_check_statements(TruckerOutput *output, List *statements)
+{
+	return trucker_script_check_statements(statements);
+}
+
+static void
+local_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
+{
+}
+
+static void
+local_rollback(TruckerOutput *output)
+{
+}
+
+static bool
+local_needs_reset(TruckerOutput *output)
+{
+	return false;
+}
+
+static const TruckerOutputRoutine local_routine = {
 	.adapter = "local",
+	.is_local = true,
+	.make_ready = local_make_ready,
+	.is_ready = local_is_ready,
+	.describe_table = local_describe_table,
+	.columns_read = local_columns_read,
 	.prepare = local_prepare,
+	.check = local_check,
 	.execute = local_execute,
-	.write_position = trucker_position_write,
+	.run = local_run,
+	.check_statements = local_check_statements,
+	.commit = local_commit,
+	.rollback = local_rollback,
+	.needs_reset = local_needs_reset,
 };
+
+TruckerOutput *
+trucker_output_local(const TruckerTruck *truck)
+{
+	TruckerOutput *output = palloc0(sizeof(TruckerOutput));
+
+	output->routine = &local_routine;
+	output->truck = truck;
+	return output;
+}

@@ -11,7 +11,9 @@
  *
  * A command that still runs at the other end when the process leaves is
  * cancelled: a walsender that is creating a slot would otherwise wait on, with
- * the slot in its hands, for as long as the oldest transaction lasts.
+ * the slot in its hands, for as long as the oldest transaction lasts.  That is for our
+ * own server only: PQcancel() would wait for a far one that does not answer.  Those
+ * are told to look now and then whether we are still there (remote_position.c).
  */
 #include "trucker.h"
 
@@ -52,6 +54,8 @@ set_busy(TruckerConn *conn, bool busy)
 {
 	static bool registered = false;
 
+	if (!conn->must_cancel)
+		return;
 	if (!registered)
 	{
 		before_shmem_exit(cancel_busy, (Datum) 0);
@@ -135,7 +139,7 @@ restore_environment(List *hidden)
 }
 
 static void
-finish_connecting(TruckerConn *conn, TimestampTz deadline)
+finish_connecting(TruckerConn *conn, TimestampTz deadline, const char *failure)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
@@ -157,23 +161,24 @@ finish_connecting(TruckerConn *conn, TimestampTz deadline)
 		else if (remaining_ms(deadline) <= 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-					 errmsg("could not connect to server: timeout expired")));
+					 errmsg("%s: timeout expired", failure)));
 	}
 }
 
 /*
- * Connect.  keywords and values are libpq's, NULL-terminated.  Raises class 08
- * errors; hint, if not NULL, says what the user may do about them.  With secret,
- * what libpq says (it names host, port and user) is for the server's log only.
+ * Connect, and return a connection that is established or has failed, which
+ * PQstatus() tells.  keywords and values are libpq's, NULL-terminated.  Raises class
+ * 08 errors, with failure as the message, if the time is up.
  */
 TruckerConn *
-trucker_conn_open(const char *const *keywords, const char *const *values,
-				  int timeout_ms, const char *hint, bool secret)
+trucker_conn_start(const char *const *keywords, const char *const *values,
+				   int timeout_ms, const char *failure)
 {
 	TruckerConn *conn = palloc0(sizeof(TruckerConn));
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	List	   *hidden = hide_environment();
 
+	conn->command_context = "replication command";
 	conn->on_reset.func = close_callback;
 	conn->on_reset.arg = conn;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &conn->on_reset);
@@ -184,13 +189,26 @@ trucker_conn_open(const char *const *keywords, const char *const *values,
 		if (conn->pg == NULL)
 			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 		if (PQstatus(conn->pg) != CONNECTION_BAD)
-			finish_connecting(conn, deadline);
+			finish_connecting(conn, deadline, failure);
 	}
 	PG_FINALLY();
 	{
 		restore_environment(hidden);
 	}
 	PG_END_TRY();
+	return conn;
+}
+
+/*
+ * Connect.  Raises class 08 errors; hint, if not NULL, says what the user may do
+ * about them.  With secret, what libpq says (it names host, port and user) is for the
+ * server's log only.
+ */
+TruckerConn *
+trucker_conn_open(const char *const *keywords, const char *const *values,
+				  int timeout_ms, const char *hint, bool secret)
+{
+	TruckerConn *conn = trucker_conn_start(keywords, values, timeout_ms, "could not connect to server");
 
 	if (PQstatus(conn->pg) != CONNECTION_OK)
 		ereport(ERROR,
@@ -200,6 +218,7 @@ trucker_conn_open(const char *const *keywords, const char *const *values,
 				 errdetail_internal("%s", pchomp(PQerrorMessage(conn->pg))),
 				 hint ? errhint("%s", hint) : 0));
 
+	conn->must_cancel = true;
 	PQsetnonblocking(conn->pg, 1);
 	return conn;
 }
@@ -256,12 +275,47 @@ trucker_conn_flush(TruckerConn *conn)
 		trucker_conn_raise(conn, NULL, NULL);
 }
 
-static PGresult *
-next_result(TruckerConn *conn)
+/* The next result of what has been sent, as PQgetResult() would return it. */
+PGresult *
+trucker_conn_result(TruckerConn *conn)
 {
 	while (PQisBusy(conn->pg))
 		(void) trucker_conn_wait(conn, -1);
 	return PQgetResult(conn->pg);
+}
+
+/* The result of a command that has been handed to libpq. */
+static PGresult *
+finish_command(TruckerConn *conn, const char *command, ExecStatusType expected)
+{
+	PGresult   *result;
+
+	set_busy(conn, true);
+	trucker_conn_flush(conn);
+	result = trucker_conn_result(conn);
+	if (result == NULL || PQresultStatus(result) != expected)
+	{
+		set_busy(conn, false);
+		trucker_conn_raise(conn, result, command);
+	}
+	if (expected != PGRES_COPY_BOTH && expected != PGRES_COPY_IN)
+	{
+		PGresult   *extra;
+
+		PG_TRY();
+		{
+			while ((extra = trucker_conn_result(conn)) != NULL)
+				PQclear(extra);
+		}
+		PG_CATCH();
+		{
+			PQclear(result);
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+	}
+	set_busy(conn, false);
+	return result;
 }
 
 /*
@@ -270,31 +324,21 @@ next_result(TruckerConn *conn)
  * PGRES_COPY_BOTH expected, the connection is in that mode afterwards.
  */
 PGresult *
-trucker_conn_exec(TruckerConn *conn, const char *command,
-				  ExecStatusType expected)
+trucker_conn_exec(TruckerConn *conn, const char *command, ExecStatusType expected)
 {
-	PGresult   *result;
-
 	if (!PQsendQuery(conn->pg, command))
 		trucker_conn_raise(conn, NULL, command);
-	set_busy(conn, true);
-	trucker_conn_flush(conn);
-	result = next_result(conn);
-	if (result == NULL || PQresultStatus(result) != expected)
-	{
-		set_busy(conn, false);
-		trucker_conn_raise(conn, result, command);
-	}
-	if (expected != PGRES_COPY_BOTH)
-	{
-		PGresult   *extra;
+	return finish_command(conn, command, expected);
+}
 
-		/* nothing in here can raise before the results are in safe hands */
-		while ((extra = PQgetResult(conn->pg)) != NULL)
-			PQclear(extra);
-	}
-	set_busy(conn, false);
-	return result;
+/* The same with parameters, as text. */
+PGresult *
+trucker_conn_exec_params(TruckerConn *conn, const char *command, int n, const char *const *values,
+						 ExecStatusType expected)
+{
+	if (!PQsendQueryParams(conn->pg, command, n, NULL, values, NULL, NULL, 0))
+		trucker_conn_raise(conn, NULL, command);
+	return finish_command(conn, command, expected);
 }
 
 /*
@@ -324,7 +368,7 @@ trucker_conn_raise(TruckerConn *conn, PGresult *result, const char *command)
 				 detail ? errdetail_internal("%s", detail) : 0,
 				 hint ? errhint("%s", hint) : 0,
 				 context ? errcontext("%s", context) : 0,
-				 command ? errcontext("replication command: %s", command) : 0));
+				 command ? errcontext("%s: %s", conn->command_context, command) : 0));
 	}
 	PG_FINALLY();
 	{

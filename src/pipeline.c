@@ -58,11 +58,14 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker pipeline",
 												  ALLOCSET_DEFAULT_SIZES);
 	TruckerPipeline *pipeline = MemoryContextAllocZero(context, sizeof(TruckerPipeline));
+	MemoryContext old;
 
 	pipeline->context = context;
 	pipeline->truck = truck;
 	pipeline->role_is_superuser = superuser_arg(truck->role);
-	pipeline->output = &trucker_output_local;
+	old = MemoryContextSwitchTo(context);
+	pipeline->output = trucker_output_create(truck);
+	MemoryContextSwitchTo(old);
 	pipeline->decoder = decoder;
 	pipeline->position = position;
 	pipeline->written = trucker_written_create(truck, context);
@@ -92,6 +95,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 {
 	const TruckerTruck *truck = pipeline->truck;
 
+	trucker_output_connect(pipeline->output, pipeline->position);
 	trucker_identity_begin(truck->role, pipeline->role_is_superuser, truck->search_path);
 	trucker_give_way_in_deadlocks(true);
 	trucker_written_begin(pipeline->written);
@@ -108,6 +112,10 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	trucker_truck_check_role(truck);
 	pipeline->role_is_superuser = superuser_arg(truck->role);
+
+	/* what is written here could not be committed with what is written there */
+	if (!pipeline->output->routine->is_local)
+		XactReadOnly = true;
 }
 
 static void
@@ -148,6 +156,7 @@ forget_program(TruckerInput *input)
 void
 trucker_pipeline_rollback(TruckerPipeline *pipeline)
 {
+	pipeline->output->routine->rollback(pipeline->output);
 	trucker_position_aborted(pipeline->position);
 	for (int i = 0; i < pipeline->ninputs; i++)
 		forget_program(&pipeline->inputs[i]);
@@ -274,7 +283,7 @@ run_sql(TruckerInput *input)
 		rows.store = result;
 		rows.count = tuplestore_tuple_count(result);
 	}
-	program->output->execute(plans->output, &rows);
+	program->output->routine->execute(program->output, plans->output, &rows);
 	if (result)
 		tuplestore_end(result);
 }
@@ -536,7 +545,7 @@ execute_truncate_sql(TruckerPipeline *pipeline, TruckerInput *input)
 	int			nestlevel = begin_sql(pipeline);
 
 	pipeline->in_truncate = true;
-	trucker_script_run(trucker_program_truncate_statements(input->program));
+	pipeline->output->routine->run(pipeline->output, trucker_program_truncate_statements(input->program));
 	pipeline->in_truncate = false;
 	end_sql(pipeline, nestlevel);
 }
@@ -626,13 +635,16 @@ trucker_pipeline_flush(TruckerPipeline *pipeline)
 }
 
 /*
- * Finish the batch: execute what has been collected, write the position, commit.
+ * Finish the batch: execute what has been collected, write the position, commit.  The
+ * destination first, if it is elsewhere: our own row then tells what it has been seen
+ * to hold, and is durable before the slot lets go of anything.
  */
 void
 trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 {
 	execute_collected(pipeline);
-	pipeline->output->write_position(pipeline->position, position);
+	pipeline->output->routine->commit(pipeline->output, pipeline->position, position);
+	trucker_position_write(pipeline->position, position);
 	commit(pipeline);
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
 }

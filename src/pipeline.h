@@ -28,7 +28,7 @@ typedef struct TruckerPipeline
 {
 	const TruckerTruck *truck;
 	bool		role_is_superuser;
-	const TruckerOutputRoutine *output;
+	TruckerOutput *output;
 	const TruckerDecoder *decoder;
 	TruckerPosition *position;
 	TruckerWritten *written;

@@ -54,11 +54,13 @@ input_statements(const TruckerProgram *program, TruckerOperation operation)
 								"input_sql", false);
 }
 
-static List *
-output_statements(const TruckerProgram *program, TruckerOperation operation)
+/* output.sql for an operation, where r has these columns. */
+static char *
+output_text(const TruckerProgram *program, TruckerOperation operation, TupleDesc rows)
 {
-	return trucker_script_split(render(program, program->output_template, operation),
-								"output_sql", false);
+	if (program->output_template == NULL)
+		return trucker_target_sql(program->truck, program->target, rows);
+	return render(program, program->output_template, operation);
 }
 
 /* The statements of truncate_sql, when the input table has been truncated. */
@@ -91,7 +93,8 @@ parse_templates(TruckerProgram *program, const TruckerTruck *truck)
 {
 	if (truck->input_sql)
 		program->input_template = trucker_template_parse(truck->input_sql, "input_sql");
-	program->output_template = trucker_template_parse(truck->output_sql, "output_sql");
+	if (truck->output_sql)
+		program->output_template = trucker_template_parse(truck->output_sql, "output_sql");
 	if (truck->truncate_sql)
 		program->truncate_template = parse_truncate_sql(truck->truncate_sql);
 }
@@ -165,10 +168,12 @@ narrow(TruckerProgram *program)
 	for (int operation = 0; operation < operation_count(program); operation++)
 	{
 		List	   *input = input_statements(program, operation);
-		TruckerScript *script = input != NIL ? prepare_input(input, &rows) :
-			trucker_script_prepare(output_statements(program, operation), &rows);
+		Bitmapset  *columns = input != NIL ?
+			trucker_script_columns_read(prepare_input(input, &rows), rows.desc) :
+			program->output->routine->columns_read(program->output,
+												   output_text(program, operation, rows.desc), rows.desc);
 
-		read = bms_add_members(read, trucker_script_columns_read(script, rows.desc));
+		read = bms_add_members(read, columns);
 	}
 	MemoryContextSwitchTo(old);
 	program->type = trucker_row_type_narrow(program->full, read);
@@ -199,7 +204,7 @@ narrow(TruckerProgram *program)
  */
 TruckerProgram *
 trucker_program_create(const TruckerTruck *truck,
-					   const TruckerOutputRoutine *output, Relation rel)
+					   TruckerOutput *output, Relation rel)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker program",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -211,9 +216,11 @@ trucker_program_create(const TruckerTruck *truck,
 	program->context = context;
 	program->relation = trucker_relation_build(rel);
 	parse_templates(program, truck);
-	program->by_operation = trucker_template_uses_operation(program->output_template) ||
+	program->by_operation = (program->output_template && trucker_template_uses_operation(program->output_template)) ||
 		(program->input_template && trucker_template_uses_operation(program->input_template));
 	program->full = trucker_row_type_full(program->relation->desc);
+	if (truck->output_sql == NULL)
+		program->target = output->routine->describe_table(output, truck->output_table);
 	narrow(program);
 	MemoryContextSwitchTo(old);
 	return program;
@@ -223,6 +230,18 @@ void
 trucker_program_free(TruckerProgram *program)
 {
 	MemoryContextDelete(program->context);
+}
+
+/* output.sql as it is executed for an operation. */
+char *
+trucker_program_output_sql(TruckerProgram *program, TruckerOperation operation)
+{
+	List	   *input = input_statements(program, operation);
+	TruckerRows rows = {program->full->desc, 1, NULL};
+
+	if (input != NIL)
+		rows.desc = trucker_script_result(prepare_input(input, &rows));
+	return output_text(program, operation, rows.desc);
 }
 
 static int
@@ -250,7 +269,9 @@ make_plans(TruckerProgram *program, TruckerOperation operation, int class)
 		rows.desc = trucker_script_result(plans->input);
 	}
 	plans->result = rows.desc;
-	plans->output = program->output->prepare(render(program, program->output_template, operation), &rows);
+	plans->output = program->output->routine->prepare(program->output,
+													  output_text(program, operation, plans->input ? rows.desc : program->full->desc),
+													  &rows);
 	return plans;
 }
 
@@ -350,6 +371,19 @@ trucker_program_check_identity(const TruckerProgram *program)
 		trucker_net_check(program->relation);
 }
 
+/* What is written here would not be part of the destination's transaction. */
+static void
+raise_writes_here(const TruckerTruck *truck, Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("input_sql of truck \"%s\" writes table %s", truck->name,
+					quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid))),
+			 errdetail("The truck's output is connection \"%s\", and what it writes there and here could not be committed at once.",
+					   truck->connection),
+			 errhint("Let input_sql read only.")));
+}
+
 /*
  * Plan everything once, check the current user's rights on all that the plans
  * touch, and add the tables (Oid) that they write to *written.
@@ -357,6 +391,8 @@ trucker_program_check_identity(const TruckerProgram *program)
 void
 trucker_program_check(TruckerProgram *program, List **written)
 {
+	TruckerOutput *output = program->output;
+
 	for (int operation = 0; operation < operation_count(program); operation++)
 	{
 		TruckerRows rows = {program->type->desc, 1, NULL};
@@ -364,12 +400,13 @@ trucker_program_check(TruckerProgram *program, List **written)
 
 		if (plans->input)
 			*written = list_concat_unique_oid(*written, trucker_script_check_plans(plans->input, &rows));
+		if (!output->routine->is_local && *written != NIL)
+			raise_writes_here(program->truck, linitial_oid(*written));
 		rows.desc = plans->result;
-		if (program->output == &trucker_output_local)
-			*written = list_concat_unique_oid(*written, trucker_script_check_plans(plans->output, &rows));
+		*written = list_concat_unique_oid(*written, output->routine->check(output, plans->output, &rows));
 	}
 	*written = list_concat_unique_oid(*written,
-									  trucker_script_check_statements(trucker_program_truncate_statements(program)));
+									  output->routine->check_statements(output, trucker_program_truncate_statements(program)));
 }
 
 /*
@@ -397,14 +434,16 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 		for (int operation = 0; operation < TRUCKER_OPERATIONS; operation++)
 		{
 			input_count += list_length(input_statements(&program, operation));
-			output_count += list_length(output_statements(&program, operation));
+			if (truck->output_sql)
+				output_count += list_length(trucker_script_split(render(&program, program.output_template, operation),
+																 "output_sql", false));
 		}
 		truncate_count += list_length(trucker_program_truncate_statements(&program));
 	}
-	if ((truck->input_sql && input_count == 0) || output_count == 0)
+	if ((truck->input_sql && input_count == 0) || (truck->output_sql && output_count == 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s is empty", output_count == 0 ? "output_sql" : "input_sql"),
+				 errmsg("%s is empty", truck->output_sql && output_count == 0 ? "output_sql" : "input_sql"),
 				 errdetail("It holds no statement, for any input table and operation.")));
 	if (truck->truncate_sql && truncate_count == 0)
 		ereport(ERROR,
@@ -412,6 +451,8 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 				 errmsg("truncate_sql is empty"),
 				 errdetail("It holds no statement, for any input table."),
 				 errhint("To pass over TRUNCATE, create the truck with the option \"on_truncate\": \"ignore\".")));
+	if (truck->output_table)
+		(void) trucker_target_name(truck->output_table);
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
 }

@@ -24,10 +24,11 @@ typedef struct TruckerPlans
 typedef struct TruckerProgram
 {
 	const TruckerTruck *truck;
-	const TruckerOutputRoutine *output;
+	TruckerOutput *output;
 	MemoryContext context;		/* all of the below */
 	TruckerTemplate *input_template;	/* NULL: no input.sql */
-	TruckerTemplate *output_template;
+	TruckerTemplate *output_template;	/* NULL: generated */
+	TruckerTarget *target;		/* for which it is generated, else NULL */
 	TruckerTemplate *truncate_template; /* NULL: no truncate_sql */
 	bool		by_operation;	/* a template asks for .operation */
 
@@ -38,7 +39,8 @@ typedef struct TruckerProgram
 } TruckerProgram;
 
 /* in program.c */
-extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, const TruckerOutputRoutine *output, Relation rel);
+extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, TruckerOutput *output, Relation rel);
+extern char *trucker_program_output_sql(TruckerProgram *program, TruckerOperation operation);
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
 extern List *trucker_program_truncate_statements(const TruckerProgram *program);

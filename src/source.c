@@ -89,6 +89,7 @@ typedef struct Needs
 {
 	const TruckerTruck *truck;
 	Relation	rel;			/* the input table, of which others may be partitions */
+	TruckerOutput *output;		/* once it is there */
 	List	   *old_names;		/* columns (char *) whose old values its SQL reads */
 } Needs;
 
@@ -106,7 +107,8 @@ find_needs(TruckerChecklist *list, void *arg)
 	trucker_identity_push(&saved, needs->truck->role,
 						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
 						  needs->truck->search_path);
-	program = trucker_program_create(needs->truck, &trucker_output_local, needs->rel);
+	needs->output = trucker_output_create(needs->truck);
+	program = trucker_program_create(needs->truck, needs->output, needs->rel);
 	trucker_identity_pop(&saved);
 	for (int i = 0; i < program->type->desc->natts; i++)
 	{
@@ -335,15 +337,18 @@ trucker_check_replica_identity(PG_FUNCTION_ARGS)
 				 errhint("Name a table whose changes a truck reads.")));
 	foreach(lc, trucker_truck_readers(relid))
 	{
-		Needs		needs = {lfirst(lc), rel, NIL};
+		Needs		needs = {lfirst(lc), rel, NULL, NIL};
 		const char *ignored;
+		bool		known;
 
 		if (!sees_all && !has_privs_of_role(GetUserId(), needs.truck->owner))
 			continue;
 		none = false;
 		/* what is wrong with its SQL its owner reads in check(); it is nobody else's business */
-		put_tables(rsinfo, rel, &needs,
-				   needs.truck->inserts_only || trucker_checklist_try(find_needs, &needs, &ignored) == NULL);
+		known = needs.truck->inserts_only || trucker_checklist_try(find_needs, &needs, &ignored) == NULL;
+		if (needs.output)
+			needs.output->routine->rollback(needs.output);
+		put_tables(rsinfo, rel, &needs, known);
 	}
 	if (none)
 		put_tables(rsinfo, rel, NULL, true);

@@ -36,6 +36,7 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 		"DELETE FROM trucker.truck_state WHERE truck_id = $1",
 		"DELETE FROM trucker.input_table WHERE truck_id = $1",
 		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
+		"DELETE FROM trucker.destination WHERE truck_id = $1",
 		/* and what the last batch of a truck may have added after it had been dropped */
 		"DELETE FROM trucker.output_table WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)"
 	};
@@ -63,6 +64,9 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 						  truck_id, NULL, SPI_OK_DELETE);
 	trucker_catalog_write("DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_DELETE);
+	/* what the destination holds does not count any more */
+	trucker_catalog_write("UPDATE trucker.destination SET emptied = false WHERE truck_id = $1",
+						  truck_id, NULL, SPI_OK_UPDATE);
 	trucker_catalog_write("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
 						  "VALUES ($1, true) ON CONFLICT (truck_id) DO UPDATE "
 						  "SET needs_backfill = true, needs_reset = true, lost = false, failed = false, "

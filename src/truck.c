@@ -24,7 +24,7 @@
 #include "truck.h"
 
 /* the options that there are, in the order of their names */
-#define OPTION_NAMES "backfill, changes, inserts_only, on_error, on_truncate, reset_sql, role, stream, toast, truncate_sql"
+#define OPTION_NAMES "backfill, changes, inserts_only, mode, on_error, on_truncate, output_table, reset_sql, role, stream, toast, truncate_sql"
 
 #define TRUCK_COLUMNS \
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
@@ -168,6 +168,7 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		[TRUCKER_ON_ERROR_STOP] = "stop"
 	};
 	static const char *const toast[] = {"exact", "current"};
+	static const char *const modes[] = {"append", "mirror"};
 
 	if (strcmp(key, "backfill") == 0)
 		truck->backfill = bool_option(key, value);
@@ -189,6 +190,10 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 										 "\"error\", \"ignore\" or \"run\"");
 	else if (strcmp(key, "toast") == 0)
 		truck->toast_current = word_option(key, value, toast, lengthof(toast), "\"exact\" or \"current\"") == 1;
+	else if (strcmp(key, "output_table") == 0)
+		truck->output_table = text_option(key, value);
+	else if (strcmp(key, "mode") == 0)
+		truck->mirror = word_option(key, value, modes, lengthof(modes), "\"append\" or \"mirror\"") == 1;
 	else if (strcmp(key, "truncate_sql") == 0)
 		truck->truncate_sql = text_option(key, value);
 	else
@@ -246,6 +251,8 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 	truck->net = false;
 	truck->on_truncate = TRUCKER_TRUNCATE_ERROR;
 	truck->truncate_sql = NULL;
+	truck->output_table = NULL;
+	truck->mirror = true;
 	*role_name = NULL;
 
 	check_is_object(truck->options);
@@ -261,6 +268,27 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 		set_option(truck, role_name, key, &value);
 	}
 	check_options(truck);
+}
+
+/* What a truck writes is said by output_sql or by the option output_table. */
+void
+trucker_truck_check_output(const TruckerTruck *truck)
+{
+	if (truck->output_sql == NULL && truck->output_table == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("a truck needs output_sql"),
+				 errhint("Or the option \"output_table\", for which it is generated.")));
+	if (truck->output_sql && truck->output_table)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("output_sql and the option \"output_table\" of a truck exclude each other"),
+				 errhint("Leave out one of them; in alter_truck(), output_sql => '' means none.")));
+	if (truck->output_table && truck->mirror && truck->inserts_only)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the options \"inserts_only\": true and \"output_table\" of a truck need \"mode\": \"append\""),
+				 errdetail("Inserts alone do not tell what becomes of a row.")));
 }
 
 /*
@@ -421,7 +449,8 @@ trucker_truck_insert(const TruckerTruck *truck)
 	values[3] = inputs_datum(truck);
 	values[4] = truck->input_sql ? CStringGetTextDatum(truck->input_sql) : (Datum) 0;
 	nulls[4] = truck->input_sql ? ' ' : 'n';
-	values[5] = CStringGetTextDatum(truck->output_sql);
+	values[5] = truck->output_sql ? CStringGetTextDatum(truck->output_sql) : (Datum) 0;
+	nulls[5] = truck->output_sql ? ' ' : 'n';
 	values[6] = CStringGetTextDatum(truck->connection);
 	values[7] = JsonbPGetDatum(truck->options);
 	values[8] = CStringGetTextDatum(truck->search_path);
@@ -464,7 +493,8 @@ trucker_truck_update(const TruckerTruck *truck)
 	values[2] = inputs_datum(truck);
 	values[3] = truck->input_sql ? CStringGetTextDatum(truck->input_sql) : (Datum) 0;
 	nulls[3] = truck->input_sql ? ' ' : 'n';
-	values[4] = CStringGetTextDatum(truck->output_sql);
+	values[4] = truck->output_sql ? CStringGetTextDatum(truck->output_sql) : (Datum) 0;
+	nulls[4] = truck->output_sql ? ' ' : 'n';
 	values[5] = JsonbPGetDatum(truck->options);
 	values[6] = CStringGetTextDatum(truck->search_path);
 

@@ -39,7 +39,7 @@ typedef struct TruckerTruck
 	int			ninputs;
 	Oid		   *inputs;
 	char	   *input_sql;		/* NULL: r reaches output_sql unchanged */
-	char	   *output_sql;
+	char	   *output_sql;		/* NULL: generated, for output_table */
 	char	   *connection;
 	char	   *search_path;	/* as it was when the truck's SQL was given */
 
@@ -54,6 +54,8 @@ typedef struct TruckerTruck
 	bool		net;			/* collapse the changes of each row in a batch */
 	TruckerOnTruncate on_truncate;
 	char	   *truncate_sql;	/* with TRUCKER_TRUNCATE_RUN, else NULL */
+	char	   *output_table;	/* or NULL */
+	bool		mirror;			/* it holds each row once; else rows are appended */
 
 	/* state, as it was when the truck was loaded */
 	bool		enabled;
@@ -70,6 +72,7 @@ typedef struct TruckerTruck
 
 /* in truck.c */
 extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
+extern void trucker_truck_check_output(const TruckerTruck *truck);
 extern void trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes);
 
 extern TruckerTruck *trucker_truck_get(const char *name);

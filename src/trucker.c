@@ -35,6 +35,7 @@ int			trucker_max_backfills = 2;
 int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
 bool		trucker_refuse_unsafe_types = false;
+bool		trucker_require_ssl = false;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
 
@@ -171,6 +172,10 @@ define_settings(void)
 							 "Refuses to start trucks that read columns whose values the output plugin cannot always carry.",
 							 "Off: they are warned of.",
 							 &trucker_refuse_unsafe_types, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.require_ssl",
+							 "Refuses connections to other servers that are not encrypted.",
+							 NULL, &trucker_require_ssl, false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("trucker.stop_point",
 							   "Points in the life of a truck at which processes wait; for tests.",

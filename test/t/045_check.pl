@@ -83,7 +83,7 @@ sql(qq{SET ROLE etl; SELECT trucker.create_truck('t', '{s}', \$\$$mirror\$\$)});
 # ----
 is(failing(q{'t'}), '', 'nothing fails');
 is(sql(q{SELECT count(*) FILTER (WHERE item !~ '^truck '), string_agg(item, '; ') FILTER (WHERE item ~ '^truck ') FROM trucker.check('t')}),
-	'11|truck "t": state; truck "t": role; truck "t", public.s: input table; truck "t", public.s: right to read; truck "t", public.s: SQL; '
+	'11|truck "t": state; truck "t": role; truck "t": destination; truck "t", public.s: input table; truck "t", public.s: right to read; truck "t", public.s: SQL; '
 	  . 'truck "t", public.s: replica identity; truck "t", public.s: plans; truck "t", public.s: unchanged TOAST values; truck "t", public.s: values; truck "t": loops',
 	'each check is told of');
 is(sql(q{SELECT string_agg(item, '; ') FROM trucker.check('t') WHERE hint IS NOT NULL}),
@@ -91,7 +91,7 @@ is(sql(q{SELECT string_agg(item, '; ') FROM trucker.check('t') WHERE hint IS NOT
 	'what start() only warns of is ok, and has a hint');
 is(sql(q{SELECT count(*) = 0 FROM trucker.check('t') WHERE detail IS NULL}), 't', 'each has something to say');
 my $before = sql(q{SELECT (SELECT string_agg(s::text, ',') FROM trucker.truck_state s), (SELECT count(*) FROM trucker.stream), (SELECT count(*) FROM pg_replication_slots)});
-is(sql(q{BEGIN READ ONLY; SELECT count(*) FROM trucker.check('t') WHERE ok}), '21', 'in a read-only transaction as well');
+is(sql(q{BEGIN READ ONLY; SELECT count(*) FROM trucker.check('t') WHERE ok}), '22', 'in a read-only transaction as well');
 is(sql(q{SELECT (SELECT string_agg(s::text, ',') FROM trucker.truck_state s), (SELECT count(*) FROM trucker.stream), (SELECT count(*) FROM pg_replication_slots)}),
 	$before, 'nothing has been changed');
 
@@ -188,7 +188,7 @@ sql(q{
 	SET ROLE etl;
 	SELECT trucker.create_truck('spy', '{s}', 'INSERT INTO d (id) SELECT id FROM r WHERE id = public.spy()')});
 is(sql(q{SELECT detail FROM trucker.check('spy') WHERE NOT ok}), 'planned as etl', 'IMMUTABLE functions are executed as the truck\'s role');
-is(sql(q{SELECT current_user || ' ' || (SELECT count(*) FROM trucker.check('spy')) || ' ' || current_user}), 'postgres 21 postgres', 'and the caller is who he was');
+is(sql(q{SELECT current_user || ' ' || (SELECT count(*) FROM trucker.check('spy')) || ' ' || current_user}), 'postgres 22 postgres', 'and the caller is who he was');
 sql(q{SELECT trucker.drop_truck('spy')});
 
 # ----
@@ -344,7 +344,7 @@ unlink glob($node->data_dir . '/pg_replslot/*/state');
 rmdir foreach glob($node->data_dir . '/pg_replslot/*');
 $node->start;
 is(sql(q{SELECT string_agg(item, '; ') FROM trucker.check('t') WHERE NOT ok AND item !~ '^truck'}), 'shared_preload_libraries; wal_level; WAL senders', 'what a server lacks is told at once');
-is(sql(q{SELECT count(*) FROM trucker.check('t') WHERE ok AND item ~ '^truck'}), '10', 'and trucks are looked at all the same');
+is(sql(q{SELECT count(*) FROM trucker.check('t') WHERE ok AND item ~ '^truck'}), '11', 'and trucks are looked at all the same');
 is(sql(q{SELECT kept_for FROM trucker.slots}), 'it does not exist: its trucks are lost', 'slots work as well');
 $node->stop;
 
