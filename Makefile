@@ -7,6 +7,8 @@
 #   make test          install what is missing, build, install, run all tests on
 #                      servers of their own; TESTS="sql/a.sql test/t/b.pl" for some
 #   make soak          crashes for MINUTES=60, then a transaction of HUGE_ROWS=5000000
+#   make fuzz          the decoders and the templates with libFuzzer, RUNS=500000
+#                      executions each (test/fuzz/run.sh)
 #   make demo          the same road, to see it work; KEEP=1 leaves the server up
 #
 # make test and make demo do not need PGXS: they install it.
@@ -44,7 +46,7 @@ PG_CONFIG ?= pg_config
 endif
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 
-.PHONY: all test soak demo FORCE
+.PHONY: all test soak fuzz demo FORCE
 all:
 
 test:
@@ -52,6 +54,9 @@ test:
 
 soak:
 	@test/soak.sh
+
+fuzz:
+	@PG_CONFIG=$(PG_CONFIG) test/fuzz/run.sh
 
 demo:
 	@test/demo.sh

@@ -323,6 +323,37 @@ END;
 COMMENT ON FUNCTION trucker.input_parts(oid) IS
 'the tables that an input table consists of: itself and, if it is partitioned, its partitions at any depth';
 
+CREATE FUNCTION trucker.decode_wal2json(
+	message text,
+	OUT n integer, OUT operation text, OUT schema_name text, OUT table_name text, OUT xid bigint,
+	OUT lsn pg_lsn, OUT end_lsn pg_lsn, OUT committed_at timestamptz,
+	OUT new_names text[], OUT new_types text[], OUT new_values text[],
+	OUT old_names text[], OUT old_types text[], OUT old_values text[],
+	OUT transactional boolean, OUT prefix text, OUT content text)
+RETURNS SETOF record LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 10
+AS 'MODULE_PATHNAME', 'trucker_decode_wal2json';
+COMMENT ON FUNCTION trucker.decode_wal2json(text) IS
+'the changes of a message of the output plugin wal2json, of format version 1 or 2, as rows';
+
+CREATE FUNCTION trucker.check(
+	truck text DEFAULT NULL,
+	OUT item text, OUT ok boolean, OUT detail text, OUT hint text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_check';
+COMMENT ON FUNCTION trucker.check(text) IS
+'all that start() looks at, for one truck (NULL: each of the caller''s), and the room for WAL: what is as it must be, what is not, and what to do about it';
+
+CREATE FUNCTION trucker.check_replica_identity(
+	input_table regclass,
+	OUT logged_table regclass, OUT truck text, OUT needs text, OUT has text, OUT ok boolean, OUT alter_table text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_check_replica_identity';
+COMMENT ON FUNCTION trucker.check_replica_identity(regclass) IS
+'what each truck that reads a table needs of its replica identity, what the table has, and the ALTER TABLE to run if that is not enough';
+
+CREATE FUNCTION trucker.drop_orphans()
+RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_drop_orphans';
+COMMENT ON FUNCTION trucker.drop_orphans() IS
+'drop the replication slots of this database that have trucker''s prefix and that no stream needs; returns their names';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -392,6 +423,41 @@ WHERE pg_catalog.pg_has_role(t.owner, 'USAGE');
 COMMENT ON VIEW trucker.quarantine IS
 'one row a change that is in quarantine, for the truck''s owner: its values, the error, and what became of retries';
 
+CREATE VIEW trucker.slots WITH (security_barrier) AS
+SELECT coalesce(r.slot_name::text, x.slot_name) AS slot_name,
+	   x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END AS stream,
+	   x.owner,
+	   t.trucks,
+	   r.active_pid,
+	   r.wal_status,
+	   r.restart_lsn,
+	   r.confirmed_flush_lsn AS confirmed_lsn,
+	   greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, r.restart_lsn), 0)::bigint AS kept_bytes,
+	   CASE WHEN r.slot_name IS NULL AND v.pid IS NOT NULL THEN 'it is being made, or has been dropped under its stream'
+			WHEN r.slot_name IS NULL THEN 'it does not exist: its trucks are lost'
+			WHEN x.id IS NULL AND r.active_pid IS NOT NULL THEN 'no stream needs it, but a process holds it'
+			WHEN x.id IS NULL THEN 'no stream needs it: trucker.drop_orphans()'
+			WHEN r.wal_status = 'lost' THEN 'the server has removed WAL that it needs: its trucks are lost'
+			WHEN t.trucks IS NULL THEN 'its stream carries no truck: it is about to be dropped, or one is about to come'
+			WHEN t.running IS NOT NULL AND t.resting IS NULL THEN 'running: ' || t.running
+			WHEN t.running IS NOT NULL THEN 'running: ' || t.running || '; stopped or failed: ' || t.resting
+			ELSE 'stopped or failed, and yet to read on: ' || t.resting END AS kept_for
+FROM (SELECT * FROM pg_catalog.pg_replication_slots
+	  WHERE database = pg_catalog.current_database() AND NOT temporary
+	  AND slot_name::text ~ ('^trucker_' || (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) || '_[0-9a-f]{16}$')) r
+FULL JOIN (SELECT * FROM trucker.stream WHERE slot_name IS NOT NULL) x ON x.slot_name = r.slot_name::text
+LEFT JOIN trucker.stream_workers() v ON v.stream_id = x.id
+LEFT JOIN LATERAL (
+	SELECT pg_catalog.array_agg(t.name ORDER BY t.name) AS trucks,
+		   pg_catalog.string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE s.enabled) AS running,
+		   pg_catalog.string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT s.enabled) AS resting
+	FROM trucker.truck_state s JOIN trucker.truck t ON t.id = s.truck_id
+	WHERE s.stream_id = x.id) t ON true
+CROSS JOIN (SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END) AS f(lsn)
+WHERE pg_catalog.pg_has_role(x.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW trucker.slots IS
+'one row a replication slot of trucker''s in this database: who uses it, what WAL the server keeps for it, and why; others'' and nobody''s slots are shown to members of pg_read_all_stats';
+
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
@@ -404,7 +470,8 @@ REVOKE ALL ON FUNCTION
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid),
+	trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
-GRANT SELECT ON trucker.status, trucker.quarantine TO PUBLIC;
+GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots TO PUBLIC;

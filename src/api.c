@@ -228,21 +228,7 @@ named_trucks(FunctionCallInfo fcinfo)
 static bool
 is_lost(const TruckerTruck *truck, bool one_of_many)
 {
-	for (int i = 0; truck->lost && !one_of_many && i < truck->ninputs; i++)
-		if (get_rel_name(truck->inputs[i]) == NULL)
-			trucker_raise_dropped(truck->name, truck->inputs[i]);
-	if (truck->restored)
-		ereport(one_of_many ? WARNING : ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("truck \"%s\" was restored from a dump, and its position was not", truck->name),
-				 errhint("SELECT trucker.resync(%s) makes it run its reset_sql and load the destination anew when it starts.",
-						 quote_literal_cstr(truck->name))));
-	else if (truck->lost)
-		ereport(one_of_many ? WARNING : ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("truck \"%s\" is lost: it cannot go on from its position", truck->name),
-				 errhint("SELECT trucker.resync(%s) loads the destination anew.",
-						 quote_literal_cstr(truck->name))));
+	trucker_check_not_lost(truck, one_of_many ? WARNING : ERROR);
 	return truck->lost;
 }
 

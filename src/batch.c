@@ -97,6 +97,7 @@ unpack_fields(const char *p, TruckerField **fields, int n)
 		memcpy(&len, p + sizeof(attnum), sizeof(len));
 		p += sizeof(attnum) + sizeof(len);
 		field->attnum = attnum;
+		field->type = NULL;
 		field->name = p;
 		p += strlen(p) + 1;
 		field->value = NULL;

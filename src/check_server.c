@@ -5,12 +5,18 @@
  * Each failure is an error that names the setting to change.  What is counted
  * here (slots, senders, workers) may be taken by somebody else a moment later;
  * the worker then waits and retries.  Finding out now is for the user's sake.
+ *
+ * start() raises the first failure, check() tells all of them (checklist.c).  What
+ * is said of a check that has passed is only read by check().
  */
 #include "trucker.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "access/xlogrecovery.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -26,7 +32,9 @@
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
+#include "budget.h"
 #include "check.h"
+#include "checklist.h"
 #include "decoder.h"
 #include "replication.h"
 #include "shmem.h"
@@ -47,18 +55,32 @@ trucker_check_preloaded(void)
 				 errhint("Add trucker to shared_preload_libraries in postgresql.conf, and restart the server.")));
 }
 
-static void
-check_wal_level(void)
+static const char *
+check_preloaded(TruckerChecklist *list, void *arg)
+{
+	trucker_check_preloaded();
+	return "trucker was loaded when the server started";
+}
+
+static const char *
+check_primary(TruckerChecklist *list, void *arg)
 {
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("trucks cannot run on a standby server")));
+	return "this server is no standby";
+}
+
+static const char *
+check_wal_level(TruckerChecklist *list, void *arg)
+{
 	if (wal_level < WAL_LEVEL_LOGICAL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("wal_level is not \"logical\""),
 				 errhint("Set wal_level = logical in postgresql.conf, and restart the server.")));
+	return "logical";
 }
 
 /*
@@ -85,24 +107,32 @@ trucker_check_is_no_standby(void)
 	}
 }
 
-/* The output plugin must be allowed, where the server has such a setting ... */
-static void
-check_plugin_allowed(const char *plugin)
+static const char *
+check_no_standby(TruckerChecklist *list, void *arg)
 {
+	trucker_check_is_no_standby();
+	return "no commit waits for trucker's own connections";
+}
+
+/* The output plugin must be allowed, where the server has such a setting ... */
+static const char *
+check_plugin_allowed(TruckerChecklist *list, void *arg)
+{
+	const char *plugin = trucker_wal2json.plugin;
 	const char *allowed = GetConfigOption("output_plugin_libraries", true, false);
 	List	   *names;
 	ListCell   *lc;
 	StringInfoData wanted;
 
 	if (allowed == NULL)
-		return;
+		return "this server has no output_plugin_libraries: all are";
 	if (!SplitGUCList(pstrdup(allowed), ',', &names))
 		names = NIL;			/* the empty list is shown as one empty name */
 	initStringInfo(&wanted);
 	foreach(lc, names)
 	{
 		if (strcmp(lfirst(lc), plugin) == 0)
-			return;
+			return psprintf("output_plugin_libraries = %s", allowed);
 		/* a comma in a name: ALTER SYSTEM was given a whole list as one string */
 		if (strchr(lfirst(lc), ',') != NULL)
 			appendStringInfo(&wanted, "%s, ", (char *) lfirst(lc));
@@ -114,12 +144,14 @@ check_plugin_allowed(const char *plugin)
 			 errmsg("output plugin \"%s\" is not in output_plugin_libraries", plugin),
 			 errhint("ALTER SYSTEM SET output_plugin_libraries = %s%s; SELECT pg_reload_conf();",
 					 wanted.data, plugin)));
+	return NULL;				/* keep compiler quiet */
 }
 
 /* ... and installed, in one of the directories that the server looks in. */
-static void
-check_plugin_installed(const char *plugin)
+static const char *
+check_plugin_installed(TruckerChecklist *list, void *arg)
 {
+	const char *plugin = trucker_wal2json.plugin;
 	const char *path = Dynamic_library_path;
 
 	while (path && *path)
@@ -131,7 +163,8 @@ check_plugin_installed(const char *plugin)
 		if (strncmp(directory, "$libdir", 7) == 0)
 			directory = psprintf("%s%s", pkglib_path, directory + 7);
 		if (stat(psprintf("%s/%s%s", directory, plugin, DLSUFFIX), &st) == 0)
-			return;
+			return psprintf("%s%s", plugin, trucker_wal2json.loses_nan ?
+							", as trucker uses it, carries all values but NaN and infinity of real, double precision and numeric" : "");
 		path += len + (path[len] == ':' ? 1 : 0);
 	}
 	ereport(ERROR,
@@ -139,11 +172,21 @@ check_plugin_installed(const char *plugin)
 			 errmsg("output plugin \"%s\" is not installed", plugin),
 			 errhint("Install it; on Debian: apt-get install postgresql-%d-wal2json",
 					 PG_VERSION_NUM / 10000)));
+	return NULL;				/* keep compiler quiet */
 }
 
-static void
-check_slots(int wanted)
+/* How many of something the trucks to be started need. */
+typedef struct Wanted
 {
+	int			trucks;			/* that do not run yet */
+	int			slots;			/* that do not exist yet */
+} Wanted;
+
+static const char *
+check_slots(TruckerChecklist *list, void *arg)
+{
+	int			wanted = ((Wanted *) arg)->slots;
+
 	if (trucker_slots_free() < wanted)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -152,11 +195,13 @@ check_slots(int wanted)
 							   wanted, wanted, trucker_slots_free()),
 				 errhint("Raise max_replication_slots (now %d) and restart the server, or drop slots that nobody needs.",
 						 max_replication_slots)));
+	return psprintf("%d of %d are free", trucker_slots_free(), max_replication_slots);
 }
 
-static void
-check_senders(int wanted)
+static const char *
+check_senders(TruckerChecklist *list, void *arg)
 {
+	int			wanted = ((Wanted *) arg)->trucks;
 	int			nfree = 0;
 
 	for (int i = 0; i < max_wal_senders; i++)
@@ -174,18 +219,21 @@ check_senders(int wanted)
 							   "%d WAL senders are needed, and %d are free",
 							   wanted, wanted, nfree),
 				 errhint("Raise max_wal_senders (now %d), and restart the server.", max_wal_senders)));
+	return psprintf("%d of %d are free", nfree, max_wal_senders);
 }
 
 /*
  * The server does not tell how many workers are free; so take one, and see.  The
  * launcher's probe may hold the last one for a moment.
  */
-static void
-check_workers(void)
+static const char *
+check_workers(TruckerChecklist *list, void *arg)
 {
 	BackgroundWorkerHandle *handle;
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FREE_WORKER_TIMEOUT_MS);
 
+	if (((Wanted *) arg)->trucks == 0)
+		return "no more are needed";
 	while (!trucker_probe_register(InvalidOid, &handle))
 	{
 		if (GetCurrentTimestamp() > deadline)
@@ -201,10 +249,11 @@ check_workers(void)
 	}
 	(void) WaitForBackgroundWorkerShutdown(handle);
 	pfree(handle);
+	return psprintf("at least one of %d is free", max_worker_processes);
 }
 
-static void
-check_own_connection(void)
+static const char *
+check_own_connection(TruckerChecklist *list, void *arg)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker connection check",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -215,7 +264,101 @@ check_own_connection(void)
 	PQclear(trucker_conn_exec(replication->conn, "IDENTIFY_SYSTEM", PGRES_TUPLES_OK));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+	return "trucker can connect to its own server for replication";
 }
+
+/* Megabytes that are free where the WAL is; -1: unknown. */
+static int64
+free_megabytes(void)
+{
+	struct statvfs st;
+
+	if (statvfs(XLOGDIR, &st) != 0)
+		return -1;
+	return (int64) st.f_bavail * st.f_frsize / (1024 * 1024);
+}
+
+/* Megabytes that the slot of ours keeps which keeps most. */
+static int64
+kept_megabytes(void)
+{
+	XLogRecPtr	end = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) : GetFlushRecPtr(NULL);
+	int64		most = 0;
+
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		TruckerSlotInfo slot;
+
+		if (trucker_slot_get(i, &slot) && !slot.invalidated &&
+			!XLogRecPtrIsInvalid(slot.restart_lsn) && slot.restart_lsn < end)
+			most = Max(most, (int64) ((end - slot.restart_lsn) / (1024 * 1024)));
+	}
+	return most;
+}
+
+/*
+ * Is there room for the WAL that may be kept for trucks?  start() does not ask: the
+ * disk may be enlarged, or emptied, long before.
+ */
+static const char *
+check_headroom(TruckerChecklist *list, void *arg)
+{
+	int64		limit = trucker_max_retained_wal;
+	int64		kept = kept_megabytes();
+	int64		nfree = free_megabytes();
+
+	if (max_slot_wal_keep_size_mb >= 0 && (limit == 0 || max_slot_wal_keep_size_mb < limit))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("max_slot_wal_keep_size (%d MB) is below trucker.max_retained_wal (%s)",
+						max_slot_wal_keep_size_mb, limit ? psprintf("%lld MB", (long long) limit) : "no limit"),
+				 errdetail("The server would invalidate slots before trucker warns of trucks that are behind."),
+				 errhint("Set trucker.max_retained_wal below max_slot_wal_keep_size.")));
+	if (limit == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("nothing bounds the WAL that is kept for trucks"),
+				 errdetail("A stopped or failing truck can fill the disk."),
+				 errhint("Set trucker.max_retained_wal to what the disk can spare.")));
+	if (nfree >= 0 && nfree < limit - kept)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("the WAL's disk has %lld MB free, and trucks may keep %lld MB more",
+						(long long) nfree, (long long) (limit - kept)),
+				 errdetail("trucker.max_retained_wal is %lld MB, of which %lld MB are kept now.",
+						   (long long) limit, (long long) kept),
+				 errhint("Set trucker.max_retained_wal to what the disk can spare, or make room.")));
+	return psprintf("trucks keep %lld of at most %lld MB; %lld MB are free",
+					(long long) kept, (long long) limit, (long long) nfree);
+}
+
+/* The order is that in which start() asks. */
+typedef struct ServerCheck
+{
+	const char *item;
+	TruckerCheck check;
+	enum
+	{
+		ALWAYS,
+		FOR_NEW,				/* start() asks only if there is a truck that does not run yet */
+		LISTED					/* start() does not ask */
+	}			when;
+	bool		needs_preload;
+} ServerCheck;
+
+static const ServerCheck checks[] = {
+	{"shared_preload_libraries", check_preloaded, ALWAYS, false},
+	{"primary server", check_primary, ALWAYS, false},
+	{"wal_level", check_wal_level, ALWAYS, false},
+	{"synchronous_standby_names", check_no_standby, ALWAYS, false},
+	{"output plugin installed", check_plugin_installed, ALWAYS, false},
+	{"output plugin allowed", check_plugin_allowed, ALWAYS, false},
+	{"replication slots", check_slots, FOR_NEW, false},
+	{"WAL senders", check_senders, FOR_NEW, false},
+	{"background workers", check_workers, FOR_NEW, true},
+	{"replication connection", check_own_connection, FOR_NEW, true},
+	{"WAL headroom", check_headroom, LISTED, false}
+};
 
 /*
  * Check the server for that many trucks that do not run yet, and that many slots
@@ -224,15 +367,20 @@ check_own_connection(void)
 void
 trucker_check_server(int new_trucks, int new_slots)
 {
-	trucker_check_preloaded();
-	check_wal_level();
-	trucker_check_is_no_standby();
-	check_plugin_installed(trucker_wal2json.plugin);
-	check_plugin_allowed(trucker_wal2json.plugin);
-	if (new_trucks == 0)
-		return;
-	check_slots(new_slots);
-	check_senders(new_trucks);
-	check_workers();
-	check_own_connection();
+	Wanted		wanted = {new_trucks, new_slots};
+
+	for (int i = 0; i < lengthof(checks); i++)
+		if (checks[i].when == ALWAYS || (checks[i].when == FOR_NEW && new_trucks > 0))
+			(void) trucker_checklist_run(NULL, checks[i].item, checks[i].check, &wanted);
+}
+
+/* The same, and the room for WAL, told as a list. */
+void
+trucker_check_list_server(TruckerChecklist *list, int new_trucks, int new_slots)
+{
+	Wanted		wanted = {new_trucks, new_slots};
+
+	for (int i = 0; i < lengthof(checks); i++)
+		if (trucker_shmem_available() || !checks[i].needs_preload)
+			(void) trucker_checklist_run(list, checks[i].item, checks[i].check, &wanted);
 }

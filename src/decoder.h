@@ -13,6 +13,7 @@
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
 
 typedef enum TruckerMessageKind
 {
@@ -34,6 +35,7 @@ typedef struct TruckerField
 	const char *name;			/* column name at the time of the change */
 	int			attnum;			/* pg_attribute.attnum, or 0 if not sent */
 	const char *value;			/* text form; NULL means SQL NULL */
+	const char *type;			/* as the plugin writes it; NULL if not sent */
 } TruckerField;
 
 typedef struct TruckerMessage

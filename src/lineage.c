@@ -304,6 +304,25 @@ trucker_lineage_check_start(List *ids)
 }
 
 /*
+ * Could the truck be enabled, if it writes these tables (Oid)?  Raises an error if that
+ * would close a loop.
+ */
+void
+trucker_lineage_check_planned(const pg_uuid_t *id, List *relids)
+{
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "trucker lineage",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+	List	   *graph = load_graph();
+	GraphTruck *origin = begin_search(graph, id);
+
+	if (origin && search_loop(graph, origin, relids))
+		refuse_start(origin);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+}
+
+/*
  * May the truck write these tables?  Raises an error if they close a loop; returns
  * those that the catalog does not know of yet.
  */

@@ -10,6 +10,7 @@
 /* in lineage.c */
 extern void trucker_lineage_lock(void);
 extern void trucker_lineage_check_start(List *ids);
+extern void trucker_lineage_check_planned(const pg_uuid_t *id, List *relids);
 extern bool trucker_lineage_is_read(Oid relid);
 extern List *trucker_lineage_check_write(const pg_uuid_t *id, List *relids);
 

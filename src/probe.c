@@ -56,17 +56,6 @@ trucker_probe_register(Oid database, BackgroundWorkerHandle **handle)
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
 
-static bool
-contains(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
 /*
  * A worker has just ended, and its walsender will in a moment.  The launcher
  * waits for us, so we do not wait for a worker that it has yet to end; it sends
@@ -98,7 +87,7 @@ drop_orphans(List *slots, List *needed)
 
 	foreach(lc, slots)
 	{
-		if (contains(needed, lfirst(lc)))
+		if (trucker_slot_is_among(needed, lfirst(lc)))
 			continue;
 
 		if (trucker_slot_active_pid(lfirst(lc)) > 0)

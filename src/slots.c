@@ -250,6 +250,18 @@ trucker_slots_of_database(Oid database, bool temporary_too)
 	return names;
 }
 
+/* Is it one of these names (char *)? */
+bool
+trucker_slot_is_among(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
 /* How many more slots can be made. */
 int
 trucker_slots_free(void)

@@ -33,6 +33,7 @@ extern void trucker_slot_drop(const char *name);
 extern int	trucker_slot_active_pid(const char *name);
 extern bool trucker_slot_wait_inactive(const char *name, int timeout_ms);
 extern List *trucker_slots_of_database(Oid database, bool temporary_too);
+extern bool trucker_slot_is_among(List *names, const char *name);
 extern int	trucker_slots_free(void);
 
 #endif							/* TRUCKER_SLOTS_H */

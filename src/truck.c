@@ -384,6 +384,26 @@ trucker_truck_of_stream(const pg_uuid_t *stream_id)
 								stream_id, form_truck_pointer);
 }
 
+/* All trucks (TruckerTruck *) that read the table, in the order of their names, whoever asks. */
+List *
+trucker_truck_readers(Oid relid)
+{
+	List	   *all = trucker_catalog_list("SELECT " TRUCK_COLUMNS "ORDER BY t.name",
+								NULL, form_truck_pointer);
+	List	   *readers = NIL;
+	ListCell   *lc;
+
+	foreach(lc, all)
+	{
+		TruckerTruck *truck = lfirst(lc);
+
+		for (int i = 0; i < truck->ninputs; i++)
+			if (truck->inputs[i] == relid)
+				readers = lappend(readers, truck);
+	}
+	return readers;
+}
+
 /* Names (char *) of all trucks that the current user may manage, in order. */
 List *
 trucker_truck_own_names(void)

@@ -80,6 +80,7 @@ extern void trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes);
 
 extern TruckerTruck *trucker_truck_get(const char *name);
 extern TruckerTruck *trucker_truck_load(const pg_uuid_t *id);
+extern List *trucker_truck_readers(Oid relid);
 extern List *trucker_truck_own_names(void);
 extern List *trucker_truck_of_stream(const pg_uuid_t *stream_id);
 

@@ -35,6 +35,7 @@ int			trucker_max_quarantined = 10000;
 int			trucker_max_backfills = 2;
 int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
+bool		trucker_refuse_unsafe_types = false;
 bool		trucker_require_ssl = false;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
@@ -173,6 +174,11 @@ define_settings(void)
 							"0 means no limit.",
 							&trucker_max_retained_wal, 16384, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.refuse_unsafe_types",
+							 "Refuses to start trucks that read columns whose values the output plugin cannot always carry.",
+							 "Off: they are warned of.",
+							 &trucker_refuse_unsafe_types, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("trucker.require_ssl",
 							 "Refuses connections to other servers that are not encrypted.",
 							 NULL, &trucker_require_ssl, false,

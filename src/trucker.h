@@ -42,6 +42,7 @@ extern int	trucker_max_quarantined;
 extern int	trucker_max_backfills;
 extern int	trucker_max_catchup_streams;
 extern int	trucker_max_retained_wal;
+extern bool trucker_refuse_unsafe_types;
 extern bool trucker_require_ssl;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;

@@ -12,15 +12,11 @@
  * of what it may rightly hold is not valid there: a "char" above 127, or the
  * content of a logical message, which is whatever bytes its author chose.
  *
- * This is the hot path: every change of every table comes through here.  The
- * grammar of a message is fixed and flat, so a reader that asks the server's
- * lexer (common/jsonapi.h) for one token after another is enough; it stands
- * instead of pg_parse_json() and its callbacks because those get a fresh copy
- * of every key and every value, most of which are looked at once.  Here the
- * message is copied once, and strings are cut out of the copy in place: a
- * closing quote becomes the terminator, escapes are resolved on the spot
- * (their result is never longer).  The lexer runs without de-escaping, which
- * would build each string byte by byte.
+ * This is the hot path: every change of every table comes through here; how it is
+ * read is told in wal2json_reader.h.  The SQL function decode_wal2json() reads
+ * messages that somebody else has asked for, so for it fewer keys are required, and
+ * more of them are read (trucker_wal2json_decode_any).  Format version 1 is
+ * wal2json_v1.c's.
  *
  * What wal2json is not known to write is an error, not a guess: a wrong guess
  * would write wrong rows.  The one exception is a key that we have not heard
@@ -30,25 +26,10 @@
  */
 #include "postgres.h"
 
-#include "common/jsonapi.h"
-#include "mb/pg_wchar.h"
-#include "nodes/pg_list.h"
-#include "port/pg_bitutils.h"
-#include "utils/datetime.h"
-#include "utils/pg_lsn.h"
-#include "utils/timestamp.h"
-
 #include "compat.h"
 #include "decoder.h"
 #include "wal2json.h"
-
-#define PLUGIN_NAME "wal2json"
-
-/*
- * wal2json nests three levels deep; this bounds the recursion over a key that
- * we skip, well before the stack would.
- */
-#define MAX_SKIPPED_DEPTH 64
+#include "wal2json_reader.h"
 
 #define INITIAL_FIELDS 16
 
@@ -70,6 +51,7 @@
 #define FIELD_NAME			(1 << 0)
 #define FIELD_VALUE			(1 << 1)
 #define FIELD_POSITION		(1 << 2)
+#define FIELD_TYPE			(1 << 3)
 
 static const char *const key_names[] = {
 	"action", "xid", "timestamp", "lsn", "nextlsn", "schema", "table",
@@ -77,7 +59,7 @@ static const char *const key_names[] = {
 };
 
 static const char *const field_key_names[] = {
-	"name", "value", "position"
+	"name", "value", "position", "type"
 };
 
 /*
@@ -126,279 +108,9 @@ typedef struct MessageKeys
 	const char *nextlsn;
 } MessageKeys;
 
-/* The detail is a whole sentence, and never quotes the message. */
-#define malformed(...) \
-	ereport(ERROR, \
-			(errcode(ERRCODE_PROTOCOL_VIOLATION), \
-			 errmsg("could not decode message of output plugin \"%s\"", \
-					PLUGIN_NAME), \
-			 errdetail(__VA_ARGS__)))
-
-#define malformed_json() malformed("The message is not valid JSON.")
-
-/*
- * ---------- Tokens ----------
- *
- * The lexer always stands on a token not yet used.  take_...() uses it, moves
- * on, and returns what the token said.
- */
-
-static inline void
-next_token(JsonLexContext *lex)
-{
-	if (json_lex(lex) != JSON_SUCCESS)
-		malformed_json();
-}
-
-static inline void
-expect_token(JsonLexContext *lex, JsonTokenType token)
-{
-	if (lex->token_type != token)
-		malformed_json();
-	next_token(lex);
-}
-
-/*
- * Resolve the escapes of a string in place, and terminate it.  escape is its
- * first backslash, end its closing quote.
- *
- * wal2json writes \u for control characters only.  For a character beyond
- * ASCII it has no reason, and in a database that is not UTF-8 we would have no
- * conversion that fails softly: such an escape is refused, and so is zero.
- */
-static void
-unescape(char *escape, char *end)
-{
-	static const char letters[] = "\"\\/bfnrt";
-	static const char meanings[] = "\"\\/\b\f\n\r\t";
-	const char *src = escape;
-	char	   *dst = escape;
-
-	/* src stands on a backslash, or at the end */
-	while (src < end)
-	{
-		const char *next;
-		const char *letter = strchr(letters, src[1]);
-
-		if (src[1] == 'u')
-		{
-			/* the lexer has made sure that there are four hexadecimal digits */
-			char		digits[5] = {src[2], src[3], src[4], src[5], '\0'};
-			unsigned long c = strtoul(digits, NULL, 16);
-
-			if (c == 0 || c > 0x7F)
-				malformed("The message holds a Unicode escape that the plugin does not write.");
-			*dst++ = (char) c;
-			src += 6;
-		}
-		else if (letter != NULL && *letter != '\0')
-		{
-			*dst++ = meanings[letter - letters];
-			src += 2;
-		}
-		else
-			malformed_json();	/* the lexer lets a zero byte pass here */
-
-		/* carry over what lies before the next escape */
-		next = memchr(src, '\\', end - src);
-		if (next == NULL)
-			next = end;
-		memmove(dst, src, next - src);
-		dst += next - src;
-		src = next;
-	}
-	*dst = '\0';
-}
-
-/* The lexer must stand on a string. */
-static inline char *
-take_string(JsonLexContext *lex)
-{
-	char	   *start = lex->token_start + 1;
-	char	   *end = lex->token_terminator - 1;
-	char	   *escape = memchr(start, '\\', end - start);
-
-	next_token(lex);
-	if (escape == NULL)
-		*end = '\0';
-	else
-		unescape(escape, end);
-	return start;
-}
-
-/*
- * The lexer must stand on a number; returns its text.  The terminator may hit
- * the next token's first byte, so that token is read before.  If it is
- * punctuation, nobody looks at its text again; if not, it is out of place
- * after a number, and the caller will say so.
- */
-static inline char *
-take_number(JsonLexContext *lex)
-{
-	char	   *start = lex->token_start;
-	char	   *end = lex->token_terminator;
-
-	next_token(lex);
-	*end = '\0';
-	return start;
-}
-
-static const char *
-take_required_string(JsonLexContext *lex, const char *key)
-{
-	if (lex->token_type != JSON_TOKEN_STRING)
-		malformed("The value of key \"%s\" is not a string.", key);
-	return take_string(lex);
-}
-
-/* Take an integer from 1 to max. */
-static uint32
-take_integer(JsonLexContext *lex, const char *key, uint32 max)
-{
-	uint64		value = 0;
-	const char *p;
-
-	if (lex->token_type != JSON_TOKEN_NUMBER)
-		malformed("The value of key \"%s\" is not a number.", key);
-
-	for (p = take_number(lex); *p != '\0'; p++)
-	{
-		if (*p < '0' || *p > '9')
-			malformed("The value of key \"%s\" is not a positive integer.", key);
-		value = value * 10 + (*p - '0');
-		if (value > max)
-			malformed("The value of key \"%s\" is out of range.", key);
-	}
-	if (value == 0)
-		malformed("The value of key \"%s\" is out of range.", key);
-	return (uint32) value;
-}
-
-/* Take a column's value: the text of any scalar, NULL for null. */
-static inline const char *
-take_value(JsonLexContext *lex)
-{
-	const char *literal = NULL;
-
-	switch (lex->token_type)
-	{
-		case JSON_TOKEN_STRING:
-			return take_string(lex);
-		case JSON_TOKEN_NUMBER:
-			return take_number(lex);
-		case JSON_TOKEN_TRUE:
-			literal = "true";
-			break;
-		case JSON_TOKEN_FALSE:
-			literal = "false";
-			break;
-		case JSON_TOKEN_NULL:
-			break;
-		case JSON_TOKEN_OBJECT_START:
-		case JSON_TOKEN_ARRAY_START:
-			malformed("The value of a field is an object or an array.");
-			break;
-		default:
-			malformed_json();
-	}
-	next_token(lex);
-	return literal;
-}
-
-/*
- * Walk over an object or an array, whose opening token has been used.  Each
- * returns whether another member or element follows; when none does, the
- * closing token has been used as well.  *first must be true at the start.
- */
-static inline bool
-next_element(JsonLexContext *lex, bool *first, JsonTokenType closing)
-{
-	if (lex->token_type == closing)
-	{
-		next_token(lex);
-		return false;
-	}
-	if (*first)
-		*first = false;
-	else
-	{
-		expect_token(lex, JSON_TOKEN_COMMA);
-		/* no comma before the end */
-		if (lex->token_type == closing)
-			malformed_json();
-	}
-	return true;
-}
-
-static inline bool
-next_member(JsonLexContext *lex, bool *first, const char **key)
-{
-	if (!next_element(lex, first, JSON_TOKEN_OBJECT_END))
-		return false;
-	if (lex->token_type != JSON_TOKEN_STRING)
-		malformed_json();
-	*key = take_string(lex);
-	expect_token(lex, JSON_TOKEN_COLON);
-	return true;
-}
-
-/* Skip the value of an unknown key, whatever it is. */
-static void
-skip_value(JsonLexContext *lex, int depth)
-{
-	bool		first = true;
-	const char *key;
-
-	if (depth > MAX_SKIPPED_DEPTH)
-		malformed("The message is nested too deeply.");
-
-	switch (lex->token_type)
-	{
-		case JSON_TOKEN_OBJECT_START:
-			next_token(lex);
-			while (next_member(lex, &first, &key))
-				skip_value(lex, depth + 1);
-			break;
-		case JSON_TOKEN_ARRAY_START:
-			next_token(lex);
-			while (next_element(lex, &first, JSON_TOKEN_ARRAY_END))
-				skip_value(lex, depth + 1);
-			break;
-		case JSON_TOKEN_STRING:
-		case JSON_TOKEN_NUMBER:
-		case JSON_TOKEN_TRUE:
-		case JSON_TOKEN_FALSE:
-		case JSON_TOKEN_NULL:
-			next_token(lex);
-			break;
-		default:
-			malformed_json();
-	}
-}
-
 /*
  * ---------- Fields ----------
  */
-
-/* Which bit does a key have in its mask?  0 if none: we do not know it. */
-static inline int
-lookup_key(const char *key, const char *const *names, int nnames)
-{
-	for (int i = 0; i < nnames; i++)
-	{
-		/* hardly any two begin with the same letter */
-		if (key[0] == names[i][0] && strcmp(key, names[i]) == 0)
-			return 1 << i;
-	}
-	return 0;
-}
-
-/* The name of the lowest bit of a mask that is not empty. */
-static inline const char *
-mask_name(int mask, const char *const *names)
-{
-	return names[pg_rightmost_one_pos32(mask)];
-}
 
 static void
 take_field(JsonLexContext *lex, TruckerField *field)
@@ -408,8 +120,9 @@ take_field(JsonLexContext *lex, TruckerField *field)
 	bool		first = true;
 	const char *key;
 
-	/* positions come with the new row only */
+	/* positions come with the new row only, types if they are asked for */
 	field->attnum = 0;
+	field->type = NULL;
 
 	if (lex->token_type != JSON_TOKEN_OBJECT_START)
 		malformed("A field is not an object.");
@@ -435,8 +148,11 @@ take_field(JsonLexContext *lex, TruckerField *field)
 			case FIELD_POSITION:
 				field->attnum = take_integer(lex, "position", PG_INT16_MAX);
 				break;
+			case FIELD_TYPE:
+				field->type = take_required_string(lex, "type");
+				break;
 			default:
-				skip_value(lex, 0);
+				trucker_json_skip(lex, 0);
 		}
 	}
 
@@ -479,56 +195,6 @@ take_fields(JsonLexContext *lex, const char *key, int *nfields)
 
 	*nfields = n;
 	return fields;
-}
-
-/*
- * ---------- Values of the message's own keys ----------
- */
-
-static XLogRecPtr
-parse_lsn(const char *text, const char *key)
-{
-	bool		failed;
-	XLogRecPtr	lsn = pg_lsn_in_internal(text, &failed);
-
-	if (failed || XLogRecPtrIsInvalid(lsn))
-		malformed("The value of key \"%s\" is not a valid LSN.", key);
-	return lsn;
-}
-
-/*
- * Read a commit time as timestamptz_to_str() writes it, which is ISO 8601 with
- * a numeric zone under every DateStyle.
- *
- * Not by timestamptz_in(): that would quote what it cannot read in an error of
- * its own.  Without letters, nothing is left that DecodeDateTime() would raise
- * or look up.
- */
-static TimestampTz
-parse_timestamp(const char *text)
-{
-	char		workbuf[MAXDATELEN + MAXDATEFIELDS];
-	char	   *field[MAXDATEFIELDS];
-	int			ftype[MAXDATEFIELDS];
-	int			nfields;
-	int			dtype;
-	int			tz;
-	fsec_t		fsec;
-	struct pg_tm tm;
-	TimestampTz result;
-	const char *clock = strchr(text, ' ');
-
-	/* without a zone, it would be taken for a time in our own */
-	if (clock == NULL || strpbrk(clock, "+-") == NULL ||
-		text[strspn(text, "0123456789 :.+-")] != '\0' ||
-		ParseDateTime(text, workbuf, sizeof(workbuf), field, ftype,
-					  MAXDATEFIELDS, &nfields) != 0 ||
-		DecodeDateTime(field, ftype, nfields, &dtype, &tm, &fsec, &tz) != 0 ||
-		dtype != DTK_DATE ||
-		tm2timestamp(&tm, fsec, &tz, &result) != 0)
-		malformed("The value of key \"%s\" is not a valid timestamp.", "timestamp");
-
-	return result;
 }
 
 /*
@@ -589,13 +255,16 @@ take_key(JsonLexContext *lex, int which, MessageKeys *keys, TruckerMessage *mess
 			message->content = take_required_string(lex, "content");
 			break;
 		default:
-			skip_value(lex, 0);
+			trucker_json_skip(lex, 0);
 	}
 }
 
-/* With all keys read: find the action's shape, and hold the keys against it. */
+/*
+ * With all keys read: find the action's shape, and hold the keys against it.
+ * not_required are keys that need not be there.
+ */
 static const MessageShape *
-check_shape(const MessageKeys *keys)
+check_shape(const MessageKeys *keys, int not_required)
 {
 	int			wrong;
 
@@ -609,7 +278,7 @@ check_shape(const MessageKeys *keys)
 		if (shape->action != keys->action[0] || keys->action[1] != '\0')
 			continue;
 
-		wrong = shape->required & ~keys->seen;
+		wrong = shape->required & ~(keys->seen | not_required);
 		if (wrong != 0)
 			malformed("Key \"%s\" is missing in a message with action \"%c\".",
 					  mask_name(wrong, key_names), shape->action);
@@ -628,28 +297,18 @@ check_shape(const MessageKeys *keys)
 	return NULL;				/* keep compiler quiet */
 }
 
-/*
- * The decoder's decode: see decoder.h.  All strings of the message lie in one
- * copy of the data, so none of them can be freed alone.
- */
-static void
-decode(const char *data, int len, TruckerMessage *message)
+/* Read all keys of the message; returns its shape. */
+static const MessageShape *
+read_message(const char *data, int len, int not_required, MessageKeys *keys, TruckerMessage *message)
 {
-	MessageKeys keys = {0};
 	bool		first = true;
 	const char *key;
-	char	   *copy;
 	JsonLexContext *lex;
 
 	memset(message, 0, sizeof(*message));
+	memset(keys, 0, sizeof(*keys));
 
-	/* one more byte, for the terminator of a number at the very end */
-	copy = palloc(len + 1);
-	memcpy(copy, data, len);
-	copy[len] = '\0';
-
-	lex = makeJsonLexContextCstringLen(copy, len, GetDatabaseEncoding(), false);
-	next_token(lex);
+	lex = trucker_json_open(data, len);
 	if (lex->token_type != JSON_TOKEN_OBJECT_START)
 		malformed("The message is not a JSON object.");
 	next_token(lex);
@@ -658,27 +317,56 @@ decode(const char *data, int len, TruckerMessage *message)
 	{
 		int			which = lookup_key(key, key_names, lengthof(key_names));
 
-		if (keys.seen & which)
+		if (keys->seen & which)
 			malformed("Key \"%s\" occurs twice.", mask_name(which, key_names));
-		keys.seen |= which;
-		take_key(lex, which, &keys, message);
+		keys->seen |= which;
+		take_key(lex, which, keys, message);
 	}
 
 	if (lex->token_type != JSON_TOKEN_END)
 		malformed_json();
+	return check_shape(keys, not_required);
+}
 
-	message->kind = check_shape(&keys)->kind;
+/*
+ * The decoder's decode: see decoder.h.  All strings of the message lie in one
+ * copy of the data, so none of them can be freed alone.
+ */
+static void
+decode(const char *data, int len, TruckerMessage *message)
+{
+	MessageKeys keys;
+
+	message->kind = read_message(data, len, 0, &keys, message)->kind;
 	if (message->kind == TRUCKER_MSG_BEGIN || message->kind == TRUCKER_MSG_COMMIT)
 	{
-		message->commit_lsn = parse_lsn(keys.lsn, "lsn");
-		message->end_lsn = parse_lsn(keys.nextlsn, "nextlsn");
+		message->commit_lsn = trucker_json_lsn(keys.lsn, "lsn");
+		message->end_lsn = trucker_json_lsn(keys.nextlsn, "nextlsn");
 		if (keys.timestamp != NULL)
-			message->committed_at = parse_timestamp(keys.timestamp);
+			message->committed_at = trucker_json_timestamp(keys.timestamp);
 	}
 }
 
+/*
+ * Decode a message that was written with any options of the plugin: LSNs may be
+ * missing, and the time is read wherever it stands.  *lsn is the change's own, or
+ * invalid.
+ */
+void
+trucker_wal2json_decode_any(const char *data, int len, TruckerMessage *message, XLogRecPtr *lsn)
+{
+	MessageKeys keys;
+
+	message->kind = read_message(data, len, KEY_LSN | KEY_NEXTLSN, &keys, message)->kind;
+	*lsn = keys.lsn ? trucker_json_lsn(keys.lsn, "lsn") : InvalidXLogRecPtr;
+	if (keys.nextlsn != NULL)
+		message->end_lsn = trucker_json_lsn(keys.nextlsn, "nextlsn");
+	if (keys.timestamp != NULL)
+		message->committed_at = trucker_json_timestamp(keys.timestamp);
+}
+
 const TruckerDecoder trucker_wal2json = {
-	.plugin = PLUGIN_NAME,
+	.plugin = TRUCKER_WAL2JSON,
 	.bytea_lacks_prefix = true,
 	.loses_nan = true,
 	.append_options = trucker_wal2json_append_options,

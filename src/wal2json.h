@@ -1,6 +1,6 @@
 /*
  * wal2json.h
- *	  Private to the two files of the decoder for wal2json.
+ *	  Private to the files of the decoder for wal2json, and to decode_wal2json().
  */
 #ifndef TRUCKER_WAL2JSON_H
 #define TRUCKER_WAL2JSON_H
@@ -9,5 +9,12 @@
 
 /* in wal2json_options.c */
 extern void trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *request);
+
+/* in wal2json.c */
+extern void trucker_wal2json_decode_any(const char *data, int len, TruckerMessage *message, XLogRecPtr *lsn);
+
+/* in wal2json_v1.c */
+extern bool trucker_wal2json_is_v1(const char *data, int len);
+extern List *trucker_wal2json_decode_v1(const char *data, int len);
 
 #endif							/* TRUCKER_WAL2JSON_H */

@@ -232,4 +232,16 @@ is($torn, 0, 'source transactions are seen whole');
 ok(caught_up($source, 'whole'), 'and arrive');
 is($target->safe_psql('postgres', q{SELECT current_setting('synchronous_commit') FROM pg_database LIMIT 1}), 'on', 'the server is as it was');
 
+# check() looks at the SQL there, each input of a truck, whatever fails at the one before
+$source->safe_psql('postgres', q{
+	SELECT trucker.create_truck('bad', '{one, two}', output_connection => 'warehouse',
+		output_sql => $$INSERT INTO merged SELECT id, {{ if eq .input_table "public.one" }}nothing{{ else }}w{{ end }} FROM r$$)});
+my $failing = q{SELECT string_agg(item || ': ' || detail, '; ') FROM trucker.check(%s) WHERE NOT ok};
+is($source->safe_psql('postgres', sprintf $failing, q{'bad'}), 'truck "bad", public.one: plans: column "nothing" does not exist', 'check() tells of SQL that does not fit there');
+is($source->safe_psql('postgres', sprintf $failing, q{'mirror'}), '', 'and of nothing where all is well');
+is($source->safe_psql('postgres', q{SELECT needs, ok FROM trucker.check_replica_identity('one') WHERE truck = 'bad'}), 'a key|t', 'its needs are known without a word from there');
+$target->stop;
+like($source->safe_psql('postgres', sprintf $failing, q{'whole'}), qr/^truck "whole", public.pair_of: SQL: /, 'check() tells that there is no connection');
+$target->start;
+
 done_testing();
