@@ -232,6 +232,24 @@ is_lost(const TruckerTruck *truck, bool one_of_many)
 	return truck->lost;
 }
 
+/*
+ * A connection may turn out to be another way to this very database.  Then the truck
+ * writes here like any other one, in one transaction and with its own role's rights.
+ */
+static bool
+take_as_local(TruckerTruck *truck)
+{
+	trucker_truck_check_role(truck);
+	if (!trucker_output_leads_here(truck))
+		return false;
+	ereport(NOTICE,
+			(errmsg("connection \"%s\" leads to this very database: truck \"%s\" writes here, as with output_connection => '%s'",
+					truck->connection, truck->name, TRUCKER_CONNECTION_LOCAL),
+			 errdetail("Its SQL runs with the rights of role \"%s\".", GetUserNameFromId(truck->role, false))));
+	trucker_truck_set_connection(truck, TRUCKER_CONNECTION_LOCAL);
+	return true;
+}
+
 /* start(name) */
 Datum
 trucker_start(PG_FUNCTION_ARGS)
@@ -256,14 +274,16 @@ trucker_start(PG_FUNCTION_ARGS)
 	{
 		TruckerTruck *truck = lfirst(lc);
 		List	   *written;
+		bool		moved;
 
 		if (is_lost(truck, PG_ARGISNULL(0)))
 			continue;
+		moved = take_as_local(truck);
 		written = trucker_check_truck(truck);
 		trucker_written_start(truck, written, trucker_state_set_enabled(&truck->id, true));
 		if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
 			truck->stream_id = trucker_state_board(truck);
-		trucker_at_commit_signal(&truck->id, truck->enabled ? TRUCKER_POKE : TRUCKER_RELOAD);
+		trucker_at_commit_signal(&truck->id, truck->enabled && !moved ? TRUCKER_POKE : TRUCKER_RELOAD);
 		trucker_at_commit_poke(&truck->stream_id);
 	}
 	trucker_at_commit_scan();

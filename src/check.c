@@ -287,6 +287,13 @@ check_output(TruckerChecklist *list, void *arg)
 	OutputCheck *check = arg;
 	MemoryContext old = MemoryContextSwitchTo(check->context);
 
+	if (trucker_output_leads_here(check->truck))
+	{
+		check->output = trucker_output_local(check->truck);
+		MemoryContextSwitchTo(old);
+		return psprintf("connection \"%s\" leads to this very database: start() makes it \"%s\"",
+						check->truck->connection, TRUCKER_CONNECTION_LOCAL);
+	}
 	check->output = trucker_output_create(check->truck);
 	MemoryContextSwitchTo(old);
 	return psprintf("connection \"%s\"", check->truck->connection);

@@ -6,6 +6,7 @@
 
 #include "connection.h"
 #include "output.h"
+#include "remote_session.h"
 
 /* A destination for a truck, in the current memory context, not connected yet. */
 TruckerOutput *
@@ -14,6 +15,17 @@ trucker_output_create(const TruckerTruck *truck)
 	if (trucker_connection_is_local(truck->connection))
 		return trucker_output_local(truck);
 	return trucker_output_postgres(truck);
+}
+
+/*
+ * Only a truck that has yet to be loaded can change to here: one with a position has
+ * written it where its connection led before.
+ */
+bool
+trucker_output_leads_here(const TruckerTruck *truck)
+{
+	return !trucker_connection_is_local(truck->connection) && truck->needs_backfill &&
+		trucker_remote_leads_here(truck);
 }
 
 /*

@@ -83,6 +83,9 @@ extern void trucker_output_connect(TruckerOutput *output, TruckerPosition *posit
 /* A destination for a truck, in the current memory context, not connected yet. */
 extern TruckerOutput *trucker_output_create(const TruckerTruck *truck);
 
+/* Is its connection another way to this very database?  Then it is to be local. */
+extern bool trucker_output_leads_here(const TruckerTruck *truck);
+
 /* in output_local.c */
 extern TruckerOutput *trucker_output_local(const TruckerTruck *truck);
 

@@ -82,23 +82,18 @@ field(const PGresult *result, int number)
  * ----
  */
 
-static void
-refuse_own_database(const TruckerTruck *truck, const char *system_id, const char *database, const char *started)
+/* Is that this very database? */
+static bool
+is_here(const char *system_id, const char *database, const char *started)
 {
 	int64		difference;
 
 	if (system_id == NULL || database == NULL || started == NULL ||
 		strtou64(system_id, NULL, 10) != GetSystemIdentifier() || atooid(database) != MyDatabaseId)
-		return;
+		return false;
 	/* a copy of this server has the same system identifier, but was not started at the same time */
 	difference = strtoi64(started, NULL, 10) - (PgStartTime + USECS_PER_DAY * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE));
-	if (difference > SAME_START || difference < -SAME_START)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("connection \"%s\" leads to this very database", truck->connection),
-			 errdetail("The truck's SQL would run with the rights of another role than the truck's, and what it writes could not be told from the application's own changes."),
-			 errhint("Create the truck with output_connection => '%s'.", TRUCKER_CONNECTION_LOCAL)));
+	return difference <= SAME_START && difference >= -SAME_START;
 }
 
 /*
@@ -170,7 +165,7 @@ trucker_remote_position_open(TruckerConn *conn, const TruckerConnection *connect
 	database = field(result, 3);
 	started = field(result, 4);
 	PQclear(result);
-	refuse_own_database(truck, system_id, database, started);
+	remote->is_here = is_here(system_id, database, started);
 
 	remote->schema_name = pstrdup(connection->position_schema);
 	remote->schema = pstrdup(quote_identifier(connection->position_schema));

@@ -21,6 +21,7 @@ typedef struct TruckerRemotePosition
 	char	   *write_sql;		/* of lsn and timeline */
 	XLogRecPtr	lsn;			/* in the row, as we have left it */
 	char	   *token;
+	bool		is_here;		/* it is this very database */
 	bool		pooled;			/* there is no session between two transactions */
 	bool		must_reset;		/* a backfill has been committed of which we do not know */
 } TruckerRemotePosition;

@@ -37,6 +37,35 @@ trucker_remote_close(TruckerRemote *remote)
 	MemoryContextReset(remote->batch_context);
 }
 
+static void
+raise_is_here(const TruckerTruck *truck)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("connection \"%s\" leads to this very database", truck->connection),
+			 errdetail("What the truck has written elsewhere is not here; and what it wrote here by way of a connection could not be told from the application's own changes."),
+			 errhint("Create the truck with output_connection => '%s'.", TRUCKER_CONNECTION_LOCAL)));
+}
+
+/*
+ * Does a truck's connection lead to this very database?  It is connected to for that.
+ * In a transaction.
+ */
+bool
+trucker_remote_leads_here(const TruckerTruck *truck)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker remote question", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	TruckerConnection *connection = trucker_connection_load(truck->connection, truck->role);
+	TruckerConn *conn = trucker_connection_open(connection, psprintf(TRUCKER_APPLICATION_NAME, truck->name));
+	bool		leads_here = trucker_remote_position_open(conn, connection, truck)->is_here;
+
+	MemoryContextSwitchTo(old);
+	/* closes the connection */
+	MemoryContextDelete(context);
+	return leads_here;
+}
+
 /* Connect, in a transaction or outside of any. */
 void
 trucker_remote_open(TruckerRemote *remote)
@@ -59,6 +88,8 @@ trucker_remote_open(TruckerRemote *remote)
 	MemoryContextSwitchTo(remote->session_context);
 	remote->conn = trucker_connection_open(connection, psprintf(TRUCKER_APPLICATION_NAME, truck->name));
 	remote->position = trucker_remote_position_open(remote->conn, connection, truck);
+	if (remote->position->is_here)
+		raise_is_here(truck);
 	remote->session++;
 	remote->names = 0;
 	MemoryContextSwitchTo(old);

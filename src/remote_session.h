@@ -53,6 +53,7 @@ typedef struct TruckerRemote
 } TruckerRemote;
 
 /* in remote_session.c */
+extern bool trucker_remote_leads_here(const TruckerTruck *truck);
 extern void trucker_remote_open(TruckerRemote *remote);
 extern void trucker_remote_close(TruckerRemote *remote);
 extern bool trucker_remote_is_alive(TruckerConn *conn);

@@ -487,6 +487,15 @@ trucker_truck_lock(const pg_uuid_t *id)
 								 id, NULL, SPI_OK_SELECT) > 0;
 }
 
+/* Let the truck write elsewhere, which is not loaded yet. */
+void
+trucker_truck_set_connection(TruckerTruck *truck, const char *connection)
+{
+	truck->connection = pstrdup(connection);
+	trucker_catalog_write("UPDATE trucker.truck SET output_connection = $2 WHERE id = $1",
+						  &truck->id, connection, SPI_OK_UPDATE);
+}
+
 /* Replace what may be altered of the definition. */
 void
 trucker_truck_update(const TruckerTruck *truck)

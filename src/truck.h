@@ -87,6 +87,7 @@ extern List *trucker_truck_of_stream(const pg_uuid_t *stream_id);
 extern void trucker_truck_insert(const TruckerTruck *truck);
 extern bool trucker_truck_lock(const pg_uuid_t *id);
 extern void trucker_truck_update(const TruckerTruck *truck);
+extern void trucker_truck_set_connection(TruckerTruck *truck, const char *connection);
 extern void trucker_truck_delete(const pg_uuid_t *id);
 
 extern void trucker_truck_check_role(const TruckerTruck *truck);

@@ -117,10 +117,19 @@ $source->safe_psql('postgres', $role . sprintf(
 	CREATE SERVER sister FOREIGN DATA WRAPPER trucker OPTIONS (host '%s', port '%s', dbname 'sister');
 	CREATE USER MAPPING FOR CURRENT_USER SERVER sister OPTIONS (user 'loop');
 	CREATE TABLE log (id bigint, v text)}, ($source->host, $source->port) x 2));
-like(psql_err($source, q{
-	BEGIN;
+my ($rc, $out, $notice) = $source->psql('postgres', q{
 	SELECT trucker.create_truck('loop', '{entry}', 'INSERT INTO log SELECT id, v FROM r', output_connection => 'myself');
-	SELECT trucker.start('loop')}), qr/22023: +connection "myself" leads to this very database.*output_connection => 'local'/s, 'a way round to this database is refused');
+	SELECT detail FROM trucker.check('loop') WHERE item LIKE '%destination';
+	SELECT trucker.start('loop')});
+is($rc, 0, 'a way round to this database is no obstacle');
+like($out, qr/leads to this very database: start\(\) makes it "local"/, 'check() says what will become of it');
+like($notice, qr/NOTICE:.*connection "myself" leads to this very database.*DETAIL:.*rights of role/s, 'start() says that it is local');
+is($source->safe_psql('postgres', q{SELECT output_connection FROM trucker.truck WHERE name = 'loop'}), 'local', 'and so it is');
+ok(caught_up($source, 'loop'), 'it is loaded');
+same($source, 'SELECT id, v FROM entry', 'SELECT id, v FROM log', 'like any local one');
+$source->safe_psql('postgres', q{INSERT INTO entry (v) VALUES ('round')});
+ok(caught_up($source, 'loop'), 'changes flow');
+same($source, 'SELECT id, v FROM entry', 'SELECT id, v FROM log', 'too');
 $source->safe_psql('postgres', 'CREATE DATABASE sister');
 $source->safe_psql('sister', 'CREATE TABLE log (id bigint, v text)');
 $source->safe_psql('postgres', q{
@@ -128,6 +137,14 @@ $source->safe_psql('postgres', q{
 	SELECT trucker.start('sister')});
 ok(caught_up($source, 'sister'), 'another database of the same server');
 is($source->safe_psql('sister', 'SELECT count(*) FROM log'), $source->safe_psql('postgres', 'SELECT count(*) FROM entry'), 'is a destination like any other');
+$source->safe_psql('postgres', q{ALTER SERVER sister OPTIONS (SET dbname 'postgres'); INSERT INTO entry (v) VALUES ('astray')});
+ok($source->poll_query_until('postgres', q{SELECT state = 'retrying' AND last_error ~ '^22023: connection "sister" leads to this very database' FROM trucker.status WHERE truck = 'sister'}),
+	'once it is loaded it does not change to here');
+ok(caught_up($source, 'loop'), 'the local one goes on');
+same($source, 'SELECT id, v FROM entry', 'SELECT id, v FROM log', 'and nobody else has written there');
+$source->safe_psql('postgres', q{ALTER SERVER sister OPTIONS (SET dbname 'sister')});
+ok(caught_up($source, 'sister'), 'it goes on where it was');
+is($source->safe_psql('sister', 'SELECT count(*) FROM log'), $source->safe_psql('postgres', 'SELECT count(*) FROM entry'), 'with all that is there');
 
 # What is refused: writes here, more tables
 like(psql_err($source, q{
