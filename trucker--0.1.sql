@@ -57,6 +57,8 @@ CREATE TABLE trucker.truck_state (
 	needs_reset    boolean NOT NULL DEFAULT false,
 	lost           boolean NOT NULL DEFAULT false,
 	failed         boolean NOT NULL DEFAULT false,	-- stopped by an error, as on_error says
+	failed_lsn     pg_lsn,		-- commit of the source transaction whose error last_error is, if that is known
+	skip_lsn       pg_lsn,		-- commit of the one that shall be passed over, as skip() says
 	applied_lsn    pg_lsn,		-- noted when it changes streams, or its slot is held back for others: all before it is at the destination
 	last_error     text,
 	last_error_at  timestamptz,
@@ -77,18 +79,34 @@ CREATE TABLE trucker.position (
 COMMENT ON TABLE trucker.position IS
 'up to where each truck''s destination holds its source; written in the transaction that writes the data; not dumped';
 
--- The names that input tables had at the truck's position.  The output plugin
--- filters by the name at the time of the change, so a rename must not be
--- forgotten before the changes made under the old name have been read.
+-- What the tables of which inputs consist were called, from which point of the WAL on:
+-- an input itself and, if it is partitioned, all its partitions.  The output plugin
+-- filters by the name at the time of the change, so names must not be forgotten
+-- before all changes made under them have been read.  The row of a table with the
+-- greatest named_lsn says what it is called now; rows are added by the transaction
+-- that alters.  (input_ddl.c, tables.c)
 CREATE TABLE trucker.input_table (
 	truck_id    uuid NOT NULL,
-	relid       oid NOT NULL,
-	schema_name text NOT NULL,
-	table_name  text NOT NULL,
-	from_lsn    pg_lsn			-- its changes below are in its backfill; NULL: it has yet to be loaded
+	relid       oid NOT NULL,	-- the input
+	from_lsn    pg_lsn,			-- its changes below are in its backfill; NULL: it has yet to be loaded
+	leaf        oid NOT NULL,	-- the input itself, or one of its partitions
+	schema_name text,
+	table_name  text,			-- NULL: from here on no part of the input; or, with a schema, it lacks a replica identity
+	named_lsn   pg_lsn NOT NULL DEFAULT '0/0',
+	named_by    xid8,			-- a transaction that did it without a lock on the table: for all others it holds from its commit on
+	commit_lsn  pg_lsn			-- that commit's; NULL: not known yet
 );							-- an input that was added by alter_truck has no row until it is loaded
 COMMENT ON TABLE trucker.input_table IS
-'names of the input tables as of each truck''s position; not dumped';
+'what input tables and their partitions were called at which point of the WAL; not dumped';
+
+-- DDL on input tables is told of in the WAL, by a logical message with this prefix,
+-- of which nobody else can know: messages of other prefixes are filtered out.
+CREATE TABLE trucker.message_prefix (
+	prefix text NOT NULL
+);
+INSERT INTO trucker.message_prefix VALUES ('trucker' || pg_catalog.translate(pg_catalog.gen_random_uuid()::text, '-', ''));
+COMMENT ON TABLE trucker.message_prefix IS
+'the secret prefix of trucker''s logical messages in this database; not dumped';
 
 -- Of trucks that write to another server: whose row of positions there it is, so that
 -- of two that take themselves for the same truck one is refused.  (remote_position.c)
@@ -121,6 +139,49 @@ CREATE TABLE trucker.output_table (
 COMMENT ON TABLE trucker.output_table IS
 'tables that each truck writes, by its plans or by what it has done since it was started; not dumped';
 
+-- Source transactions that a truck has put into quarantine, as on_error says; and, without
+-- an error of their own, later ones that changed the same rows.  (apart.c)
+CREATE TABLE trucker.quarantined_transaction (
+	id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	truck_id       uuid NOT NULL,
+	lsn            pg_lsn NOT NULL,		-- of its commit
+	xid            bigint NOT NULL,
+	committed_at   timestamptz NOT NULL,
+	error          text,
+	behind         bigint,		-- without an error: the one that held one of its keys
+	quarantined_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	retry          boolean NOT NULL DEFAULT false,	-- somebody wants it to be applied
+	retried_at     timestamptz,
+	retry_error    text,
+	UNIQUE (truck_id, lsn)
+);
+COMMENT ON TABLE trucker.quarantined_transaction IS
+'source transactions of which changes are in quarantine; not dumped';
+
+-- Their changes, as the output plugin wrote them.
+CREATE TABLE trucker.quarantined_change (
+	id          bigint NOT NULL,
+	seq         integer NOT NULL,
+	truck_id    uuid NOT NULL,
+	relid       oid NOT NULL,		-- the input table
+	part        oid NOT NULL,		-- the partition of it that was changed; 0: it is not partitioned
+	record_lsn  pg_lsn NOT NULL,	-- of the change's own WAL record
+	table_name  text NOT NULL,
+	operation   text NOT NULL,
+	made_of     bigint NOT NULL,	-- stands for the columns of the key
+	keys        bigint[],			-- hashes of the row's keys; NULL: it may be any row
+	new_names   text[],
+	new_attnums integer[],
+	new_values  text[],
+	old_names   text[],
+	old_attnums integer[],
+	old_values  text[],
+	PRIMARY KEY (id, seq)
+);
+CREATE INDEX quarantined_change_truck ON trucker.quarantined_change (truck_id);
+COMMENT ON TABLE trucker.quarantined_change IS
+'changes in quarantine, shown to the truck''s owner by the view trucker.quarantine; not dumped';
+
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
@@ -128,9 +189,12 @@ ALTER TABLE trucker.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.truck_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.message_prefix ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.quarantined_transaction ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.quarantined_change ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
@@ -173,6 +237,31 @@ CREATE FUNCTION trucker.generated_sql(name text, OUT input_table regclass, OUT o
 RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_generated_sql';
 COMMENT ON FUNCTION trucker.generated_sql(text) IS
 'the SQL that stands for output_sql where a truck has the option output_table';
+
+CREATE FUNCTION trucker.retry_quarantined(id bigint)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_retry_quarantined';
+COMMENT ON FUNCTION trucker.retry_quarantined(bigint) IS
+'let the truck apply a quarantined transaction, and after it those that are there only because of it, from this transaction''s commit on';
+
+CREATE FUNCTION trucker.retry_quarantined(name text)
+RETURNS bigint LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_retry_all_quarantined';
+COMMENT ON FUNCTION trucker.retry_quarantined(text) IS
+'let a truck apply all that it has in quarantine, in the order of the commits; how many source transactions that are';
+
+CREATE FUNCTION trucker.discard_quarantined(id bigint)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_discard_quarantined';
+COMMENT ON FUNCTION trucker.discard_quarantined(bigint) IS
+'forget a quarantined transaction: it will never be applied';
+
+CREATE FUNCTION trucker.discard_quarantined(name text)
+RETURNS bigint LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_discard_all_quarantined';
+COMMENT ON FUNCTION trucker.discard_quarantined(text) IS
+'forget all that a truck has in quarantine; how many source transactions that were';
+
+CREATE FUNCTION trucker.skip(name text, lsn pg_lsn)
+RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_skip';
+COMMENT ON FUNCTION trucker.skip(text, pg_lsn) IS
+'let a truck pass over the source transaction that it fails at, which commits at lsn (column failed_lsn of trucker.status); it will never be applied';
 
 CREATE FUNCTION trucker.wait_for(name text, lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '30 s')
 RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_wait_for';
@@ -224,6 +313,26 @@ CREATE FOREIGN DATA WRAPPER trucker VALIDATOR trucker.fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER trucker IS
 'connections: servers that trucks write to';
 
+CREATE FUNCTION trucker.input_parts(
+	input oid, OUT leaf oid, OUT schema_name text, OUT table_name text, OUT kind "char", OUT persistence "char",
+	OUT has_identity boolean)
+RETURNS SETOF record LANGUAGE sql STABLE ROWS 10
+BEGIN ATOMIC
+	WITH RECURSIVE part(relid) AS (
+		SELECT input_parts.input
+		UNION ALL
+		SELECT i.inhrelid FROM part JOIN pg_class c ON c.oid = part.relid AND c.relkind = 'p'
+		JOIN pg_inherits i ON i.inhparent = c.oid
+	)
+	SELECT c.oid, n.nspname::text, c.relname::text, c.relkind, c.relpersistence,
+		   c.relreplident = 'f' OR EXISTS (
+				SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
+				AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END)
+	FROM part JOIN pg_class c ON c.oid = part.relid JOIN pg_namespace n ON n.oid = c.relnamespace;
+END;
+COMMENT ON FUNCTION trucker.input_parts(oid) IS
+'the tables that an input table consists of: itself and, if it is partitioned, its partitions at any depth';
+
 /*
  * Views.
  */
@@ -250,6 +359,8 @@ SELECT t.name AS truck,
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
 	   coalesce(u.reason, s.last_error) AS last_error,
 	   coalesce(u.since, s.last_error_at) AS last_error_at,
+	   CASE WHEN s.failed_lsn >= coalesce(greatest(w.applied_lsn, p.lsn, s.applied_lsn), '0/0') THEN s.failed_lsn END AS failed_lsn,
+	   (SELECT count(*) FROM trucker.quarantined_change c WHERE c.truck_id = t.id) AS quarantined,
 	   coalesce(w.next_retry_at, CASE WHEN v.pid IS NULL THEN v.launch_after END) AS next_retry_at,
 	   CASE WHEN NOT s.lost AND u.reason IS NULL
 			THEN trucker.wal_warning(x.slot_name, CASE WHEN NOT s.needs_backfill
@@ -267,6 +378,20 @@ WHERE pg_catalog.pg_has_role(t.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_rea
 COMMENT ON VIEW trucker.status IS
 'one row a truck: what it does, how far behind it is, what it waits for, and the last error; others'' trucks are shown to members of pg_read_all_stats';
 
+-- Row data of the truck's inputs: for its owner's eyes only, not for pg_read_all_stats.
+CREATE VIEW trucker.quarantine WITH (security_barrier) AS
+SELECT q.id, c.seq, t.name AS truck, q.lsn, q.xid, q.committed_at, c.table_name, c.operation,
+	   pg_catalog.jsonb_object(c.old_names, c.old_values) AS old,
+	   pg_catalog.jsonb_object(c.new_names, c.new_values) AS new,
+	   coalesce(q.error, 'one of its keys was in quarantine, since ' || q.behind) AS error,
+	   q.behind, q.quarantined_at, q.retry AS to_be_retried, q.retried_at, q.retry_error
+FROM trucker.truck t
+JOIN trucker.quarantined_transaction q ON q.truck_id = t.id
+JOIN trucker.quarantined_change c ON c.id = q.id
+WHERE pg_catalog.pg_has_role(t.owner, 'USAGE');
+COMMENT ON VIEW trucker.quarantine IS
+'one row a change that is in quarantine, for the truck''s owner: its values, the error, and what became of retries';
+
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
@@ -277,6 +402,9 @@ REVOKE ALL ON FUNCTION
 	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
 	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
+	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
+	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
+	trucker.skip(text, pg_lsn), trucker.input_parts(oid)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
-GRANT SELECT ON trucker.status TO PUBLIC;
+GRANT SELECT ON trucker.status, trucker.quarantine TO PUBLIC;

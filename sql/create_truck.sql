@@ -37,6 +37,12 @@ SELECT refusal(input_tables => NULL);
 SELECT refusal(input_tables => '{}');
 SELECT refusal(input_tables => '{ct,NULL}');
 SELECT refusal(input_tables => '{ct,ct}');
+CREATE TABLE ct_whole (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE ct_part PARTITION OF ct_whole FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id);
+CREATE TABLE ct_leaf PARTITION OF ct_part DEFAULT;
+SELECT refusal(input_tables => '{ct,ct_leaf,ct_whole}');
+SELECT refusal(input_tables => '{ct_part,ct_whole}');
+DROP TABLE ct_whole;
 SELECT refusal(input_tables => '{ct,ct_copy}');
 SELECT refusal(input_tables => ARRAY[['ct', 'ct_copy']]::regclass[]);
 SELECT refusal(output_connection => NULL);
@@ -192,6 +198,7 @@ SELECT options, refusal(options => options::jsonb) FROM (VALUES
 	('{"stream": "' || repeat('s', 64) || '"}'),
 	('{"on_error": "retry"}'),
 	('{"on_error": "stop"}'),
+	('{"on_error": "quarantine"}'),
 	('{"on_error": "Stop"}'),
 	('{"on_error": null}'),
 	('{"on_error": true}')) AS v(options);

@@ -286,7 +286,7 @@ END $$;
 -- The options.  Names reach the plugin through its own list syntax, which is
 -- quoted for the replication grammar: quotes doubled, backslashes not.
 --
-SELECT regexp_replace(trucker_test_wal2json_options('{public,t}'), '''[0-9a-f]{16}''', '''<random>''') AS options;
+SELECT trucker_test_wal2json_options('{public,t}') AS options;
 SELECT n, substring(trucker_test_wal2json_options(ARRAY['public', n]) FROM '"add-tables" .*') AS add_tables
 FROM unnest(ARRAY['Mixed Case', 'a.b', 'a,b', 'it''s', 'say "x"', '*', '*.*', '\', '\\', E'new\nline', E'tab\t', ' ', 'naïve', '日本', 'plain_1']) n;
 SELECT substring(trucker_test_wal2json_options('{a,b,"*","*",x.y,"z,"}') FROM '"add-tables" .*') AS add_tables;

@@ -117,6 +117,24 @@ create_slot(TruckerMember *member, void *arg)
 					list_length(member->unloaded), LSN_FORMAT_ARGS(stream->read_until)), errhidecontext(true)));
 }
 
+/*
+ * Changes of a table that was an input before, and that a last batch has put into
+ * quarantine after it had been taken away, are in what is loaded.
+ */
+static void
+forget_quarantined(TruckerMember *member)
+{
+	const TruckerTruck *truck = member->truck;
+	Oid		   *others = palloc(truck->ninputs * sizeof(Oid));
+	int			n = 0;
+
+	for (int i = 0; i < truck->ninputs; i++)
+		if (!list_member_oid(member->unloaded, truck->inputs[i]))
+			others[n++] = truck->inputs[i];
+	if (trucker_quarantine_discard_others(&truck->id, n, others) > 0)
+		member->pipeline->quarantine->stale = true;
+}
+
 static void
 load(TruckerMember *member, void *arg)
 {
@@ -135,11 +153,12 @@ load(TruckerMember *member, void *arg)
 	trucker_conn_close(addition->replication->conn);
 	old = MemoryContextSwitchTo(pipeline->batch_context);
 	trucker_backfill_added(pipeline, member->unloaded, stream->read_until);
-	names = trucker_tables_current_names(member->truck, member->unloaded);
+	names = trucker_state_current_names(member->truck, member->unloaded);
 	foreach(lc, names)
 		((TruckerInputName *) lfirst(lc))->from_lsn = stream->read_until;
 	trucker_stop_point("added tables: read");
 	trucker_state_set_added(member->truck, names);
+	forget_quarantined(member);
 	trucker_stop_point("added tables: loaded");
 	MemoryContextSwitchTo(old);
 	trucker_pipeline_commit(pipeline, stream->read_until);
@@ -184,9 +203,7 @@ static void
 take_names(TruckerMember *member)
 {
 	StartTransactionCommand();
-	MemoryContextSwitchTo(member->context);
-	member->names = trucker_state_input_names(&member->truck_id);
-	member->unloaded = trucker_tables_unloaded(member->truck, &member->names);
+	trucker_member_read_names(member);
 	CommitTransactionCommand();
 }
 

@@ -32,6 +32,7 @@
 #include "check.h"
 #include "connection.h"
 #include "program.h"
+#include "quarantine.h"
 #include "state.h"
 #include "stream.h"
 #include "worker.h"
@@ -111,7 +112,7 @@ set_options(TruckerTruck *truck, Jsonb *changes)
 static void
 begin_reading(const TruckerTruck *truck)
 {
-	List	   *names = trucker_state_input_names(&truck->id);
+	List	   *names = trucker_state_input_names(&truck->id, NULL);
 	List	   *unloaded = trucker_tables_unloaded(truck, &names);
 	ListCell   *lc;
 
@@ -124,7 +125,7 @@ begin_reading(const TruckerTruck *truck)
 		trucker_check_input_rights(truck, rel);
 		relation_close(rel, NoLock);
 	}
-	names = trucker_tables_current_names(truck, unloaded);
+	names = trucker_state_current_names(truck, unloaded);
 	foreach(lc, names)
 		((TruckerInputName *) lfirst(lc))->from_lsn = GetXLogInsertRecPtr();
 	trucker_state_add_input_names(&truck->id, names);
@@ -180,6 +181,7 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	List	   *written = NIL;
 	bool		runs;
 	bool		moves;
+	uint64		discarded;
 
 	*truck = *old;
 	if (!PG_ARGISNULL(1))
@@ -207,6 +209,11 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	if (runs)
 		trucker_written_start(truck, written, false);
 	trucker_state_remove_inputs(&truck->id);
+	discarded = trucker_quarantine_discard_others(&truck->id, truck->ninputs, truck->inputs);
+	if (discarded > 0)
+		ereport(NOTICE,
+				(errmsg(UINT64_FORMAT " quarantined changes of tables that truck \"%s\" reads no more are discarded",
+						discarded, truck->name)));
 	if (!truck->needs_backfill && !truck->lost && !truck->backfill)
 		begin_reading(truck);
 	moves = truck->role != old->role || strcmp(truck->stream_name, old->stream_name) != 0;

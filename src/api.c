@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -32,6 +33,7 @@
 #include "connection.h"
 #include "position.h"
 #include "program.h"
+#include "quarantine.h"
 #include "shmem.h"
 #include "state.h"
 #include "truck.h"
@@ -89,6 +91,22 @@ check_name(const char *name)
 				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
 }
 
+/* A change of the one would reach the truck twice. */
+static void
+refuse_part_and_whole(const TruckerTruck *truck, int number)
+{
+	Oid			relid = truck->inputs[number];
+	List	   *wholes = get_rel_relispartition(relid) ? get_partition_ancestors(relid) : NIL;
+
+	for (int i = 0; i < truck->ninputs; i++)
+		if (list_member_oid(wholes, truck->inputs[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("input_tables names a partitioned table and its partition \"%s\"", get_rel_name(relid)),
+					 errdetail("Changes of the partition would reach the truck twice."),
+					 errhint("Name only the partitioned table: its partitions belong to it.")));
+}
+
 /* The argument that names the input tables. */
 void
 trucker_argument_inputs(TruckerTruck *truck, ArrayType *array)
@@ -120,6 +138,8 @@ trucker_argument_inputs(TruckerTruck *truck, ArrayType *array)
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("input_tables names a table twice")));
 	}
+	for (int i = 0; i < truck->ninputs; i++)
+		refuse_part_and_whole(truck, i);
 }
 
 /* The option role of a truck that the current user creates or alters. */
@@ -286,6 +306,7 @@ Datum
 trucker_resync(PG_FUNCTION_ARGS)
 {
 	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	uint64		discarded;
 
 	if (truck->backfill && truck->reset_sql == NULL)
 		ereport(NOTICE,
@@ -295,6 +316,10 @@ trucker_resync(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("truck \"%s\" has the option \"backfill\": false", truck->name),
 				 errdetail("Changes that it has not applied yet are skipped; it goes on with those made from now on.")));
+	discarded = trucker_quarantine_discard(&truck->id, TRUCKER_QUARANTINE_ALL);
+	if (discarded > 0)
+		ereport(NOTICE,
+				(errmsg(UINT64_FORMAT " quarantined transactions of truck \"%s\" are discarded", discarded, truck->name)));
 	trucker_state_request_resync(&truck->id);
 	if (truck->enabled)
 	{

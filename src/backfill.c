@@ -21,10 +21,12 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "executor/tuptable.h"
 #include "pgstat.h"
@@ -32,6 +34,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "backfill.h"
@@ -50,9 +53,12 @@ run_reset_sql(const TruckerPipeline *pipeline)
 	AtEOXact_GUC(false, nestlevel);
 }
 
-/* A row of the table as if it had been inserted just now. */
+/*
+ * A row of the table as if it had been inserted just now.  columns says where a
+ * partition has the table's columns.
+ */
 static void
-row_from_slot(TruckerInput *input, TupleTableSlot *slot, XLogRecPtr lsn)
+row_from_slot(TruckerInput *input, TupleTableSlot *slot, const AttrNumber *columns, XLogRecPtr lsn)
 {
 	TruckerRow *row = input->row;
 	const TruckerRelation *relation = input->program->relation;
@@ -68,7 +74,7 @@ row_from_slot(TruckerInput *input, TupleTableSlot *slot, XLogRecPtr lsn)
 
 		if (!relation->need_new[i])
 			continue;
-		row->newvalues[i] = slot_getattr(slot, i + 1, &isnull);
+		row->newvalues[i] = slot_getattr(slot, columns ? columns[i] : i + 1, &isnull);
 		row->newpresence[i] = isnull ? TRUCKER_IS_NULL : TRUCKER_PRESENT;
 	}
 }
@@ -92,13 +98,21 @@ catalog_row(Oid catalog, Oid index, AttrNumber oid_column, Oid oid, Snapshot sna
 	return tuple;
 }
 
+static void
+raise_altered(const char *table)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("table %s has been created, renamed, truncated, rewritten or dropped since its backfill began", table),
+			 errhint("The backfill begins anew by itself.")));
+}
+
 /*
  * Is the table, which is locked, what it was when the snapshot was taken?  A rewrite
- * since then hides its rows from the snapshot; and the changes that follow are
- * filtered by the name that it had then.
+ * since then hides its rows from the snapshot.  So is its name, if that matters.
  */
 static void
-check_is_the_same(Relation rel, Snapshot snapshot)
+check_is_the_same(Relation rel, Snapshot snapshot, bool name_matters)
 {
 	HeapTuple	class = catalog_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
 									RelationGetRelid(rel), snapshot);
@@ -110,20 +124,52 @@ check_is_the_same(Relation rel, Snapshot snapshot)
 								was->relnamespace, snapshot);
 	if (was == NULL || !HeapTupleIsValid(namespace) ||
 		was->relfilenode != rel->rd_rel->relfilenode ||
-		strcmp(NameStr(was->relname), RelationGetRelationName(rel)) != 0 ||
-		strcmp(NameStr(((Form_pg_namespace) GETSTRUCT(namespace))->nspname),
-			   get_namespace_name(RelationGetNamespace(rel))) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("table %s has been created, renamed, truncated or rewritten since its backfill began",
-						trucker_qualified_name(rel)),
-				 errhint("The backfill begins anew by itself.")));
+		(name_matters && (strcmp(NameStr(was->relname), RelationGetRelationName(rel)) != 0 ||
+						  strcmp(NameStr(((Form_pg_namespace) GETSTRUCT(namespace))->nspname),
+								 get_namespace_name(RelationGetNamespace(rel))) != 0)))
+		raise_altered(trucker_qualified_name(rel));
 }
 
-static void
-load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XLogRecPtr lsn)
+/*
+ * The partitions (Oid) that hold a partitioned table's rows, at any depth, as the
+ * snapshot shows them; NULL: as they are now.
+ */
+static List *
+parts_as_of(Oid relid, Snapshot snapshot)
 {
-	Relation	rel = input->rel;
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *children = NIL;
+	List	   *parts = NIL;
+	ListCell   *lc;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhparent, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(inherits, InheritsParentIndexId, true, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		children = lappend_oid(children, ((Form_pg_inherits) GETSTRUCT(tuple))->inhrelid);
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	list_sort(children, list_oid_cmp);
+	foreach(lc, children)
+	{
+		HeapTuple	class = catalog_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
+										lfirst_oid(lc), snapshot);
+
+		if (HeapTupleIsValid(class) && ((Form_pg_class) GETSTRUCT(class))->relkind == RELKIND_PARTITIONED_TABLE)
+			parts = list_concat(parts, parts_as_of(lfirst_oid(lc), snapshot));
+		else
+			parts = lappend_oid(parts, lfirst_oid(lc));
+	}
+	return parts;
+}
+
+/* Load the rows of an open table, which is the input itself or a partition of it. */
+static void
+load_rows(TruckerPipeline *pipeline, TruckerInput *input, Relation rel, const AttrNumber *columns,
+		  Snapshot snapshot, XLogRecPtr lsn)
+{
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	int64		nrows = 0;
@@ -136,7 +182,7 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 			pgstat_report_activity(STATE_RUNNING,
 								   psprintf("backfill of truck \"%s\": " INT64_FORMAT " rows of table %s read",
 											pipeline->truck->name, nrows - 1, input->program->relation->name));
-		row_from_slot(input, slot, lsn);
+		row_from_slot(input, slot, columns, lsn);
 		trucker_pipeline_add(pipeline, input);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(pipeline->change_context);
@@ -144,6 +190,60 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	pgstat_report_activity(STATE_RUNNING, NULL);
+}
+
+/* Does a partition that is none any more still have the table's columns? */
+static bool
+has_columns(const TruckerRelation *relation, const AttrNumber *columns)
+{
+	for (int i = 0; i < relation->desc->natts; i++)
+		if (relation->need_new[i] && columns[i] == 0)
+			return false;
+	return true;
+}
+
+static void
+load_part(TruckerPipeline *pipeline, TruckerInput *input, Oid relid, Snapshot snapshot, XLogRecPtr lsn, bool name_matters)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	TruckerPart *part;
+
+	if (rel == NULL)
+		raise_altered(input->program->relation->name);
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("partition %s of input table %s is not a table", trucker_qualified_name(rel),
+						input->program->relation->name),
+				 errhint("Name the other partitions as input tables, one by one.")));
+	check_is_the_same(rel, snapshot, name_matters);
+	part = trucker_part_build(input->program->relation, relid, rel);
+	/* detached meanwhile: with a new snapshot it will not be there */
+	if (part->desc == NULL || !has_columns(input->program->relation, part->from_whole))
+		raise_altered(trucker_qualified_name(rel));
+	load_rows(pipeline, input, rel, part->from_whole, snapshot, lsn);
+	relation_close(rel, NoLock);
+}
+
+/* Load an input.  name_matters: nobody has written down what was renamed since the snapshot was taken. */
+static void
+load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XLogRecPtr lsn, bool name_matters)
+{
+	List	   *parts;
+	ListCell   *lc;
+
+	check_is_the_same(input->rel, snapshot, name_matters);
+	if (!input->program->relation->is_partitioned)
+	{
+		if (pipeline->truck->backfill)
+			load_rows(pipeline, input, input->rel, NULL, snapshot, lsn);
+		return;
+	}
+	parts = parts_as_of(input->relid, snapshot);
+	if (name_matters && !equal(parts, parts_as_of(input->relid, NULL)))
+		raise_altered(input->program->relation->name);
+	foreach(lc, pipeline->truck->backfill ? parts : NIL)
+		load_part(pipeline, input, lfirst_oid(lc), snapshot, lsn, name_matters);
 }
 
 /*
@@ -169,10 +269,7 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 		run_reset_sql(pipeline);
 	if (truck->backfill)
 		for (int i = 0; i < pipeline->ninputs; i++)
-		{
-			check_is_the_same(pipeline->inputs[i].rel, GetTransactionSnapshot());
-			load_table(pipeline, &pipeline->inputs[i], GetTransactionSnapshot(), consistent_point);
-		}
+			load_table(pipeline, &pipeline->inputs[i], GetTransactionSnapshot(), consistent_point, false);
 	trucker_pipeline_flush(pipeline);
 	trucker_stop_point("backfill: loaded");
 	/* last: from here on who stops the truck, or finds it lost, waits for us */
@@ -204,13 +301,7 @@ trucker_backfill_added(TruckerPipeline *pipeline, const List *relids,
 	XactIsoLevel = XACT_READ_COMMITTED;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, relids)
-	{
-		TruckerInput *input = trucker_pipeline_input(pipeline, lfirst_oid(lc));
-
-		check_is_the_same(input->rel, snapshot);
-		if (pipeline->truck->backfill)
-			load_table(pipeline, input, snapshot, consistent_point);
-	}
+		load_table(pipeline, trucker_pipeline_input(pipeline, lfirst_oid(lc)), snapshot, consistent_point, true);
 	trucker_pipeline_flush(pipeline);
 	UnregisterSnapshot(snapshot);
 	MemoryContextSwitchTo(old);

@@ -71,11 +71,12 @@ bytea *
 trucker_message_pack(const TruckerMessage *message)
 {
 	StringInfoData buf;
-	int32		header[3] = {message->kind, message->nnew, message->nold};
+	int32		header[4] = {message->kind, message->nnew, message->nold, (int32) message->leaf};
 
 	initStringInfo(&buf);
 	appendStringInfoSpaces(&buf, VARHDRSZ);
 	appendBinaryStringInfo(&buf, (char *) header, sizeof(header));
+	appendBinaryStringInfo(&buf, (char *) &message->lsn, sizeof(message->lsn));
 	pack_fields(&buf, message->newfields, message->nnew);
 	pack_fields(&buf, message->oldfields, message->nold);
 	SET_VARSIZE(buf.data, buf.len);
@@ -113,14 +114,16 @@ void
 trucker_message_unpack(const bytea *packed, TruckerMessage *message)
 {
 	const char *p = VARDATA_ANY(packed);
-	int32		header[3];
+	int32		header[4];
 
 	memset(message, 0, sizeof(*message));
 	memcpy(header, p, sizeof(header));
 	message->kind = header[0];
 	message->nnew = header[1];
 	message->nold = header[2];
-	p = unpack_fields(p + sizeof(header), &message->newfields, message->nnew);
+	message->leaf = (Oid) header[3];
+	memcpy(&message->lsn, p + sizeof(header), sizeof(message->lsn));
+	p = unpack_fields(p + sizeof(header) + sizeof(message->lsn), &message->newfields, message->nnew);
 	(void) unpack_fields(p, &message->oldfields, message->nold);
 }
 

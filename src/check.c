@@ -16,6 +16,7 @@
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -25,6 +26,7 @@
 #include "check.h"
 #include "decoder.h"
 #include "identity.h"
+#include "part.h"
 #include "pipeline.h"
 #include "program.h"
 #include "toast.h"
@@ -38,6 +40,38 @@ refuse_table(Relation rel, const char *why, const char *hint)
 			 hint ? errhint("%s", hint) : 0));
 }
 
+/* Are the changes of the table in the WAL? */
+static void
+check_persistence(Relation rel)
+{
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse_table(rel, "it is a temporary table", "Its changes are not in the WAL.");
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		refuse_table(rel, "it is an unlogged table",
+					 psprintf("Its changes are not in the WAL.  ALTER TABLE %s SET LOGGED;", trucker_qualified_name(rel)));
+}
+
+static void
+check_parts(Relation rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), NoLock, NULL))
+	{
+		Relation	part = try_relation_open(lfirst_oid(lc), AccessShareLock);
+
+		if (part == NULL)
+			continue;
+		if (part->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+			refuse_table(rel, psprintf("its partition %s is a foreign table", trucker_qualified_name(part)),
+						 "Name the other partitions as input tables, one by one.");
+		if (part->rd_rel->relkind == RELKIND_RELATION && part->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+			refuse_table(rel, psprintf("its partition %s is an unlogged table", trucker_qualified_name(part)),
+						 psprintf("Its changes are not in the WAL.  ALTER TABLE %s SET LOGGED;", trucker_qualified_name(part)));
+		relation_close(part, AccessShareLock);
+	}
+}
+
 static void
 check_kind(Relation rel)
 {
@@ -47,15 +81,11 @@ check_kind(Relation rel)
 		refuse_table(rel, "it is a view", "Name the tables behind it, and put the view's query into input_sql.");
 	if (kind == RELKIND_FOREIGN_TABLE)
 		refuse_table(rel, "it is a foreign table", "Install trucker in the database that holds the table.");
-	if (kind == RELKIND_PARTITIONED_TABLE)
-		refuse_table(rel, "it is a partitioned table", "Name its partitions as input tables.");
-	if (kind != RELKIND_RELATION)
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
 		refuse_table(rel, "it is not a table", NULL);
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
-		refuse_table(rel, "it is a temporary table", "Its changes are not in the WAL.");
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
-		refuse_table(rel, "it is an unlogged table",
-					 psprintf("Its changes are not in the WAL.  ALTER TABLE %s SET LOGGED;", trucker_qualified_name(rel)));
+	check_persistence(rel);
+	if (kind == RELKIND_PARTITIONED_TABLE)
+		check_parts(rel);
 	if (IsCatalogRelation(rel))
 		refuse_table(rel, "it is a system catalog", NULL);
 	if (RelationGetNamespace(rel) == get_namespace_oid(TRUCKER_SCHEMA, true))
@@ -76,8 +106,8 @@ warn(const TruckerTruck *truck, const TruckerProgram *program)
 				(errmsg("updates of table %s do not carry large values of column \"%s\" that they leave unchanged",
 						relation->name, column),
 				 errdetail("If such a row is changed again before the truck has read it from the table, the truck stops."),
-				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL, or create the truck with the option \"toast\": \"current\".",
-						 relation->name)));
+				 errhint("%s or create the truck with the option \"toast\": \"current\".",
+						 trucker_parts_alter_all(relation))));
 
 	if (!trucker_wal2json.loses_nan)
 		return;

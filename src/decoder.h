@@ -43,10 +43,12 @@ typedef struct TruckerMessage
 	TimestampTz committed_at;	/* 0 if not sent */
 	XLogRecPtr	commit_lsn;		/* BEGIN, COMMIT: start of the commit record */
 	XLogRecPtr	end_lsn;		/* BEGIN, COMMIT: end of the commit record */
+	XLogRecPtr	lsn;			/* start of its own record; the receiver fills it in */
 
 	/* INSERT, UPDATE, DELETE, TRUNCATE */
 	const char *schema;
 	const char *table;
+	Oid			leaf;			/* the partition that it is a change of, or invalid; the receiver fills it in */
 	int			nnew;			/* INSERT, UPDATE: the new row */
 	TruckerField *newfields;
 	int			nold;			/* UPDATE, DELETE: the old row, as far as sent */
@@ -62,6 +64,7 @@ typedef struct TruckerMessage
 typedef struct TruckerDecodeRequest
 {
 	List	   *tables;			/* of TruckerTableName *, historic names included */
+	const char *message_prefix; /* of the only logical messages that are wanted */
 } TruckerDecodeRequest;
 
 typedef struct TruckerTableName

@@ -167,7 +167,7 @@ record_slot(TruckerStream *stream, List *members, char *slot_name)
 		TruckerMember *member = lfirst(lc);
 		MemoryContext old = MemoryContextSwitchTo(member->context);
 
-		member->names = trucker_tables_current_names(member->truck, trucker_tables_inputs(member->truck));
+		member->names = trucker_state_current_names(member->truck, trucker_tables_inputs(member->truck));
 		MemoryContextSwitchTo(old);
 		trucker_state_set_input_names(&member->truck_id, member->names);
 	}

@@ -12,22 +12,24 @@
  *	 transaction, which may be a long backfill.  So they are ended before the
  *	 command, and started again if it is rolled back.  When it has committed, a
  *	 probe drops the slots.
- * - An input table that is dropped, renamed, made unlogged, or robbed of its
- *	 replica identity: the output plugin filters by the name at the time of the change,
- *	 and leaves out what has no identity, so what follows would be invisible to
- *	 the trucks that read the table.  The transaction that does it marks them as
- *	 lost.
+ * - An input table that is renamed, or gets or loses partitions, must be read under
+ *	 other names from then on; one that is dropped, made unlogged, or robbed of its
+ *	 replica identity cannot be read any more.  What a statement has done is written
+ *	 down in its own transaction (input_ddl.c).
  * - What a truck's SQL writes, also in functions and triggers: written.c must
  *	 know, so that changes do not go round for ever.
  */
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "executor/executor.h"
 #include "foreign/foreign.h"
@@ -64,6 +66,8 @@ static List *closing_databases = NIL;
 
 /* DROP EXTENSION trucker is being executed: foreign servers may go, too */
 static bool dropping_trucker = false;
+/* where the WAL stood when the statement being executed, or one around it, altered its first table; 0: none yet */
+static XLogRecPtr altered_lsn = InvalidXLogRecPtr;
 
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
@@ -174,6 +178,14 @@ xact_callback(XactEvent event, void *arg)
 	}
 }
 
+/* A statement in it may have failed. */
+static void
+subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		altered_lsn = InvalidXLogRecPtr;
+}
+
 /* A session that ends without ending its transaction. */
 static void
 exit_callback(int code, Datum arg)
@@ -230,6 +242,13 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 		prev_object_access_hook(access, class_id, object_id, sub_id, arg);
 	if (access == OAT_TRUNCATE && trucker_written_in_batch())
 		trucker_written_note(object_id);
+	/*
+	 * The statement holds its lock on the table now, and nobody can write the table
+	 * before its end; but for the statement's own event triggers.
+	 */
+	if ((access == OAT_POST_ALTER || access == OAT_POST_CREATE) && XLogRecPtrIsInvalid(altered_lsn) &&
+		(class_id == RelationRelationId || class_id == NamespaceRelationId) && !RecoveryInProgress())
+		altered_lsn = GetXLogInsertRecPtr();
 	if (access != OAT_DROP)
 		return;
 	if (class_id == DatabaseRelationId)
@@ -268,12 +287,16 @@ renames_server(Node *node)
 	return IsA(node, RenameStmt) && ((RenameStmt *) node)->renameType == OBJECT_FOREIGN_SERVER;
 }
 
-/* Could this statement make changes of a table invisible? */
+/* Could this statement change how an input table is to be read, or whether it can be? */
 static bool
 alters_tables(Node *node)
 {
 	switch (nodeTag(node))
 	{
+		case T_CreateStmt:
+			return ((CreateStmt *) node)->partbound != NULL;
+		case T_CreateForeignTableStmt:
+			return ((CreateForeignTableStmt *) node)->base.partbound != NULL;
 		case T_RenameStmt:
 		case T_AlterObjectSchemaStmt:
 		case T_AlterTableStmt:
@@ -285,6 +308,7 @@ alters_tables(Node *node)
 			{
 				case OBJECT_INDEX:
 				case OBJECT_TABLE:
+				case OBJECT_FOREIGN_TABLE:
 				case OBJECT_SCHEMA:
 				case OBJECT_TYPE:
 				case OBJECT_EXTENSION:
@@ -297,19 +321,26 @@ alters_tables(Node *node)
 	}
 }
 
+/* Renaming a schema renames tables without locking them. */
+static bool
+renames_schema(Node *node)
+{
+	return IsA(node, RenameStmt) && ((RenameStmt *) node)->renameType == OBJECT_SCHEMA;
+}
+
 static void
-look_for_unreadable_inputs(void)
+look_at_inputs(Node *node)
 {
 	/*
-	 * An extension's script may be altering our own tables just now; or the
-	 * library is newer than they are.  The application's statement must not fail
-	 * for that.
+	 * Our own script may be altering our own tables just now; or the library is newer
+	 * than they are.  The application's statement must not fail for that.
 	 */
-	if (creating_extension ||
-		!OidIsValid(get_relname_relid("unreadable_input", get_namespace_oid(TRUCKER_SCHEMA, true))))
+	if ((creating_extension && CurrentExtensionObject == get_extension_oid("trucker", true)) ||
+		!OidIsValid(get_relname_relid("message_prefix", get_namespace_oid(TRUCKER_SCHEMA, true))))
 		return;
 	CommandCounterIncrement();
-	if (trucker_state_mark_unreadable() == 0)
+	/* what a truck's SQL does must be decoded as well */
+	if (trucker_ddl_note(altered_lsn, renames_schema(node), trucker_written_show) == 0)
 		return;
 	ereport(WARNING,
 			(errmsg("trucks that read this table cannot go on"),
@@ -349,7 +380,12 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
 {
 	bool		outer = dropping_trucker;
+	XLogRecPtr	outer_lsn;
 
+	/* an error has left it set */
+	if (context == PROCESS_UTILITY_TOPLEVEL)
+		altered_lsn = InvalidXLogRecPtr;
+	outer_lsn = altered_lsn;
 	if (drops_trucker(pstmt->utilityStmt))
 	{
 		quiesce(MyDatabaseId);
@@ -374,7 +410,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	}
 	PG_END_TRY();
 	if (alters_tables(pstmt->utilityStmt))
-		look_for_unreadable_inputs();
+		look_at_inputs(pstmt->utilityStmt);
+	altered_lsn = outer_lsn;
 }
 
 static void
@@ -400,4 +437,5 @@ trucker_hooks_init(void)
 	prev_executor_start_hook = ExecutorStart_hook;
 	ExecutorStart_hook = executor_start;
 	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
 }

@@ -89,7 +89,8 @@ execute_sentence(void *arg)
 
 	begin(CurrentMemoryContext);
 	sentence->done = trucker_state_lock_truck(&holder->truck_id, &holder->stream_id) &&
-		trucker_state_record_error(&holder->truck_id, trucker_error_text(&sentence->edata), true, false);
+		trucker_state_record_error(&holder->truck_id, trucker_error_text(&sentence->edata), true, false,
+									   InvalidXLogRecPtr);
 	commit(CurrentMemoryContext);
 	/* before a worker hears of it, and lets the slot move on */
 	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));

@@ -12,6 +12,12 @@
  * the rest.  It is set aside like one that has failed, and given twice the time
  * when it is tried again.  Alone it has all the time, until others come whom the
  * worker cannot take over because of it.
+ *
+ * With on_error = "quarantine" a source transaction that fails is tried once more by
+ * itself, like any other one after an error; when that fails, too, the truck is not
+ * set aside, but has a culprit, which its stream is to put into quarantine (receive.c).
+ * Errors that no source transaction is to blame for (rights on an input, a backfill,
+ * the quarantine itself) are counted as they are with "retry".
  */
 #include "trucker.h"
 
@@ -109,13 +115,45 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	member->position = trucker_position_load(&truck->id, member->truck->applied_lsn);
 	if (member->position->exists)
 		member->position->durable = Max(member->position->durable, slot_lsn);
-	member->names = trucker_state_input_names(&truck->id);
-	if (!member->truck->needs_backfill)
-		member->unloaded = trucker_tables_unloaded(member->truck, &member->names);
+	trucker_member_read_names(member);
 	member->load_at = GetFlushRecPtr(NULL);
 	member->pipeline = trucker_pipeline_create(member->truck, decoder, member->position);
+	member->pipeline->quarantine = trucker_quarantine_load(&truck->id);
 	MemoryContextSwitchTo(old);
 	return member;
+}
+
+/* What the inputs are called.  In a transaction. */
+void
+trucker_member_read_names(TruckerMember *member)
+{
+	MemoryContext old = MemoryContextSwitchTo(member->context);
+
+	member->names = trucker_state_input_names(&member->truck_id, &member->names_before);
+	member->unloaded = member->truck->needs_backfill ? NIL :
+		trucker_tables_unloaded(member->truck, &member->names);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * This transaction has altered inputs (Oid), and commits at commit_lsn: must the names
+ * be read again before it is applied?
+ */
+bool
+trucker_member_heeds_ddl(const TruckerMember *member, uint64 xid, const List *relids, XLogRecPtr commit_lsn)
+{
+	bool		reads = false;
+	ListCell   *lc;
+
+	foreach(lc, member->names)
+	{
+		const TruckerInputName *name = lfirst(lc);
+
+		if (name->named_by == xid && XLogRecPtrIsInvalid(name->commit_lsn))
+			return true;		/* it must be noted where it commits */
+		reads |= list_member_oid(relids, name->relid);
+	}
+	return reads && xid >= member->names_before && commit_lsn > member->names_lsn;
 }
 
 /* Not in a batch. */
@@ -214,6 +252,7 @@ typedef struct ErrorRecord
 	const ErrorData *edata;
 	bool		lost;
 	bool		final;
+	XLogRecPtr	failed_lsn;
 } ErrorRecord;
 
 static bool
@@ -225,13 +264,28 @@ write_error(void *arg)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	recorded = trucker_state_record_error(&record->truck->id, trucker_error_text(record->edata),
-										  record->lost, record->final);
+										  record->lost, record->final, record->failed_lsn);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	/* the slot is held back for a lost truck no more, and must not survive that */
 	if (recorded && record->lost)
 		XLogFlush(XactLastCommitEnd);
 	return recorded;
+}
+
+static bool
+record_error(const ErrorRecord *record, int failures)
+{
+	if (!trucker_catalog_try(write_error, unconstify(ErrorRecord *, record)))
+		return false;
+	if (record->final)
+		ereport(LOG,
+				(errmsg("truck \"%s\" has failed: it is stopped after %d errors in a row",
+						record->truck->name, failures),
+				 errhint("When the cause is removed: SELECT trucker.start(%s);",
+						 quote_literal_cstr(record->truck->name)),
+				 errhidecontext(true)));
+	return true;
 }
 
 /*
@@ -242,18 +296,10 @@ write_error(void *arg)
 bool
 trucker_record_error(const TruckerTruck *truck, const ErrorData *edata, int failures, bool lost)
 {
-	ErrorRecord record = {truck, edata, lost, !lost && is_final(truck, edata->sqlerrcode, failures)};
+	ErrorRecord record = {truck, edata, lost, !lost && is_final(truck, edata->sqlerrcode, failures),
+	InvalidXLogRecPtr};
 
-	if (!trucker_catalog_try(write_error, &record))
-		return false;
-	if (record.final)
-		ereport(LOG,
-				(errmsg("truck \"%s\" has failed: it is stopped after %d errors in a row",
-						truck->name, failures),
-				 errhint("When the cause is removed: SELECT trucker.start(%s);",
-						 quote_literal_cstr(truck->name)),
-				 errhidecontext(true)));
-	return true;
+	return record_error(&record, failures);
 }
 
 /* The truck gets no more changes for now, and when it may have the next is known. */
@@ -283,20 +329,50 @@ is_told_to_stop(const TruckerMember *member)
 	return trucker_truck_must_reload(member->entry) || trucker_worker_must_end();
 }
 
+/* What an error says about the source transactions of the batch that it ended. */
+typedef struct Blame
+{
+	XLogRecPtr	lsn;			/* the only one's commit; 0: there were none, or several */
+	bool		bisects;		/* next time they are tried one by one */
+	bool		culprit;		/* it has been tried by itself, and is to go into quarantine */
+} Blame;
+
+static Blame
+find_blame(const TruckerMember *member, int sqlstate)
+{
+	const TruckerPipeline *pipeline = member->pipeline;
+	Blame		blame = {InvalidXLogRecPtr, false, false};
+	bool		quarantines = member->truck->on_error == TRUCKER_ON_ERROR_QUARANTINE &&
+		!is_transient(sqlstate) && !member->lost && !member->pipeline->quarantine->full;
+
+	if (!pipeline->in_batch || pipeline->nsources == 0 || member->on_trial)
+		return blame;
+	if (pipeline->nsources == 1)
+		blame.lsn = pipeline->commit_lsn;
+	blame.bisects = quarantines && pipeline->commit_lsn > member->failed_lsn;
+	/* what fails to be put into quarantine stays the truck's trouble */
+	blame.culprit = quarantines && !blame.bisects && pipeline->nsources == 1 && !member->sets_apart;
+	return blame;
+}
+
 /*
  * The truck has failed.  If that could not be recorded it is not known to be lost, or
  * stopped, after a restart; so it is neither, and the next error is another chance.
  */
 static void
-fail(TruckerMember *member, const ErrorData *edata)
+fail(TruckerMember *member, const ErrorData *edata, const Blame *blame)
 {
+	ErrorRecord record = {member->truck, edata, member->lost, false, blame->lsn};
 	bool		recorded;
 
 	member->failures++;
-	recorded = trucker_record_error(member->truck, edata, member->failures, member->lost);
+	if (!member->lost && !blame->bisects)
+		record.final = member->pipeline->quarantine->full ||
+			is_final(member->truck, edata->sqlerrcode, member->failures);
+	recorded = record_error(&record, member->failures);
 	if (!recorded)
 		member->lost = false;
-	else if (!member->lost && is_final(member->truck, edata->sqlerrcode, member->failures))
+	else if (record.final)
 		member->truck->enabled = false;
 }
 
@@ -335,6 +411,7 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 {
 	ErrorData  *edata;
 	bool		cancelled;
+	Blame		blame;
 
 	HOLD_INTERRUPTS();
 	disable_all_timeouts(false);
@@ -351,7 +428,8 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
-	if (member->pipeline->in_batch)
+	blame = find_blame(member, edata->sqlerrcode);
+	if (member->pipeline->in_batch && !member->on_trial)
 		member->failed_lsn = Max(member->failed_lsn, member->pipeline->commit_lsn);
 	trucker_pipeline_rollback(member->pipeline);
 	RESUME_INTERRUPTS();
@@ -365,10 +443,33 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	}
 	else if (ran_out_of_time)
 		overrun(member);
+	else if (member->on_trial)
+		member->trial_error = trucker_error_text(edata);
+	else if (blame.culprit)
+	{
+		member->culprit_lsn = blame.lsn;
+		member->culprit_error = trucker_error_text(edata);
+	}
 	else
-		fail(member, edata);
+		fail(member, edata, &blame);
 	FreeErrorData(edata);
-	trucker_member_set_aside(member);
+	/* with these two it can go on at once */
+	if (member->trial_error == NULL && member->culprit_error == NULL)
+		trucker_member_set_aside(member);
+}
+
+/* The open batch, if there is one, is not to be: its changes are read again. */
+void
+trucker_member_drop_batch(TruckerMember *member)
+{
+	if (!member->pipeline->in_batch)
+		return;
+	HOLD_INTERRUPTS();
+	AbortOutOfAnyTransaction();
+	trucker_identity_reset();
+	trucker_pipeline_rollback(member->pipeline);
+	RESUME_INTERRUPTS();
+	member->compiled = false;
 }
 
 static void

@@ -18,6 +18,8 @@ typedef struct TruckerMember
 	TruckerPosition *position;
 	TruckerPipeline *pipeline;
 	List	   *names;			/* of TruckerInputName: the inputs, as the plugin names them */
+	uint64		names_before;	/* what transactions before this one did is among them */
+	XLogRecPtr	names_lsn;		/* ... and what those did that committed here, or before */
 	List	   *unloaded;		/* Oids: inputs that were added, and have yet to be loaded */
 	XLogRecPtr	load_at;		/* ... when it has come so far */
 
@@ -39,6 +41,12 @@ typedef struct TruckerMember
 	bool		moved;			/* the home carries it from now on */
 	bool		must_stay;		/* it could not leave: it is tried again among the others */
 	int			patience;		/* how often its time among others has been doubled */
+
+	XLogRecPtr	culprit_lsn;	/* the source transaction that is to be put into quarantine */
+	char	   *culprit_error;	/* why; NULL: none is */
+	bool		sets_apart;		/* it is being put there */
+	bool		on_trial;		/* an error of the step says nothing about the truck */
+	char	   *trial_error;	/* what it was; NULL: there was none */
 } TruckerMember;
 
 /* A step of a member's work that may fail. */
@@ -52,6 +60,9 @@ extern bool trucker_member_try(TruckerMember *member, TruckerMemberStep step, vo
 extern void trucker_member_set_aside(TruckerMember *member);
 extern void trucker_member_progress(TruckerMember *member, XLogRecPtr lsn, TruckerState state);
 extern void trucker_member_raise_lost(TruckerMember *member, const char *why) pg_attribute_noreturn();
+extern void trucker_member_drop_batch(TruckerMember *member);
+extern bool trucker_member_heeds_ddl(const TruckerMember *member, uint64 xid, const List *relids, XLogRecPtr commit_lsn);
+extern void trucker_member_read_names(TruckerMember *member);
 extern void trucker_member_compile(TruckerMember *member, void *arg);
 extern void trucker_member_end_turn(void);
 extern void trucker_member_init(void);

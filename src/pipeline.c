@@ -36,6 +36,7 @@
 #include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
@@ -101,6 +102,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	trucker_written_begin(pipeline->written);
 	pipeline->in_batch = true;
 	pipeline->batch_rows = 0;
+	pipeline->nsources = 0;
 	pipeline->batch_started = GetCurrentTimestamp();
 	pipeline->nunseen = 0;
 	pipeline->toast_taken = NULL;
@@ -112,6 +114,9 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	trucker_truck_check_role(truck);
 	pipeline->role_is_superuser = superuser_arg(truck->role);
+	/* an imported snapshot may be older than what is there */
+	if (pipeline->quarantine && pipeline->quarantine->stale && snapshot == NULL)
+		trucker_quarantine_reload(pipeline->quarantine);
 
 	/* what is written here could not be committed with what is written there */
 	if (!pipeline->output->routine->is_local)
@@ -123,6 +128,8 @@ forget_batch(TruckerPipeline *pipeline)
 {
 	trucker_give_way_in_deadlocks(false);
 	pipeline->in_batch = false;
+	pipeline->replaying = false;
+	pipeline->parked = NULL;
 	pipeline->run_started = 0;
 	pipeline->in_truncate = false;
 	pipeline->ncollected = 0;
@@ -130,7 +137,11 @@ forget_batch(TruckerPipeline *pipeline)
 	pipeline->changing = NULL;
 	pipeline->toast_taken = NULL;
 	for (int i = 0; i < pipeline->ninputs; i++)
+	{
 		pipeline->inputs[i].rel = NULL;
+		if (pipeline->inputs[i].parts)
+			trucker_parts_close(pipeline->inputs[i].parts, false);
+	}
 	MemoryContextReset(pipeline->batch_context);
 	MemoryContextReset(pipeline->change_context);
 }
@@ -147,6 +158,8 @@ forget_program(TruckerInput *input)
 	input->context = NULL;
 	input->run = NULL;
 	input->net = NULL;
+	input->hasher = NULL;
+	input->parts = NULL;
 }
 
 /*
@@ -158,6 +171,8 @@ trucker_pipeline_rollback(TruckerPipeline *pipeline)
 {
 	pipeline->output->routine->rollback(pipeline->output);
 	trucker_position_aborted(pipeline->position);
+	if (pipeline->quarantine && pipeline->quarantine->held != NIL)
+		pipeline->quarantine->stale = true;
 	for (int i = 0; i < pipeline->ninputs; i++)
 		forget_program(&pipeline->inputs[i]);
 	forget_batch(pipeline);
@@ -185,6 +200,8 @@ compile(TruckerPipeline *pipeline, TruckerInput *input)
 	input->row = trucker_row_create(input->program->relation);
 	if (pipeline->truck->net)
 		input->net = trucker_net_create(input->program->relation, input->program->type);
+	if (input->program->relation->is_partitioned)
+		input->parts = trucker_parts_create();
 	MemoryContextSwitchTo(old);
 }
 
@@ -465,6 +482,8 @@ trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *m
 	pipeline->xid = message->xid;
 	pipeline->commit_lsn = message->commit_lsn;
 	pipeline->committed_at = message->committed_at;
+	pipeline->nsources++;
+	pipeline->parked = NULL;
 	note_source(pipeline, message->xid);
 	if (pipeline->toast_taken)
 		hash_destroy(pipeline->toast_taken);
@@ -481,6 +500,22 @@ raise_truncated(const TruckerPipeline *pipeline, const TruckerInput *input)
 			 errhint("SELECT trucker.resync(%s) loads the destination anew.",
 					 quote_literal_cstr(pipeline->truck->name)) :
 			 errhint("SELECT trucker.resync(%s) goes on with the changes made from then on; those made until then are not applied, as the truck has the option \"backfill\": false.",
+					 quote_literal_cstr(pipeline->truck->name))));
+}
+
+/* truncate_sql is about the whole table. */
+static void
+raise_part_truncated(const TruckerPipeline *pipeline, const TruckerInput *input, Oid leaf)
+{
+	char	   *name = get_rel_name(leaf);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("partition %s of input table %s has been truncated",
+					name ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(leaf)), name) : "(dropped)",
+					input->program->relation->name),
+			 errdetail("truncate_sql is run when the whole table is truncated, and cannot be for a partition."),
+			 errhint("SELECT trucker.resync(%s) loads the destination anew.  To have the rows deleted one by one, DELETE them.",
 					 quote_literal_cstr(pipeline->truck->name))));
 }
 
@@ -504,7 +539,7 @@ complete_row(TruckerPipeline *pipeline, TruckerInput *input)
 		MemoryContextSwitchTo(old);
 	}
 	wait_for_sources(pipeline);
-	trucker_toast_fill(input->row, input->rel, relation, input->program->type,
+	trucker_toast_fill(input->row, input->row->part ? input->row->part->rel : input->rel, relation, input->program->type,
 					   pipeline->truck->toast_current, pipeline->toast_taken);
 }
 
@@ -567,8 +602,14 @@ execute_truncate_sql(TruckerPipeline *pipeline, TruckerInput *input)
  * ignored, since rows have gone that they hold to be there.
  */
 static void
-handle_truncate(TruckerPipeline *pipeline, TruckerInput *input)
+handle_truncate(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
 {
+	if (!OidIsValid(message->leaf))
+		input->truncated_at = message->lsn;
+	else if (input->truncated_at == message->lsn)
+		return;					/* with the whole table */
+	else if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
+		raise_part_truncated(pipeline, input, message->leaf);
 	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_ERROR)
 		raise_truncated(pipeline, input);
 	pipeline->batch_rows++;
@@ -578,15 +619,25 @@ handle_truncate(TruckerPipeline *pipeline, TruckerInput *input)
 		execute_truncate_sql(pipeline, input);
 }
 
+/* The partition that a change is of, open until the batch ends; NULL: it is the table's own. */
+TruckerPart *
+trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message)
+{
+	if (input->parts == NULL || !OidIsValid(message->leaf))
+		return NULL;
+	return trucker_parts_open(input->parts, input->program->relation, message->leaf);
+}
+
 /* One change of a row. */
 static void
 handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
 {
 	TruckerRow *row = input->row;
 
-	trucker_row_from_message(row, input->program->relation, message, pipeline->decoder);
-	row->lsn = pipeline->commit_lsn;
 	row->xid = pipeline->xid;
+	trucker_row_from_message(row, input->program->relation, trucker_pipeline_part(input, message),
+							 message, pipeline->decoder);
+	row->lsn = pipeline->commit_lsn;
 	row->committed_at = pipeline->committed_at;
 	check_key(input);
 	if (input->net && !trucker_net_find(input->net, row))
@@ -615,9 +666,11 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 	MemoryContext old = MemoryContextSwitchTo(pipeline->change_context);
 
 	pipeline->changing = input;
-	if (message->kind == TRUCKER_MSG_TRUNCATE)
-		handle_truncate(pipeline, input);
-	else if (message->kind == TRUCKER_MSG_INSERT || !pipeline->truck->inserts_only)
+	if (trucker_apart_park(pipeline, input, message))
+		CHECK_FOR_INTERRUPTS();
+	else if (message->kind == TRUCKER_MSG_TRUNCATE)
+		handle_truncate(pipeline, input, message);
+	else if (!trucker_apart_ignores(pipeline, message))
 		handle_row(pipeline, input, message);
 	pipeline->changing = NULL;
 	MemoryContextSwitchTo(old);
@@ -632,6 +685,8 @@ commit(TruckerPipeline *pipeline)
 		if (pipeline->inputs[i].rel)
 			relation_close(pipeline->inputs[i].rel, NoLock);
 		pipeline->inputs[i].rel = NULL;
+		if (pipeline->inputs[i].parts)
+			trucker_parts_close(pipeline->inputs[i].parts, true);
 	}
 	PopActiveSnapshot();
 	trucker_identity_commit();
@@ -662,6 +717,14 @@ trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 	commit(pipeline);
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
 	pipeline->output->routine->committed(pipeline->output);
+}
+
+/* Finish a batch that does not move the position: what it applied was passed long ago. */
+void
+trucker_pipeline_commit_aside(TruckerPipeline *pipeline)
+{
+	execute_collected(pipeline);
+	commit(pipeline);
 }
 
 /* Finish a batch that held no changes; nothing is written. */

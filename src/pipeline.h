@@ -8,7 +8,9 @@
 #include "changeset.h"
 #include "decoder.h"
 #include "net.h"
+#include "part.h"
 #include "program.h"
+#include "quarantine.h"
 #include "utils/hsearch.h"
 #include "written.h"
 
@@ -22,6 +24,9 @@ typedef struct TruckerInput
 	TruckerRun *run;
 	TruckerRow *row;
 	TruckerNet *net;			/* NULL: each change counts */
+	TruckerKeyHasher *hasher;	/* NULL: not needed yet */
+	TruckerParts *parts;		/* partitions whose changes have come; NULL: it has none */
+	XLogRecPtr	truncated_at;	/* the record that has truncated it, of which each partition tells as well */
 } TruckerInput;
 
 typedef struct TruckerPipeline
@@ -32,6 +37,7 @@ typedef struct TruckerPipeline
 	const TruckerDecoder *decoder;
 	TruckerPosition *position;
 	TruckerWritten *written;
+	TruckerQuarantine *quarantine;	/* NULL: for a backfill */
 
 	MemoryContext context;		/* lives as long as the pipeline */
 	MemoryContext batch_context;	/* one batch */
@@ -47,6 +53,8 @@ typedef struct TruckerPipeline
 	/* the open batch */
 	bool		in_batch;
 	int64		batch_rows;
+	int			nsources;		/* source transactions in it */
+	bool		replaying;		/* it is one from quarantine */
 	TimestampTz batch_started;
 	TimestampTz run_started;	/* 0: no SQL is being executed */
 	bool		in_truncate;	/* truncate_sql is being executed */
@@ -59,6 +67,7 @@ typedef struct TruckerPipeline
 	TransactionId xid;
 	XLogRecPtr	commit_lsn;
 	TimestampTz committed_at;
+	TruckerHeld *parked;		/* what of it has been put into quarantine; or NULL */
 } TruckerPipeline;
 
 /* in pipeline.c */
@@ -69,11 +78,19 @@ extern void trucker_pipeline_compile(TruckerPipeline *pipeline);
 extern void trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *message);
 extern void trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message);
 extern TruckerInput *trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid);
+extern TruckerPart *trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message);
 extern void trucker_pipeline_add(TruckerPipeline *pipeline, TruckerInput *input);
 extern void trucker_pipeline_flush(TruckerPipeline *pipeline);
 extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);
+extern void trucker_pipeline_commit_aside(TruckerPipeline *pipeline);
 extern void trucker_pipeline_end_empty(TruckerPipeline *pipeline);
 extern void trucker_pipeline_rollback(TruckerPipeline *pipeline);
 extern void trucker_pipeline_error_context(void *arg);
+
+/* in apart.c */
+extern bool trucker_apart_ignores(const TruckerPipeline *pipeline, const TruckerMessage *message);
+extern bool trucker_apart_park(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message);
+extern void trucker_apart_add(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message,
+							  const char *error);
 
 #endif							/* TRUCKER_PIPELINE_H */

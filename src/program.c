@@ -30,6 +30,7 @@
 #include "utils/snapmgr.h"
 
 #include "net.h"
+#include "part.h"
 #include "program.h"
 
 static char *
@@ -323,8 +324,22 @@ trucker_check_input_rights(const TruckerTruck *truck, Relation rel)
 static void
 check_identity(const TruckerTruck *truck, const TruckerRelation *relation)
 {
-	if (truck->inserts_only || relation->identity != NULL || relation->identity_full)
+	if (truck->inserts_only)
 		return;
+	if (relation->parts_without != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partitions of table %s have no replica identity", relation->name),
+				 errdetail("Their updates and deletes would not reach the truck."),
+				 errhint("Add a primary key, or: %s", trucker_parts_alter(relation->parts_without))));
+	if (relation->identity != NULL || relation->identity_full)
+		return;
+	if (relation->parts_not_full != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the partitions of table %s have no column of their replica identities in common", relation->name),
+				 errdetail("Rows of the table could not be told apart."),
+				 errhint("%s", trucker_parts_alter(relation->parts_not_full))));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("table %s has no replica identity", relation->name),
@@ -354,7 +369,7 @@ check_old_columns(const TruckerTruck *truck, const TruckerProgram *program)
 						NameStr(TupleDescAttr(relation->desc, column->number - 1)->attname),
 						relation->name),
 				 errdetail("Only the columns of the replica identity have old values in the WAL."),
-				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL;", relation->name)));
+				 errhint("%s", trucker_parts_alter_all(relation))));
 	}
 }
 

@@ -11,7 +11,10 @@
  *
  * After an error the source transactions up to the failed one are applied one by
  * one for that truck, so that those before it are committed, and the error names
- * the one.
+ * the one.  Such a one may be put into quarantine (apart.c), or be skipped because
+ * trucker.skip() says so.  Both need the kept batch, as its changes must be there once
+ * more, or must be known not to have been taken: so up to there it is kept for a truck
+ * that is the only active one, too.
  */
 #include "trucker.h"
 
@@ -26,6 +29,7 @@
 
 #include "shmem.h"
 #include "slots.h"
+#include "state.h"
 #include "stream.h"
 #include "written.h"
 
@@ -92,7 +96,15 @@ trucker_receive_confirm(TruckerStream *stream, bool force)
 static bool
 goes_alone(const TruckerMember *member, XLogRecPtr commit_lsn)
 {
-	return commit_lsn <= member->failed_lsn;
+	return commit_lsn <= Max(member->failed_lsn, member->truck->skip_lsn);
+}
+
+/* Must the batch that begins with this source transaction be kept, even for one truck? */
+static bool
+must_be_kept(const TruckerMember *member, XLogRecPtr commit_lsn)
+{
+	return commit_lsn <= member->truck->skip_lsn ||
+		(member->truck->on_error == TRUCKER_ON_ERROR_QUARANTINE && goes_alone(member, commit_lsn));
 }
 
 static bool
@@ -124,6 +136,26 @@ commit_batch(TruckerStream *stream, TruckerMember *member, XLogRecPtr end_lsn)
 	trucker_pipeline_commit(member->pipeline, end_lsn);
 }
 
+/* Pass over a source transaction, because trucker.skip() says so; with no batch open. */
+static void
+skip_source(TruckerStream *stream, TruckerMember *member, const TruckerSource *source)
+{
+	TruckerPipeline *pipeline = member->pipeline;
+	const char *done;
+
+	trucker_pipeline_begin_batch(pipeline, NULL);
+	MemoryContextSwitchTo(stream->message_context);
+	trucker_pipeline_begin_source(pipeline, &source->begin);
+	done = psprintf("source transaction %u committed at %X/%X was skipped, as trucker.skip() had asked",
+					source->begin.xid, LSN_FORMAT_ARGS(source->begin.commit_lsn));
+	trucker_state_skipped(&member->truck_id, done);
+	trucker_stop_point("skip: written");
+	commit_batch(stream, member, source->begin.end_lsn);
+	member->truck->skip_lsn = InvalidXLogRecPtr;
+	ereport(LOG, (errmsg("truck \"%s\": %s", member->truck->name, done), errhidecontext(true)));
+	trucker_stop_point("skip: committed");
+}
+
 /* Apply the kept batch for one truck. */
 static void
 apply_batch(TruckerMember *member, void *arg)
@@ -138,13 +170,19 @@ apply_batch(TruckerMember *member, void *arg)
 	trucker_batch_read(stream->batch, member->ntables, member->tables);
 	while (trucker_batch_next(stream->batch, &source, &number, &message))
 	{
-		Oid			relid = relid_of(&stream->tables[number], member, source->begin.commit_lsn);
+		Oid			relid = relid_of(list_nth(stream->tables, number), member, source->begin.commit_lsn);
 
 		if (OidIsValid(relid) && !is_skipped(member, source->begin.commit_lsn))
 		{
 			if (current && current != source && pipeline->in_batch &&
 				goes_alone(member, current->begin.commit_lsn))
 				commit_batch(stream, member, current->begin.end_lsn);
+			if (source->begin.commit_lsn == member->truck->skip_lsn)
+			{
+				skip_source(stream, member, source);
+				current = NULL;
+				continue;
+			}
 			if (!pipeline->in_batch)
 			{
 				trucker_pipeline_begin_batch(pipeline, NULL);
@@ -162,6 +200,80 @@ apply_batch(TruckerMember *member, void *arg)
 		commit_batch(stream, member, stream->batch_end);
 }
 
+/*
+ * Put the member's culprit, which is in the kept batch, into quarantine, and move the
+ * position behind it.
+ */
+static void
+set_culprit_apart(TruckerMember *member, void *arg)
+{
+	TruckerStream *stream = arg;
+	TruckerPipeline *pipeline = member->pipeline;
+	const TruckerSource *culprit = NULL;
+	const TruckerSource *source;
+	TruckerMessage message;
+	int			number;
+	int64		nchanges;
+
+	trucker_pipeline_begin_batch(pipeline, NULL);
+	trucker_batch_read(stream->batch, member->ntables, member->tables);
+	while (trucker_batch_next(stream->batch, &source, &number, &message))
+	{
+		Oid			relid = relid_of(list_nth(stream->tables, number), member, source->begin.commit_lsn);
+
+		MemoryContextSwitchTo(stream->message_context);
+		if (OidIsValid(relid) && source->begin.commit_lsn == member->culprit_lsn)
+		{
+			if (culprit == NULL)
+				trucker_pipeline_begin_source(pipeline, &source->begin);
+			culprit = source;
+			trucker_apart_add(pipeline, relid, &message, member->culprit_error);
+			CHECK_FOR_INTERRUPTS();
+		}
+		MemoryContextReset(stream->message_context);
+	}
+	if (culprit == NULL)
+		elog(ERROR, "the source transaction committed at %X/%X is not in the batch",
+			 LSN_FORMAT_ARGS(member->culprit_lsn));
+	nchanges = pipeline->batch_rows;
+	trucker_stop_point("quarantine: written");
+	commit_batch(stream, member, culprit->begin.end_lsn);
+	ereport(LOG,
+			(errmsg("truck \"%s\": source transaction %u committed at %X/%X has been put into quarantine",
+					member->truck->name, culprit->begin.xid, LSN_FORMAT_ARGS(culprit->begin.commit_lsn)),
+			 errdetail("It has " INT64_FORMAT " changes for the truck, which goes on without them.", nchanges),
+			 errhidecontext(true)));
+	trucker_stop_point("quarantine: committed");
+}
+
+/* The same as a step that may fail; false: it has. */
+static bool
+handle_culprit(TruckerStream *stream, TruckerMember *member, bool alone)
+{
+	bool		done;
+
+	member->sets_apart = true;
+	done = trucker_member_try(member, set_culprit_apart, stream, alone);
+	member->sets_apart = false;
+	pfree(member->culprit_error);
+	member->culprit_error = NULL;
+	if (!done)
+		trucker_member_set_aside(member);
+	return done;
+}
+
+/* The kept batch for one truck: applied, but for what goes into quarantine.  False: it is set aside. */
+static bool
+apply_for_member(TruckerStream *stream, TruckerMember *member)
+{
+	bool		alone = stream->nactive == 1;
+
+	while (!trucker_member_try(member, apply_batch, stream, alone))
+		if (member->culprit_error == NULL || !handle_culprit(stream, member, alone))
+			return false;
+	return true;
+}
+
 /* Which active trucks read a table that occurs in the batch? */
 static void
 mark_concerned(TruckerStream *stream)
@@ -170,11 +282,11 @@ mark_concerned(TruckerStream *stream)
 
 	foreach(lc, stream->members)
 		((TruckerMember *) lfirst(lc))->in_batch = false;
-	for (int i = 0; i < stream->ntables; i++)
+	for (int i = 0; i < list_length(stream->tables); i++)
 	{
 		if (stream->batch->tables[i].nchanges == 0)
 			continue;
-		foreach(lc, stream->tables[i].readers)
+		foreach(lc, ((TruckerTable *) list_nth(stream->tables, i))->readers)
 		{
 			TruckerMember *member = ((TruckerReader *) lfirst(lc))->member;
 
@@ -217,7 +329,7 @@ apply_to_all(TruckerStream *stream)
 
 		if (!member->in_batch || !member->active)
 			continue;
-		if (!trucker_member_try(member, apply_batch, stream, stream->nactive == 1))
+		if (!apply_for_member(stream, member))
 			stream->nactive--;
 		trucker_stop_point("applied for one truck");
 		CHECK_FOR_INTERRUPTS();
@@ -306,7 +418,8 @@ begin_source(TruckerStream *stream, const TruckerMessage *message)
 		ListCell   *lc;
 
 		foreach(lc, stream->members)
-			if (((TruckerMember *) lfirst(lc))->active)
+			if (((TruckerMember *) lfirst(lc))->active &&
+				!must_be_kept(lfirst(lc), message->commit_lsn))
 				stream->direct = lfirst(lc);
 	}
 }
@@ -368,17 +481,11 @@ is_known(TruckerStream *stream, const TruckerTable *table)
 	return true;
 }
 
+/* A change of this table, for those who read it. */
 static void
-handle_change(TruckerStream *stream, const TruckerMessage *message)
+take_change(TruckerStream *stream, TruckerTable *table, const TruckerMessage *message)
 {
-	TruckerTable *table;
-
-	if (!stream->in_source)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("received a change outside of a transaction")));
-	table = trucker_tables_find(stream, message);
-	if (table == NULL || is_known(stream, table))
+	if (is_known(stream, table))
 		return;
 	if (stream->batch_started == 0)
 		stream->batch_started = GetCurrentTimestamp();
@@ -400,12 +507,66 @@ handle_change(TruckerStream *stream, const TruckerMessage *message)
 	stream->announced = true;
 }
 
+/* A partition's change may be one of its own, and of each table that it is a partition of. */
+static void
+handle_change(TruckerStream *stream, TruckerMessage *message)
+{
+	TruckerSpan *span;
+
+	if (!stream->in_source)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("received a change outside of a transaction")));
+	for (span = trucker_tables_find(stream, message, stream->begin.xid); span != NULL;
+		 span = trucker_tables_next(span, message, stream->begin.xid))
+	{
+		message->leaf = span->leaf;
+		take_change(stream, list_nth(stream->tables, span->number), message);
+		if (stream->nactive == 0)
+			return;
+	}
+}
+
+/*
+ * DDL on input tables, in the midst of the source transaction that did it.  If it says
+ * what a truck does not know yet, changes may have been left out already, or been
+ * taken for another table's.  So the pass ends, without what it has not committed, and
+ * the next one reads all this again, with the names that there are then (stream.c).
+ * Trucks that rest count as well: the slot may stay behind for them, but the note of
+ * where the commit is must not.
+ */
+static void
+handle_ddl(TruckerStream *stream, const TruckerMessage *message)
+{
+	List	   *relids;
+	uint64		xid = trucker_ddl_parse(message->content, &relids);
+	ListCell   *lc;
+
+	if (!stream->in_source || !message->transactional || (TransactionId) xid != stream->begin.xid)
+		return;
+	foreach(lc, stream->members)
+	{
+		if (!trucker_member_heeds_ddl(lfirst(lc), xid, relids, stream->begin.commit_lsn))
+			continue;
+		stream->ddl_xid = xid;
+		stream->ddl_lsn = stream->begin.commit_lsn;
+		stream->pass_is_over = true;
+	}
+	if (!stream->pass_is_over)
+		return;
+	if (stream->direct)
+		trucker_member_drop_batch(stream->direct);
+	stream->batch_started = 0;
+	trucker_stop_point("inputs altered");
+}
+
 static void
 handle_data(TruckerStream *stream, const char *data, int len)
 {
 	TruckerMessage message;
 
 	trucker_stream_decoder->decode(data, len, &message);
+	message.lsn = stream->replication->data_lsn;
 	switch (message.kind)
 	{
 		case TRUCKER_MSG_BEGIN:
@@ -421,6 +582,7 @@ handle_data(TruckerStream *stream, const char *data, int len)
 			handle_change(stream, &message);
 			break;
 		case TRUCKER_MSG_LOGICAL:
+			handle_ddl(stream, &message);
 			break;
 	}
 }

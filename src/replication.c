@@ -286,8 +286,8 @@ parse_message(TruckerReplication *rep, TruckerReceived *received)
 	switch (pq_getmsgbyte(&buf))
 	{
 		case 'w':
-			(void) pq_getmsgint64(&buf);	/* start: may run backwards, of no use */
-			(void) pq_getmsgint64(&buf);	/* end: likewise */
+			rep->data_lsn = (XLogRecPtr) pq_getmsgint64(&buf);
+			(void) pq_getmsgint64(&buf);	/* end: the same */
 			rep->sent_at = (TimestampTz) pq_getmsgint64(&buf);
 			rep->data = buf.data + buf.cursor;
 			rep->len = buf.len - buf.cursor;

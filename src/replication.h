@@ -27,6 +27,7 @@ typedef struct TruckerReplication
 	/* DATA */
 	const char *data;
 	int			len;
+	XLogRecPtr	data_lsn;		/* start of the record that it is about; runs backwards with transactions */
 
 	/* KEEPALIVE: all that committed before this LSN has been sent */
 	XLogRecPtr	sent_lsn;

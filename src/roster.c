@@ -192,6 +192,21 @@ heed_pokes(TruckerStream *stream)
 	}
 }
 
+/* Somebody may have decided about what trucks have in quarantine.  In a transaction. */
+static void
+read_quarantines(TruckerStream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+	{
+		TruckerQuarantine *quarantine = ((TruckerMember *) lfirst(lc))->pipeline->quarantine;
+
+		if (quarantine->held != NIL)
+			trucker_quarantine_reload(quarantine);
+	}
+}
+
 /*
  * Bring the roster in line with the catalog.  True: a truck has come, or its
  * decoding must begin anew, or one has left.
@@ -222,6 +237,7 @@ trucker_roster_refresh(TruckerStream *stream)
 	trucks = trucker_truck_of_stream(&stream->id);
 	changed = forget_members(stream, trucks);
 	heed_pokes(stream);
+	read_quarantines(stream);
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);

@@ -4,18 +4,13 @@
  *
  * Three shapes meet here: the change as the decoder read it (names and texts
  * of the moment of the change), the input table as it is now, and r, which
- * carries only those columns that the truck's SQL reads.  Columns of the new
- * row are matched by attnum, which survives a rename; the old row's, which
- * wal2json sends by name only, by name through the same message's new row, or
- * through the table.
+ * carries only those columns that the truck's SQL reads.  How the first one becomes
+ * values of the second one is in row_message.c.
  *
  * A value that the change does not carry is ABSENT, never NULL.  What an absent
  * value means is decided in trucker_row_project(): for a column that was added
  * after the change, the table's own "missing" value; for an unchanged TOAST
  * value, what toast.c has put in its place before; else an error.
- *
- * Text is converted by the type's input function, which may run the owner's
- * code (the CHECK of a domain); so callers are in the owner's transaction.
  */
 #include "trucker.h"
 
@@ -34,6 +29,7 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "part.h"
 #include "row.h"
 
 static const struct
@@ -79,8 +75,8 @@ trucker_qualified_name(Relation rel)
 }
 
 /* attnums, from a relcache bitmap with its offset */
-static Bitmapset *
-attnums_of(Bitmapset *offset_set)
+Bitmapset *
+trucker_attnums_of(Bitmapset *offset_set)
 {
 	Bitmapset  *result = NULL;
 	int			x = -1;
@@ -102,9 +98,9 @@ choose_keys(TruckerRelation *relation, Relation rel)
 	Bitmapset  *keys = relation->identity;
 	int			attnum = -1;
 
-	if (relation->identity_full)
+	if (relation->identity_full || (relation->is_partitioned && OidIsValid(relation->identity_index)))
 		keys = OidIsValid(rel->rd_pkindex) ?
-			attnums_of(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY)) : NULL;
+			trucker_attnums_of(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY)) : NULL;
 	if (keys == NULL && relation->identity_full)
 	{
 		for (int i = 0; i < desc->natts; i++)
@@ -121,20 +117,37 @@ choose_keys(TruckerRelation *relation, Relation rel)
 		relation->keys[relation->nkeys++] = (AttrNumber) attnum;
 }
 
-/* When was each column last altered? */
-static void
-note_alterations(TruckerRelation *relation)
+/* When was each column last altered?  By attnum - 1. */
+static TransactionId *
+columns_altered_by(Oid relid, int natts)
 {
-	for (int i = 0; i < relation->desc->natts; i++)
+	TransactionId *altered_by = palloc0(Max(natts, 1) * sizeof(TransactionId));
+
+	for (int i = 0; i < natts; i++)
 	{
-		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relation->relid),
-											Int16GetDatum(i + 1));
+		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(i + 1));
 
 		if (!HeapTupleIsValid(tuple))
 			continue;
-		relation->altered_by[i] = HeapTupleHeaderGetXmin(tuple->t_data);
+		altered_by[i] = HeapTupleHeaderGetXmin(tuple->t_data);
 		ReleaseSysCache(tuple);
 	}
+	return altered_by;
+}
+
+/* What the changes of an open table without partitions carry of the old row. */
+static void
+describe_identity(TruckerRelation *relation, Relation rel)
+{
+	relation->has_toast = OidIsValid(rel->rd_rel->reltoastrelid);
+	(void) RelationGetIndexList(rel);	/* sets rd_pkindex and rd_replidindex */
+	relation->identity_full = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+	relation->identity_index = relation->identity_full ? rel->rd_pkindex : rel->rd_replidindex;
+	if (relation->identity_full)
+		for (int i = 1; i <= RelationGetNumberOfAttributes(rel); i++)
+			relation->identity = bms_add_member(relation->identity, i);
+	else
+		relation->identity = trucker_attnums_of(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY));
 }
 
 /*
@@ -154,20 +167,13 @@ trucker_relation_build(Relation rel)
 	relation->need_old = palloc0(Max(natts, 1) * sizeof(bool));
 	relation->input = palloc0(Max(natts, 1) * sizeof(FmgrInfo));
 	relation->input_param = palloc0(Max(natts, 1) * sizeof(Oid));
-	relation->altered_by = palloc0(Max(natts, 1) * sizeof(TransactionId));
+	relation->altered_by = columns_altered_by(relation->relid, natts);
 	relation->names_objects = palloc0(Max(natts, 1) * sizeof(bool));
 
-	relation->has_toast = OidIsValid(rel->rd_rel->reltoastrelid);
-	(void) RelationGetIndexList(rel);	/* sets rd_pkindex and rd_replidindex */
-	relation->identity_full = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
-	relation->identity_index = relation->identity_full ? rel->rd_pkindex : rel->rd_replidindex;
-	if (relation->identity_full)
-		for (int i = 1; i <= natts; i++)
-			relation->identity = bms_add_member(relation->identity, i);
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		trucker_parts_describe(relation, rel);
 	else
-		relation->identity = attnums_of(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY));
-
-	note_alterations(relation);
+		describe_identity(relation, rel);
 	choose_keys(relation, rel);
 	for (int i = 0; i < relation->nkeys; i++)
 	{
@@ -182,10 +188,13 @@ bool
 trucker_relation_is_current(const TruckerRelation *relation, Relation rel)
 {
 	(void) RelationGetIndexList(rel);
-	return equalTupleDescs(relation->desc, RelationGetDescr(rel)) &&
-		relation->identity_full == (rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL) &&
-		relation->identity_index == (relation->identity_full ? rel->rd_pkindex : rel->rd_replidindex) &&
-		strcmp(relation->name, trucker_qualified_name(rel)) == 0;
+	if (!equalTupleDescs(relation->desc, RelationGetDescr(rel)) ||
+		strcmp(relation->name, trucker_qualified_name(rel)) != 0)
+		return false;
+	if (relation->is_partitioned)
+		return trucker_parts_are_current(relation, rel);
+	return relation->identity_full == (rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL) &&
+		relation->identity_index == (relation->identity_full ? rel->rd_pkindex : rel->rd_replidindex);
 }
 
 /* ----
@@ -310,241 +319,7 @@ trucker_row_clear(TruckerRow *row, const TruckerRelation *relation)
 	memset(row->newpresence, 0, relation->desc->natts * sizeof(TruckerPresence));
 	memset(row->oldpresence, 0, relation->desc->natts * sizeof(TruckerPresence));
 	row->as_of_now = NULL;
-}
-
-/* Types whose NaN and infinity wal2json 2.5 writes as null; domains it does not. */
-bool
-trucker_type_can_lose_nan(Oid type)
-{
-	return type == FLOAT4OID || type == FLOAT8OID || type == NUMERICOID;
-}
-
-/* A null where the column allows none can only be a value the plugin lost. */
-static void
-check_lost_value(const TruckerRelation *relation, Form_pg_attribute attr,
-				 const TruckerDecoder *decoder)
-{
-	if (decoder->loses_nan && attr->attnotnull && trucker_type_can_lose_nan(attr->atttypid))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("column \"%s\" of table %s holds NaN or infinity, which this version of %s cannot carry",
-						NameStr(attr->attname), relation->name, decoder->plugin),
-				 errdetail("The value arrived as null, and the column is NOT NULL."),
-				 errhint("Use wal2json 2.6 or later, or keep such values out of the column; then call trucker.resync().")));
-}
-
-/* Does the type's text form name an object, perhaps without its schema? */
-static bool
-names_objects(Oid type)
-{
-	Oid			base = getBaseType(type);
-	Oid			element = get_element_type(base);
-
-	switch (OidIsValid(element) ? getBaseType(element) : base)
-	{
-		case REGPROCOID:
-		case REGPROCEDUREOID:
-		case REGOPEROID:
-		case REGOPERATOROID:
-		case REGCLASSOID:
-		case REGTYPEOID:
-		case REGCONFIGOID:
-		case REGDICTIONARYOID:
-		case REGCOLLATIONOID:
-			return true;
-		default:
-			return false;
-	}
-}
-
-/*
- * Names were written under the walsender's search_path, pg_catalog, and must be
- * read under the same, whatever the truck's is.
- */
-static Datum
-convert_name(FmgrInfo *input, const char *text, Oid param, int32 typmod)
-{
-	int			nestlevel = NewGUCNestLevel();
-	Datum		value;
-
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	value = InputFunctionCall(input, unconstify(char *, text), param, typmod);
-	AtEOXact_GUC(true, nestlevel);
-	return value;
-}
-
-static Datum
-convert(TruckerRelation *relation, int attnum, const char *text,
-		const TruckerDecoder *decoder)
-{
-	Form_pg_attribute attr = TupleDescAttr(relation->desc, attnum - 1);
-	FmgrInfo   *input = &relation->input[attnum - 1];
-
-	if (!OidIsValid(input->fn_oid))
-	{
-		Oid			function;
-
-		getTypeInputInfo(attr->atttypid, &function, &relation->input_param[attnum - 1]);
-		fmgr_info_cxt(function, input, GetMemoryChunkContext(relation));
-		relation->names_objects[attnum - 1] = names_objects(attr->atttypid);
-	}
-	if (decoder->bytea_lacks_prefix && attr->atttypid == BYTEAOID)
-		text = psprintf("\\x%s", text);
-	if (relation->names_objects[attnum - 1])
-		return convert_name(input, text, relation->input_param[attnum - 1], attr->atttypmod);
-	return InputFunctionCall(input, unconstify(char *, text),
-							 relation->input_param[attnum - 1], attr->atttypmod);
-}
-
-static void
-store_value(Datum *values, TruckerPresence *presence, int attnum,
-			TruckerRelation *relation, const char *text,
-			const TruckerDecoder *decoder)
-{
-	if (text == NULL)
-	{
-		check_lost_value(relation, TupleDescAttr(relation->desc, attnum - 1), decoder);
-		presence[attnum - 1] = TRUCKER_IS_NULL;
-		return;
-	}
-	relation->converting = attnum;
-	values[attnum - 1] = convert(relation, attnum, text, decoder);
-	relation->converting = 0;
-	presence[attnum - 1] = TRUCKER_PRESENT;
-}
-
-/* The table's live column of this name, or 0; looked for from *hint on. */
-static int
-attnum_by_name(TupleDesc desc, const char *name, int *hint)
-{
-	for (int i = 0; i < desc->natts; i++)
-	{
-		int			at = (*hint + i) % desc->natts;
-		Form_pg_attribute attr = TupleDescAttr(desc, at);
-
-		if (!attr->attisdropped && strcmp(NameStr(attr->attname), name) == 0)
-		{
-			*hint = at + 1;
-			return attr->attnum;
-		}
-	}
-	return 0;
-}
-
-/* The attnum that the same message gives for a name, or 0. */
-static int
-attnum_in_message(const TruckerMessage *message, const char *name, int *hint)
-{
-	for (int i = 0; i < message->nnew; i++)
-	{
-		int			at = (*hint + i) % message->nnew;
-
-		if (strcmp(message->newfields[at].name, name) == 0)
-		{
-			*hint = at + 1;
-			return message->newfields[at].attnum;
-		}
-	}
-	return 0;
-}
-
-static bool
-is_live(const TruckerRelation *relation, int attnum)
-{
-	return attnum >= 1 && attnum <= relation->desc->natts &&
-		!TupleDescAttr(relation->desc, attnum - 1)->attisdropped;
-}
-
-/*
- * A deleted row's values come by name only.  Where the column of that name was
- * altered after the delete, another one may have borne the name then.
- */
-static void
-check_name_is_old(const TruckerRelation *relation, int attnum, TransactionId xid)
-{
-	TransactionId altered_by = relation->altered_by[attnum - 1];
-
-	if (TransactionIdIsNormal(altered_by) && TransactionIdIsNormal(xid) &&
-		TransactionIdFollows(altered_by, xid))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("column \"%s\" of table %s was altered after a delete that the truck has yet to apply",
-						NameStr(TupleDescAttr(relation->desc, attnum - 1)->attname),
-						relation->name),
-				 errdetail("The delete names its values by column, and another column may have had that name."),
-				 errhint("Call trucker.resync() to load the table anew.")));
-}
-
-static void
-conversion_error_context(void *arg)
-{
-	TruckerRelation *relation = arg;
-
-	if (relation->converting != 0)
-		errcontext("value of column \"%s\" of table %s, as it was when the change was made",
-				   NameStr(TupleDescAttr(relation->desc, relation->converting - 1)->attname),
-				   relation->name);
-}
-
-/*
- * Take over a change.  Only the values that somebody needs are converted, into
- * the current memory context.
- */
-void
-trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
-						 const TruckerMessage *message,
-						 const TruckerDecoder *decoder)
-{
-	int			message_hint = 0;
-	int			table_hint = 0;
-	ErrorContextCallback callback;
-
-	callback.callback = conversion_error_context;
-	callback.arg = relation;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
-	trucker_row_clear(row, relation);
-	row->old_in_doubt = false;
-	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
-		message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_UPDATE : TRUCKER_DELETE;
-
-	for (int i = 0; i < message->nnew; i++)
-	{
-		TruckerField *field = &message->newfields[i];
-		int			attnum = field->attnum;
-
-		if (attnum == 0)
-			attnum = attnum_by_name(relation->desc, field->name, &table_hint);
-		if (!is_live(relation, attnum))
-			continue;
-		if (relation->need_new[attnum - 1])
-			store_value(row->newvalues, row->newpresence, attnum, relation,
-						field->value, decoder);
-		else
-			row->newpresence[attnum - 1] = TRUCKER_UNREAD;
-	}
-	for (int i = 0; i < message->nold; i++)
-	{
-		TruckerField *field = &message->oldfields[i];
-		int			attnum = field->attnum;
-
-		if (attnum == 0)
-			attnum = attnum_in_message(message, field->name, &message_hint);
-		if (attnum == 0)
-		{
-			attnum = attnum_by_name(relation->desc, field->name, &table_hint);
-			if (attnum == 0)
-				row->old_in_doubt = true;
-			else if (relation->need_old[attnum - 1])
-				check_name_is_old(relation, attnum, message->xid);
-		}
-		if (is_live(relation, attnum) && relation->need_old[attnum - 1])
-			store_value(row->oldvalues, row->oldpresence, attnum, relation,
-						field->value, decoder);
-	}
-	error_context_stack = callback.previous;
+	row->part = NULL;
 }
 
 /*
@@ -553,9 +328,17 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
  * adding the column rewrote them.
  */
 static Datum
-missing_value(const TruckerRelation *relation, Form_pg_attribute attr,
+missing_value(const TruckerRow *row, const TruckerRelation *relation, Form_pg_attribute attr,
 			  bool *isnull)
 {
+	TupleDesc	desc = relation->desc;
+
+	/* a partition has its own missing values */
+	if (row->part && row->part->desc && row->part->from_whole[attr->attnum - 1] > 0)
+	{
+		desc = row->part->desc;
+		attr = TupleDescAttr(desc, row->part->from_whole[attr->attnum - 1] - 1);
+	}
 	if (!attr->atthasmissing &&
 		(attr->atthasdef || attr->attnotnull || attr->attidentity != '\0'))
 		ereport(ERROR,
@@ -564,7 +347,7 @@ missing_value(const TruckerRelation *relation, Form_pg_attribute attr,
 						relation->name, NameStr(attr->attname)),
 				 errdetail("The column was added, with a default, after the change was made."),
 				 errhint("Call trucker.resync() to load the table anew.")));
-	return getmissingattr(relation->desc, attr->attnum, isnull);
+	return getmissingattr(desc, attr->attnum, isnull);
 }
 
 /*
@@ -584,7 +367,7 @@ missing_old_value(const TruckerRow *row, const TruckerRelation *relation,
 						relation->name, NameStr(attr->attname)),
 				 errdetail("The table's replica identity, or its columns, were others when the change was made."),
 				 errhint("Call trucker.resync() to load the table anew.")));
-	return missing_value(relation, attr, isnull);
+	return missing_value(row, relation, attr, isnull);
 }
 
 /*
@@ -608,7 +391,7 @@ trucker_row_value(const TruckerRow *row, const TruckerRelation *relation,
 		return (Datum) 0;		/* beyond the replica identity */
 	return old ?
 		missing_old_value(row, relation, TupleDescAttr(relation->desc, attnum - 1), isnull) :
-		missing_value(relation, TupleDescAttr(relation->desc, attnum - 1), isnull);
+		missing_value(row, relation, TupleDescAttr(relation->desc, attnum - 1), isnull);
 }
 
 static Datum

@@ -42,7 +42,27 @@ typedef struct TruckerRelation
 	TransactionId *altered_by;	/* xmin of the pg_attribute row */
 	bool	   *names_objects;	/* is the text an object's name (regclass ...)? */
 	int			converting;		/* attnum at hand, for errors; 0: none */
+
+	/* of a partitioned table; the identity is what all partitions log (part.c) */
+	bool		is_partitioned;
+	char	   *parts;			/* the partitions and what they log, to be compared */
+	uint64		parts_seen;		/* they were so as of that many alterations */
+	List	   *parts_without;	/* names of those without a replica identity */
+	List	   *parts_not_full; /* ... with less than REPLICA IDENTITY FULL */
 } TruckerRelation;
+
+/* A partition of an input table: its columns may lie elsewhere. */
+typedef struct TruckerPart
+{
+	Oid			relid;
+	bool		is_open;		/* by this batch */
+	Relation	rel;			/* NULL: it is no more; or it is not open */
+
+	TupleDesc	desc;			/* NULL: it is no partition any more, match by the names in the change */
+	AttrNumber *to_whole;		/* the table's attnum, or 0, by the partition's - 1 */
+	AttrNumber *from_whole;		/* the reverse */
+	Oid			key_index;		/* of its replica identity, or primary key; or invalid */
+} TruckerPart;
 
 /* The metadata columns of r, in order. */
 typedef enum TruckerMeta
@@ -91,6 +111,7 @@ typedef enum TruckerPresence
 typedef struct TruckerRow
 {
 	TruckerOperation operation;
+	const TruckerPart *part;	/* whose change it was; NULL: the table's own */
 	Datum	   *newvalues;
 	TruckerPresence *newpresence;
 	Datum	   *oldvalues;
@@ -106,6 +127,7 @@ typedef struct TruckerRow
 /* in row.c */
 extern const char *trucker_operation_name(TruckerOperation operation);
 extern char *trucker_qualified_name(Relation rel);
+extern Bitmapset *trucker_attnums_of(Bitmapset *offset_set);
 
 extern TruckerRelation *trucker_relation_build(Relation rel);
 extern bool trucker_relation_is_current(const TruckerRelation *relation, Relation rel);
@@ -114,14 +136,17 @@ extern TruckerRowType *trucker_row_type_full(TupleDesc reldesc);
 extern TruckerRowType *trucker_row_type_narrow(const TruckerRowType *full, const Bitmapset *columns);
 extern bool trucker_row_type_reads(const TruckerRowType *type, TruckerColumnSource source, int number);
 
-extern bool trucker_type_can_lose_nan(Oid type);
 extern TruckerRow *trucker_row_create(const TruckerRelation *relation);
 extern void trucker_row_clear(TruckerRow *row, const TruckerRelation *relation);
-extern void trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
-									 const TruckerMessage *message, const TruckerDecoder *decoder);
 extern Datum trucker_row_value(const TruckerRow *row, const TruckerRelation *relation,
 							   bool old, int attnum, bool *isnull);
 extern void trucker_row_project(const TruckerRow *row, const TruckerRelation *relation,
 								const TruckerRowType *type, Datum *values, bool *nulls);
+
+/* in row_message.c */
+extern bool trucker_type_can_lose_nan(Oid type);
+extern void trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
+									 const TruckerPart *part, const TruckerMessage *message,
+									 const TruckerDecoder *decoder);
 
 #endif							/* TRUCKER_ROW_H */

@@ -152,6 +152,15 @@ trucker_slot_confirmed(const char *name)
 	return confirmed;
 }
 
+/* From where on the server keeps the WAL for it: no transaction that is yet to be confirmed began before. */
+XLogRecPtr
+trucker_slot_restart(const char *name)
+{
+	TruckerSlotInfo info;
+
+	return trucker_slot_find(name, &info) >= 0 ? info.restart_lsn : InvalidXLogRecPtr;
+}
+
 /* Who holds the slot: a pid, 0 for nobody, -1 if there is no such slot. */
 static int
 active_pid(const char *name, ReplicationSlot **slot)

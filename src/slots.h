@@ -28,6 +28,7 @@ extern bool trucker_slot_get(int index, TruckerSlotInfo *info);
 extern int	trucker_slot_find(const char *name, TruckerSlotInfo *info);
 extern const char *trucker_slot_trouble(const char *name, XLogRecPtr expected);
 extern XLogRecPtr trucker_slot_confirmed(const char *name);
+extern XLogRecPtr trucker_slot_restart(const char *name);
 extern void trucker_slot_drop(const char *name);
 extern int	trucker_slot_active_pid(const char *name);
 extern bool trucker_slot_wait_inactive(const char *name, int timeout_ms);

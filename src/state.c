@@ -14,6 +14,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -38,6 +39,8 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
 		"DELETE FROM trucker.destination WHERE truck_id = $1",
 		/* and what the last batch of a truck may have added after it had been dropped */
+		"DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
+		"DELETE FROM trucker.quarantined_change WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
 		"DELETE FROM trucker.output_table WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)"
 	};
 
@@ -70,7 +73,7 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 	trucker_catalog_write("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
 						  "VALUES ($1, true) ON CONFLICT (truck_id) DO UPDATE "
 						  "SET needs_backfill = true, needs_reset = true, lost = false, failed = false, "
-						  "stream_id = NULL, applied_lsn = NULL",
+						  "stream_id = NULL, applied_lsn = NULL, failed_lsn = NULL, skip_lsn = NULL",
 						  truck_id, NULL, SPI_OK_INSERT);
 }
 
@@ -82,6 +85,9 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 void
 trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point, const char *slot_name)
 {
+	/* what a last batch, which did not know of the resync, has put into quarantine after it */
+	trucker_catalog_write("DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
+	trucker_catalog_write("DELETE FROM trucker.quarantined_change WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
 	trucker_catalog_write("UPDATE trucker.input_table SET from_lsn = $2::pg_lsn WHERE truck_id = $1",
 						  truck_id, psprintf("%X/%X", LSN_FORMAT_ARGS(consistent_point)), SPI_OK_UPDATE);
 	if (trucker_catalog_write("UPDATE trucker.truck_state SET needs_backfill = false, needs_reset = false "
@@ -98,25 +104,45 @@ trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_po
 /*
  * Remember why the truck could not go on, and what comes of it.  Lost: it cannot go
  * on by itself, and no stream needs to keep anything for it.  Failed: it is
- * stopped until start().  False: somebody has the row locked, in a transaction that
+ * stopped until start().  failed_lsn is the commit of the source transaction whose
+ * error it is, if that is known.  False: somebody has the row locked, in a transaction that
  * starts, stops or drops the truck; nobody else shall wait for that.
  */
 bool
-trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed)
+trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed,
+						   XLogRecPtr failed_lsn)
 {
-	Oid			types[] = {UUIDOID, TEXTOID, BOOLOID, BOOLOID};
+	Oid			types[] = {UUIDOID, TEXTOID, BOOLOID, BOOLOID, PG_LSNOID};
 	Datum		values[] = {UUIDPGetDatum(truck_id), CStringGetTextDatum(message),
-	BoolGetDatum(lost), BoolGetDatum(failed)};
+	BoolGetDatum(lost), BoolGetDatum(failed), LSNGetDatum(failed_lsn)};
+	char		nulls[] = {' ', ' ', ' ', ' ', XLogRecPtrIsInvalid(failed_lsn) ? 'n' : ' ', '\0'};
 	TruckerCatalog access;
 	bool		recorded;
 
 	trucker_catalog_begin(&access);
 	recorded = trucker_catalog_execute("UPDATE trucker.truck_state SET last_error = $2, last_error_at = clock_timestamp(), "
 									   "lost = lost OR $3, stream_id = CASE WHEN NOT $3 THEN stream_id END, "
-									   "failed = failed OR $4, enabled = enabled AND NOT $4 " UNLESS_LOCKED,
-									   4, types, values, NULL, SPI_OK_UPDATE) > 0;
+									   "failed = failed OR $4, enabled = enabled AND NOT $4, failed_lsn = $5 " UNLESS_LOCKED,
+									   5, types, values, nulls, SPI_OK_UPDATE) > 0;
 	trucker_catalog_end(&access);
 	return recorded;
+}
+
+/* The truck shall pass over the source transaction that commits there. */
+void
+trucker_state_ask_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn)
+{
+	trucker_catalog_write("UPDATE trucker.truck_state SET skip_lsn = $2::pg_lsn WHERE truck_id = $1",
+						  truck_id, psprintf("%X/%X", LSN_FORMAT_ARGS(lsn)), SPI_OK_UPDATE);
+}
+
+/* It does, in this very transaction; the message says so where trucker.status shows it. */
+void
+trucker_state_skipped(const pg_uuid_t *truck_id, const char *message)
+{
+	trucker_catalog_write("UPDATE trucker.truck_state SET skip_lsn = NULL, failed_lsn = NULL, "
+						  "last_error = $2, last_error_at = clock_timestamp() WHERE truck_id = $1",
+						  truck_id, message, SPI_OK_UPDATE);
 }
 
 static void *

@@ -26,13 +26,20 @@ typedef struct TruckerStreamRow
 	XLogRecPtr	confirmed_lsn;	/* of its slot, noted while it rests; 0: not noted */
 } TruckerStreamRow;
 
-/* An input table's name at the truck's position. */
+/*
+ * What a table that belongs to an input was called from some point of the WAL on: a
+ * row of trucker.input_table.
+ */
 typedef struct TruckerInputName
 {
-	Oid			relid;
+	Oid			relid;			/* the input */
+	Oid			leaf;			/* the input itself, or a partition of it */
 	char	   *schema;
-	char	   *table;
-	XLogRecPtr	from_lsn;		/* changes below it are in the backfill; 0: yet to be loaded */
+	char	   *table;			/* NULL: its changes are not the input's, or not to be had */
+	XLogRecPtr	from_lsn;		/* changes of the input below it are in the backfill; 0: yet to be loaded */
+	XLogRecPtr	named_lsn;		/* for changes from here on; 0: the first name that matters */
+	uint64		named_by;		/* 0, or a transaction: for others' changes from its commit on */
+	XLogRecPtr	commit_lsn;		/* that commit's; 0: not known */
 } TruckerInputName;
 
 /* A truck as a node of the graph that trucks make (lineage.c). */
@@ -51,18 +58,29 @@ extern bool trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
 extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
 extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point,
 										 const char *slot_name);
-extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed);
+extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed,
+									   XLogRecPtr failed_lsn);
+extern void trucker_state_ask_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
+extern void trucker_state_skipped(const pg_uuid_t *truck_id, const char *message);
 extern List *trucker_state_unreadable_trucks(void);
 extern void trucker_state_set_lost(const pg_uuid_t *truck_id);
 extern void trucker_state_touch(const pg_uuid_t *truck_id);
 
 /* in state_input.c: input tables */
-extern List *trucker_state_input_names(const pg_uuid_t *truck_id);
+extern List *trucker_state_input_names(const pg_uuid_t *truck_id, uint64 *complete_to);
+extern List *trucker_state_current_names(const TruckerTruck *truck, const List *relids);
 extern void trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names);
 extern void trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names);
 extern void trucker_state_remove_inputs(const pg_uuid_t *truck_id);
 extern void trucker_state_set_added(const TruckerTruck *truck, List *names);
-extern int	trucker_state_mark_unreadable(void);
+extern void trucker_state_note_commit(const pg_uuid_t *stream_id, uint64 xid, XLogRecPtr commit_lsn);
+extern bool trucker_state_prune_names(const pg_uuid_t *truck_id, XLogRecPtr restart_lsn);
+extern char *trucker_state_message_prefix(void);
+
+/* in input_ddl.c: DDL on input tables */
+extern int	trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (void));
+extern const char *trucker_ddl_unnoted(const pg_uuid_t *truck_id);
+extern uint64 trucker_ddl_parse(const char *content, List **relids);
 
 /* in state.c: what trucks write */
 extern List *trucker_state_nodes(void);

@@ -1,10 +1,9 @@
 /*
  * state_input.c
- *	  The input tables of trucks as the catalog knows them: what each was called at
- *	  its truck's position, and which cannot be read any more.
+ *	  The input tables of trucks as the catalog knows them: which tables they consist
+ *	  of, and what these were called from which point of the WAL on.
  *
- * The only file that knows the columns of trucker.input_table and, with state.c,
- * trucker.unreadable_input.
+ * The only file, with input_ddl.c, that knows the columns of trucker.input_table.
  */
 #include "trucker.h"
 
@@ -16,6 +15,18 @@
 #include "catalog.h"
 #include "state.h"
 
+#define INPUT_COLUMNS "relid, leaf, schema_name, table_name, coalesce(from_lsn, '0/0'), named_lsn, " \
+	"coalesce(named_by, '0')::text::bigint, coalesce(commit_lsn, '0/0')"
+
+static XLogRecPtr
+lsn_column(HeapTuple tuple, int number)
+{
+	bool		isnull;
+
+	return DatumGetLSN(trucker_column(tuple, number, &isnull));
+}
+
+/* of a row of INPUT_COLUMNS */
 static void *
 form_input_name(HeapTuple tuple)
 {
@@ -23,18 +34,78 @@ form_input_name(HeapTuple tuple)
 	bool		isnull;
 
 	name->relid = DatumGetObjectId(trucker_column(tuple, 1, &isnull));
-	name->schema = trucker_text_column(tuple, 2);
-	name->table = trucker_text_column(tuple, 3);
-	name->from_lsn = DatumGetLSN(trucker_column(tuple, 4, &isnull));
+	name->leaf = DatumGetObjectId(trucker_column(tuple, 2, &isnull));
+	name->schema = trucker_text_column(tuple, 3);
+	name->table = trucker_text_column(tuple, 4);
+	name->from_lsn = lsn_column(tuple, 5);
+	name->named_lsn = lsn_column(tuple, 6);
+	name->named_by = (uint64) DatumGetInt64(trucker_column(tuple, 7, &isnull));
+	name->commit_lsn = lsn_column(tuple, 8);
 	return name;
 }
 
-/* The names (TruckerInputName *) of a truck's inputs as of its position. */
+/*
+ * The names (TruckerInputName *) of a truck's inputs, of each table the oldest first.
+ * If complete_to is given: what transactions before that one have done is among them.
+ */
 List *
-trucker_state_input_names(const pg_uuid_t *truck_id)
+trucker_state_input_names(const pg_uuid_t *truck_id, uint64 *complete_to)
 {
-	return trucker_catalog_list("SELECT relid, schema_name, table_name, coalesce(from_lsn, '0/0') "
-								"FROM trucker.input_table WHERE truck_id = $1", truck_id, form_input_name);
+	Oid			type = UUIDOID;
+	Datum		value = UUIDPGetDatum(truck_id);
+	TruckerCatalog access;
+	MemoryContext old;
+	List	   *names = NIL;
+	bool		isnull;
+
+	trucker_catalog_begin(&access);
+	trucker_catalog_execute("SELECT " INPUT_COLUMNS ", pg_snapshot_xmin(pg_current_snapshot())::text::bigint "
+							"FROM trucker.input_table WHERE truck_id = $1 ORDER BY relid, leaf, named_lsn",
+							1, &type, &value, NULL, SPI_OK_SELECT);
+	old = MemoryContextSwitchTo(access.result_context);
+	if (complete_to)
+		*complete_to = 0;
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		names = lappend(names, form_input_name(SPI_tuptable->vals[i]));
+		if (complete_to)
+			*complete_to = (uint64) DatumGetInt64(trucker_column(SPI_tuptable->vals[i], 9, &isnull));
+	}
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
+	return names;
+}
+
+/*
+ * The names as of now of some of a truck's input tables, and of their partitions.  A
+ * partition without a replica identity, where the truck needs one, has none.
+ */
+List *
+trucker_state_current_names(const TruckerTruck *truck, const List *relids)
+{
+	static const char *const sql =
+		"SELECT $1, leaf, schema_name, CASE WHEN $2 OR kind = 'p' OR has_identity OR leaf = $1 THEN table_name END, "
+		"'0/0'::pg_lsn, '0/0'::pg_lsn, 0::bigint, '0/0'::pg_lsn FROM trucker.input_parts($1) ORDER BY leaf";
+	Oid			types[] = {OIDOID, BOOLOID};
+	TruckerCatalog access;
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	trucker_catalog_begin(&access);
+	foreach(lc, relids)
+	{
+		Datum		values[] = {ObjectIdGetDatum(lfirst_oid(lc)), BoolGetDatum(truck->inserts_only)};
+		MemoryContext old;
+
+		if (trucker_catalog_execute(sql, 2, types, values, NULL, SPI_OK_SELECT) == 0)
+			trucker_raise_dropped(truck->name, lfirst_oid(lc));
+		old = MemoryContextSwitchTo(access.result_context);
+		for (uint64 i = 0; i < SPI_processed; i++)
+			names = lappend(names, form_input_name(SPI_tuptable->vals[i]));
+		MemoryContextSwitchTo(old);
+	}
+	trucker_catalog_end(&access);
+	return names;
 }
 
 /* Replace the names of a truck's inputs. */
@@ -50,8 +121,8 @@ trucker_state_set_input_names(const pg_uuid_t *truck_id, List *names)
 void
 trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names)
 {
-	Oid			types[] = {UUIDOID, OIDOID, TEXTOID, TEXTOID, PG_LSNOID};
-	Datum		values[5] = {UUIDPGetDatum(truck_id)};
+	Oid			types[] = {UUIDOID, OIDOID, PG_LSNOID, OIDOID, TEXTOID, TEXTOID};
+	Datum		values[6] = {UUIDPGetDatum(truck_id)};
 	TruckerCatalog access;
 	ListCell   *lc;
 
@@ -61,13 +132,80 @@ trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names)
 		TruckerInputName *name = lfirst(lc);
 
 		values[1] = ObjectIdGetDatum(name->relid);
-		values[2] = CStringGetTextDatum(name->schema);
-		values[3] = CStringGetTextDatum(name->table);
-		values[4] = LSNGetDatum(name->from_lsn);
-		trucker_catalog_execute("INSERT INTO trucker.input_table VALUES ($1, $2, $3, $4, nullif($5, '0/0'))",
-								5, types, values, NULL, SPI_OK_INSERT);
+		values[2] = LSNGetDatum(name->from_lsn);
+		values[3] = ObjectIdGetDatum(name->leaf);
+		values[4] = CStringGetTextDatum(name->schema);
+		values[5] = name->table ? CStringGetTextDatum(name->table) : (Datum) 0;
+		trucker_catalog_execute("INSERT INTO trucker.input_table (truck_id, relid, from_lsn, leaf, schema_name, table_name) "
+								"VALUES ($1, $2, nullif($3, '0/0'), $4, $5, $6)",
+								6, types, values, name->table ? NULL : "     n", SPI_OK_INSERT);
 	}
 	trucker_catalog_end(&access);
+}
+
+/*
+ * A transaction that has renamed input tables has been decoded: it committed at this
+ * LSN.  For the trucks of a stream.
+ */
+void
+trucker_state_note_commit(const pg_uuid_t *stream_id, uint64 xid, XLogRecPtr commit_lsn)
+{
+	Oid			types[] = {UUIDOID, INT8OID, PG_LSNOID};
+	Datum		values[] = {UUIDPGetDatum(stream_id), Int64GetDatum((int64) xid), LSNGetDatum(commit_lsn)};
+	TruckerCatalog access;
+
+	trucker_catalog_begin(&access);
+	trucker_catalog_execute("UPDATE trucker.input_table SET commit_lsn = $3 "
+							"WHERE named_by = $2::text::xid8 AND commit_lsn IS NULL AND truck_id IN "
+							"(SELECT truck_id FROM trucker.truck_state WHERE stream_id = $1)",
+							3, types, values, NULL, SPI_OK_UPDATE);
+	trucker_catalog_end(&access);
+}
+
+/* holds of a row that is true of all changes from $2 on */
+#define IN_FORCE(row) "CASE WHEN " row ".named_by IS NULL THEN " row ".named_lsn ELSE " row ".commit_lsn END < $2::pg_lsn"
+
+/*
+ * Forget names under which the truck gets no changes any more: its slot holds none
+ * from before restart_lsn that it has not applied.  False: there are none.
+ */
+bool
+trucker_state_prune_names(const pg_uuid_t *truck_id, XLogRecPtr restart_lsn)
+{
+	static const char *const superseded =
+		"DELETE FROM trucker.input_table o WHERE o.truck_id = $1 AND EXISTS (SELECT FROM trucker.input_table n "
+		"WHERE n.truck_id = $1 AND n.relid = o.relid AND n.leaf = o.leaf AND n.named_lsn > o.named_lsn AND " IN_FORCE("n") ")";
+	static const char *const gone =
+		"DELETE FROM trucker.input_table o WHERE o.truck_id = $1 AND o.schema_name IS NULL AND " IN_FORCE("o");
+	static const char *const settled =
+		"UPDATE trucker.input_table o SET named_lsn = '0/0', named_by = NULL, commit_lsn = NULL "
+		"WHERE o.truck_id = $1 AND o.named_lsn > '0/0' AND " IN_FORCE("o");
+	char	   *lsn = psprintf("%X/%X", LSN_FORMAT_ARGS(restart_lsn));
+
+	/* names that nothing is older than are true from the beginning: trucks with like names share the decoded changes */
+	return trucker_catalog_write(superseded, truck_id, lsn, SPI_OK_DELETE) +
+		trucker_catalog_write(gone, truck_id, lsn, SPI_OK_DELETE) +
+		trucker_catalog_write(settled, truck_id, lsn, SPI_OK_UPDATE) > 0;
+}
+
+static void *
+form_prefix(HeapTuple tuple)
+{
+	return trucker_text_column(tuple, 1);
+}
+
+/* The prefix of the messages that input_ddl.c writes. */
+char *
+trucker_state_message_prefix(void)
+{
+	List	   *rows = trucker_catalog_list("SELECT prefix FROM trucker.message_prefix LIMIT 1", NULL, form_prefix);
+
+	if (rows == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table trucker.message_prefix is empty"),
+				 errhint("INSERT INTO trucker.message_prefix VALUES (translate(gen_random_uuid()::text, '-', ''));")));
+	return linitial(rows);
 }
 
 /* Forget what the truck does not read any more. */
@@ -97,39 +235,4 @@ trucker_state_set_added(const TruckerTruck *truck, List *names)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("the truck has been altered, stopped or dropped")));
 	trucker_state_add_input_names(&truck->id, names);
-}
-
-/*
- * Trucks that have begun to read a table are lost when it is renamed (what it was
- * called at which point of the WAL cannot be found out later), or when its
- * changes are no longer in the WAL.  Called in the transaction that has altered
- * something; returns how many trucks that has cost.
- */
-int
-trucker_state_mark_unreadable(void)
-{
-	static const char *const sql =
-		"INSERT INTO trucker.unreadable_input (truck_id, reason) SELECT t.id, "
-		"format(CASE WHEN c.oid IS NULL "
-		"THEN E'42P01: input table %I.%I %s\\nHINT: Name the tables that there are with trucker.alter_truck(%L, input_tables => ...), then trucker.resync(); or drop the truck.' "
-		"ELSE E'55000: input table %I.%I %s\\nHINT: SELECT trucker.resync(%L) loads the destination anew.' END, "
-		"i.schema_name, i.table_name, why.reason, t.name) "
-		"FROM trucker.input_table i JOIN trucker.truck t ON t.id = i.truck_id "
-		"LEFT JOIN pg_class c ON c.oid = i.relid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace "
-		"CROSS JOIN LATERAL (SELECT CASE WHEN c.oid IS NULL THEN 'has been dropped' "
-		"WHEN (n.nspname, c.relname) <> (i.schema_name, i.table_name) "
-		"THEN format('has been renamed to %I.%I', n.nspname, c.relname) "
-		"WHEN c.relpersistence <> 'p' THEN 'has been made unlogged' "
-		"WHEN t.options @> '{\"inserts_only\": true}' OR c.relreplident = 'f' THEN NULL "
-		"WHEN NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate "
-		"AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident ELSE false END) "
-		"THEN 'has lost its replica identity' END) AS why(reason) "
-		"WHERE why.reason IS NOT NULL AND NOT " TRUCKER_UNREADABLE;
-	TruckerCatalog access;
-	int			touched;
-
-	trucker_catalog_begin(&access);
-	touched = (int) trucker_catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_INSERT);
-	trucker_catalog_end(&access);
-	return touched;
 }

@@ -16,6 +16,8 @@
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -213,6 +215,65 @@ compile_new(TruckerStream *stream)
 	trucker_member_end_turn();
 }
 
+/* In the current memory context. */
+static char *
+read_message_prefix(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *prefix;
+
+	StartTransactionCommand();
+	prefix = MemoryContextStrdup(context, trucker_state_message_prefix());
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return prefix;
+}
+
+/*
+ * The last pass has come to a transaction that has altered inputs: read what it, and
+ * others since, have written down of that.  Where it commits is noted, durably: after
+ * it has been confirmed to the slot nobody could find out any more.
+ */
+static void
+learn_names(TruckerStream *stream)
+{
+	TransactionId xid = (TransactionId) stream->ddl_xid;
+	XLogRecPtr	restart_lsn;
+	ListCell   *lc;
+
+	if (stream->ddl_xid == 0)
+		return;
+	restart_lsn = trucker_slot_restart(stream->row->slot_name);
+	StartTransactionCommand();
+	if (TransactionIdIsInProgress(xid))
+		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	trucker_state_note_commit(&stream->id, stream->ddl_xid, stream->ddl_lsn);
+	foreach(lc, stream->members)
+		(void) trucker_state_prune_names(&((TruckerMember *) lfirst(lc))->truck_id, restart_lsn);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	XLogFlush(XactLastCommitEnd);
+
+	StartTransactionCommand();
+	foreach(lc, stream->members)
+	{
+		TruckerMember *member = lfirst(lc);
+
+		trucker_member_read_names(member);
+		member->names_lsn = Max(member->names_lsn, stream->ddl_lsn);
+		member->compiled = false;
+	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(stream->context);
+	stream->ddl_xid = 0;
+	ereport(LOG,
+			(errmsg("stream \"%s\": input tables were altered by transaction %u, which committed at %X/%X",
+					stream->row->name, xid, LSN_FORMAT_ARGS(stream->ddl_lsn)),
+			 errhidecontext(true)));
+	trucker_stop_point("names learnt");
+}
+
 static void
 begin_pass(TruckerStream *stream)
 {
@@ -223,7 +284,7 @@ begin_pass(TruckerStream *stream)
 	stream->pass_context = AllocSetContextCreate(stream->context, "trucker pass", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(stream->pass_context);
 	trucker_tables_build(stream);
-	stream->batch = trucker_batch_create(stream->ntables);
+	stream->batch = trucker_batch_create(list_length(stream->tables));
 	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
 													ALLOCSET_DEFAULT_SIZES);
 	trucker_check_is_no_standby();
@@ -235,6 +296,7 @@ begin_pass(TruckerStream *stream)
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
+	request.message_prefix = read_message_prefix();
 	trucker_replication_start(stream->replication, stream->row->slot_name,
 							  trucker_slot_confirmed(stream->row->slot_name), trucker_stream_decoder, &request);
 
@@ -301,7 +363,7 @@ pass_must_end(TruckerStream *stream)
 		return false;
 
 	/* under load, not behind each source transaction */
-	poked = trucker_worker_is_poked();
+	poked = trucker_worker_is_poked() || trucker_retry_is_due(stream);
 	if (!poked && !TimestampDifferenceExceeds(stream->looked_at, GetCurrentTimestamp(), LOOK_INTERVAL_MS))
 		return false;
 	stream->looked_at = GetCurrentTimestamp();
@@ -310,6 +372,8 @@ pass_must_end(TruckerStream *stream)
 		if (trucker_roster_refresh(stream))
 			return true;
 	}
+	if (trucker_retry_is_due(stream))
+		trucker_retry_work(stream);
 	if (trucker_added_is_due(stream))
 		return true;
 	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
@@ -371,6 +435,7 @@ trucker_stream_follow(TruckerStream *stream)
 			break;
 		trucker_roster_activate(stream);
 		compile_new(stream);
+		trucker_retry_work(stream);
 		trucker_transition_let_leave(stream);
 		if (stream->rekeyed)
 			continue;
@@ -382,6 +447,7 @@ trucker_stream_follow(TruckerStream *stream)
 		follow(stream);
 		end_pass(stream);
 		trucker_added_end(stream);
+		learn_names(stream);
 	}
 	stream->next_attempt_at = trucker_roster_next_retry(stream);
 	return TRUCKER_AGAIN;
@@ -404,6 +470,7 @@ trucker_stream_abandon(TruckerStream *stream)
 	trucker_first_start_abandon();
 	stream->addition = NULL;
 	stream->read_until = InvalidXLogRecPtr;
+	stream->ddl_xid = 0;
 	end_pass(stream);
 	trucker_member_end_turn();
 	trucker_move_end();

@@ -9,14 +9,26 @@
 #include "member.h"
 #include "replication.h"
 
-/* An input table of some of the stream's trucks, as the output plugin names it. */
+/* An input table of some of the stream's trucks that know the same names of it. */
 typedef struct TruckerTable
 {
-	char	   *schema;
-	char	   *table;
+	Oid			relid;
+	char	   *history;		/* these names */
 	int			number;
 	List	   *readers;		/* of TruckerReader */
 } TruckerTable;
+
+/* A table under one name, from some point of the WAL on. */
+typedef struct TruckerSpan
+{
+	int			number;			/* of the TruckerTable that it belongs to */
+	Oid			leaf;			/* the partition that it is, or invalid: the input itself */
+	XLogRecPtr	named_lsn;		/* see TruckerInputName */
+	uint64		named_by;
+	XLogRecPtr	commit_lsn;
+	struct TruckerSpan *ended_by;	/* the same table's next; or NULL */
+	struct TruckerSpan *same_name;	/* another one with this name; or NULL */
+} TruckerSpan;
 
 typedef struct TruckerReader
 {
@@ -47,13 +59,14 @@ typedef struct TruckerStream
 	/* one pass: from the start of decoding until other tables, or trucks that are behind, want another */
 	MemoryContext pass_context;
 	int			nactive;
-	int			ntables;
-	TruckerTable *tables;
+	List	   *tables;			/* of TruckerTable, by number */
 	struct HTAB *tables_by_name;
 	TruckerBatch *batch;
 	TimestampTz pass_started;
 	TimestampTz fresh_at;		/* when it came to what no truck had applied; 0: not yet */
 	bool		pass_is_over;
+	uint64		ddl_xid;		/* source transaction that has altered inputs, and ended the pass; 0: none */
+	XLogRecPtr	ddl_lsn;		/* start of its commit record */
 	struct TruckerAddition *addition;	/* inputs that are being added to its only truck; or NULL */
 	XLogRecPtr	read_until;		/* that truck gets nothing that commits at or after it; 0: no limit */
 
@@ -103,12 +116,12 @@ extern void trucker_roster_record_error(TruckerStream *stream, const ErrorData *
 
 /* in tables.c: the input tables of the stream's trucks */
 extern void trucker_tables_build(TruckerStream *stream);
-extern TruckerTable *trucker_tables_find(TruckerStream *stream, const TruckerMessage *message);
+extern TruckerSpan *trucker_tables_find(const TruckerStream *stream, const TruckerMessage *change, TransactionId xid);
+extern TruckerSpan *trucker_tables_next(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid);
 extern void trucker_tables_forget(TruckerStream *stream, const TruckerMember *member);
 extern List *trucker_tables_names(const TruckerStream *stream);
 extern void trucker_tables_check_names(TruckerStream *stream, TruckerMember *member);
 extern void trucker_tables_check_all(TruckerStream *stream);
-extern List *trucker_tables_current_names(const TruckerTruck *truck, const List *relids);
 extern List *trucker_tables_inputs(const TruckerTruck *truck);
 extern List *trucker_tables_unloaded(const TruckerTruck *truck, List **names);
 
@@ -120,6 +133,10 @@ extern void trucker_transition_board_again(TruckerStream *stream, TruckerMember 
 extern void trucker_transition_reopen(TruckerStream *stream);
 extern bool trucker_transition_promote(TruckerStream *stream);
 extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *member);
+
+/* in retry.c */
+extern bool trucker_retry_is_due(const TruckerStream *stream);
+extern void trucker_retry_work(TruckerStream *stream);
 
 /* in first_start.c */
 extern bool trucker_first_start(TruckerStream *stream);

@@ -4,17 +4,22 @@
  *
  * What a change costs depends on how many trucks read its table, not on how many
  * there are: the table is found by name in a hash table, and knows its readers.
+ *
+ * A name means what it meant where the change was recorded.  An input may have had
+ * several names, and consist of many tables with names of their own, its partitions;
+ * and a name may have been one table's first and another one's later.  So to each
+ * name belong spans: that table, from this LSN on, until its next span begins.
+ * input_ddl.c says why that is exact, and where the LSNs come from.
  */
 #include "trucker.h"
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "stream.h"
 
@@ -27,16 +32,51 @@ typedef struct NameKey
 typedef struct NameEntry
 {
 	NameKey		key;			/* must be first */
-	int			number;
+	TruckerSpan *spans;
 } NameEntry;
 
-/* goes up with each table that is altered */
+/* goes up with each schema that is altered, and each table that belongs to an input of this pass */
 static uint64 alterations = 1;
+static HTAB *watched = NULL;
 
 static void
 relcache_changed(Datum arg, Oid relid)
 {
+	/* between passes nobody knows which tables matter */
+	if (!OidIsValid(relid) || watched == NULL || hash_search(watched, &relid, HASH_FIND, NULL))
+		alterations++;
+}
+
+static void
+schema_changed(Datum arg, int cache_id, uint32 hash_value)
+{
 	alterations++;
+}
+
+static void
+forget_watched(void *arg)
+{
+	watched = NULL;
+}
+
+/* In the current memory context, as long as it lives. */
+static void
+watch_tables(void)
+{
+	static bool registered = false;
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(Oid), .hcxt = CurrentMemoryContext};
+	MemoryContextCallback *on_reset = palloc(sizeof(MemoryContextCallback));
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(relcache_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
+	}
+	registered = true;
+	on_reset->func = forget_watched;
+	on_reset->arg = NULL;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, on_reset);
+	watched = hash_create("trucker watched tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
 static void
@@ -47,27 +87,108 @@ make_key(NameKey *key, const char *schema, const char *table)
 	strlcpy(key->table, table, NAMEDATALEN);
 }
 
-static void
-add_reader(TruckerStream *stream, TruckerMember *member, const TruckerInputName *name)
+/* ----
+ * Building
+ * ----
+ */
+
+/* The names (TruckerInputName *) of one input, in a form that can be compared. */
+static char *
+history_of(List *names)
 {
-	TruckerReader *reader = palloc(sizeof(TruckerReader));
-	TruckerTable *table;
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, names)
+	{
+		const TruckerInputName *name = lfirst(lc);
+
+		appendStringInfo(&text, "%u " UINT64_FORMAT " " UINT64_FORMAT " " UINT64_FORMAT, name->leaf,
+						 name->named_lsn, name->named_by, name->commit_lsn);
+		if (name->table)
+			appendStringInfo(&text, " %zu %s %s", strlen(name->schema), name->schema, name->table);
+		appendStringInfoChar(&text, '\n');
+	}
+	return text.data;
+}
+
+static void
+add_span(TruckerStream *stream, TruckerTable *table, TruckerSpan *span, const TruckerInputName *name)
+{
 	NameEntry  *entry;
 	NameKey		key;
 	bool		found;
 
+	(void) hash_search(watched, &name->leaf, HASH_ENTER, NULL);
+	span->number = table->number;
+	span->leaf = name->leaf == name->relid ? InvalidOid : name->leaf;
+	span->named_lsn = name->named_lsn;
+	span->named_by = name->named_by;
+	span->commit_lsn = name->commit_lsn;
+	if (name->table == NULL)
+		return;
 	make_key(&key, name->schema, name->table);
 	entry = hash_search(stream->tables_by_name, &key, HASH_ENTER, &found);
-	if (!found)
+	span->same_name = found ? entry->spans : NULL;
+	entry->spans = span;
+}
+
+/* An input whose names have not occurred in this pass. */
+static TruckerTable *
+add_table(TruckerStream *stream, Oid relid, char *history, List *names)
+{
+	TruckerTable *table = palloc0(sizeof(TruckerTable));
+	TruckerSpan *spans = palloc0(list_length(names) * sizeof(TruckerSpan));
+	int			i = 0;
+	Oid			last = InvalidOid;
+	ListCell   *lc;
+
+	table->relid = relid;
+	table->history = history;
+	table->number = list_length(stream->tables);
+	stream->tables = lappend(stream->tables, table);
+	foreach(lc, names)
 	{
-		table = &stream->tables[stream->ntables];
-		/* the pass may outlive the member, which may leave in its midst */
-		table->schema = pstrdup(name->schema);
-		table->table = pstrdup(name->table);
-		table->number = entry->number = stream->ntables++;
-		table->readers = NIL;
+		const TruckerInputName *name = lfirst(lc);
+
+		add_span(stream, table, &spans[i], name);
+		/* they are sorted: the next one of the same table ends it */
+		if (name->leaf == last)
+			spans[i - 1].ended_by = &spans[i];
+		last = name->leaf;
+		i++;
 	}
-	table = &stream->tables[entry->number];
+	return table;
+}
+
+/*
+ * Trucks that know the same of an input share its changes.  (They may not: one that
+ * has begun later does not know of earlier names.)
+ */
+static TruckerTable *
+table_for(TruckerStream *stream, Oid relid, List *names)
+{
+	char	   *history = history_of(names);
+	ListCell   *lc;
+
+	foreach(lc, stream->tables)
+	{
+		TruckerTable *table = lfirst(lc);
+
+		if (table->relid == relid && strcmp(table->history, history) == 0)
+			return table;
+	}
+	return add_table(stream, relid, history, names);
+}
+
+static void
+add_reader(TruckerStream *stream, TruckerMember *member, List *names)
+{
+	const TruckerInputName *name = linitial(names);
+	TruckerTable *table = table_for(stream, name->relid, names);
+	TruckerReader *reader = palloc(sizeof(TruckerReader));
+
 	reader->member = member;
 	reader->relid = name->relid;
 	reader->from_lsn = name->from_lsn;
@@ -75,37 +196,46 @@ add_reader(TruckerStream *stream, TruckerMember *member, const TruckerInputName 
 	member->tables[member->ntables++] = table->number;
 }
 
+static void
+add_readers(TruckerStream *stream, TruckerMember *member)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, member->names)
+	{
+		TruckerInputName *name = lfirst(lc);
+
+		if (names != NIL && ((TruckerInputName *) linitial(names))->relid != name->relid)
+		{
+			add_reader(stream, member, names);
+			names = NIL;
+		}
+		names = lappend(names, name);
+	}
+	if (names != NIL)
+		add_reader(stream, member, names);
+}
+
 /* Find the tables of the active trucks, for one pass, in the current memory context. */
 void
 trucker_tables_build(TruckerStream *stream)
 {
-	static bool registered = false;
 	HASHCTL		ctl = {.keysize = sizeof(NameKey), .entrysize = sizeof(NameEntry), .hcxt = CurrentMemoryContext};
-	int			most = 0;
 	ListCell   *lc;
-	ListCell   *name;
 
-	if (!registered)
-		CacheRegisterRelcacheCallback(relcache_changed, (Datum) 0);
-	registered = true;
-	alterations++;
-
-	foreach(lc, stream->members)
-		most += list_length(((TruckerMember *) lfirst(lc))->names);
-	stream->tables_by_name = hash_create("trucker input tables", Max(most, 16), &ctl,
+	watch_tables();
+	stream->tables_by_name = hash_create("trucker input tables", 64, &ctl,
 										 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	stream->tables = palloc0(Max(most, 1) * sizeof(TruckerTable));
-	stream->ntables = 0;
+	stream->tables = NIL;
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
 
 		member->ntables = 0;
 		member->tables = palloc(Max(list_length(member->names), 1) * sizeof(int));
-		if (!member->active)
-			continue;
-		foreach(name, member->names)
-			add_reader(stream, member, lfirst(name));
+		if (member->active)
+			add_readers(stream, member);
 	}
 }
 
@@ -113,27 +243,63 @@ trucker_tables_build(TruckerStream *stream)
 void
 trucker_tables_forget(TruckerStream *stream, const TruckerMember *member)
 {
-	for (int i = 0; stream->pass_context && i < stream->ntables; i++)
+	ListCell   *table;
+
+	if (stream->pass_context == NULL)
+		return;
+	foreach(table, stream->tables)
 	{
-		TruckerTable *table = &stream->tables[i];
+		TruckerTable *t = lfirst(table);
 		ListCell   *lc;
 
-		foreach(lc, table->readers)
+		foreach(lc, t->readers)
 			if (((TruckerReader *) lfirst(lc))->member == member)
-				table->readers = foreach_delete_current(table->readers, lc);
+				t->readers = foreach_delete_current(t->readers, lc);
 	}
 }
 
-/* The table of a change; NULL: no active truck reads it. */
-TruckerTable *
-trucker_tables_find(TruckerStream *stream, const TruckerMessage *message)
+/* ----
+ * Finding
+ * ----
+ */
+
+/* Had the span's table got its name when this change was recorded? */
+static bool
+has_begun(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
+{
+	if (span->named_by == 0 || (TransactionId) span->named_by == xid)
+		return change->lsn >= span->named_lsn;
+	return !XLogRecPtrIsInvalid(span->commit_lsn) && change->lsn >= span->commit_lsn;
+}
+
+static TruckerSpan *
+first_in_force(TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
+{
+	while (span && !(has_begun(span, change, xid) &&
+					 (span->ended_by == NULL || !has_begun(span->ended_by, change, xid))))
+		span = span->same_name;
+	return span;
+}
+
+/*
+ * What a change of this source transaction is a change of: an input, or a partition of
+ * one; NULL: no active truck reads it.  It may be several: trucker_tables_next().
+ */
+TruckerSpan *
+trucker_tables_find(const TruckerStream *stream, const TruckerMessage *change, TransactionId xid)
 {
 	NameEntry  *entry;
 	NameKey		key;
 
-	make_key(&key, message->schema, message->table);
+	make_key(&key, change->schema, change->table);
 	entry = hash_search(stream->tables_by_name, &key, HASH_FIND, NULL);
-	return entry ? &stream->tables[entry->number] : NULL;
+	return entry ? first_in_force(entry->spans, change, xid) : NULL;
+}
+
+TruckerSpan *
+trucker_tables_next(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
+{
+	return first_in_force(span->same_name, change, xid);
 }
 
 /* The tables' names as the decoder wants them. */
@@ -141,13 +307,16 @@ List *
 trucker_tables_names(const TruckerStream *stream)
 {
 	List	   *names = NIL;
+	HASH_SEQ_STATUS scan;
+	NameEntry  *entry;
 
-	for (int i = 0; i < stream->ntables; i++)
+	hash_seq_init(&scan, stream->tables_by_name);
+	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
 		TruckerTableName *name = palloc(sizeof(TruckerTableName));
 
-		name->schema = stream->tables[i].schema;
-		name->table = stream->tables[i].table;
+		name->schema = entry->key.schema;
+		name->table = entry->key.table;
 		names = lappend(names, name);
 	}
 	return names;
@@ -172,14 +341,15 @@ trucker_tables_inputs(const TruckerTruck *truck)
 List *
 trucker_tables_unloaded(const TruckerTruck *truck, List **names)
 {
-	List	   *unloaded = trucker_tables_inputs(truck);
+	List	   *inputs = trucker_tables_inputs(truck);
+	List	   *unloaded = list_copy(inputs);
 	ListCell   *lc;
 
 	foreach(lc, *names)
 	{
 		Oid			relid = ((TruckerInputName *) lfirst(lc))->relid;
 
-		if (list_member_oid(unloaded, relid))
+		if (list_member_oid(inputs, relid))
 			unloaded = list_delete_oid(unloaded, relid);
 		else
 			*names = foreach_delete_current(*names, lc);
@@ -187,74 +357,31 @@ trucker_tables_unloaded(const TruckerTruck *truck, List **names)
 	return unloaded;
 }
 
-/* The names as of now of some of a truck's input tables.  In a transaction. */
-List *
-trucker_tables_current_names(const TruckerTruck *truck, const List *relids)
-{
-	List	   *names = NIL;
-	ListCell   *lc;
-
-	foreach(lc, relids)
-	{
-		TruckerInputName *name = palloc0(sizeof(TruckerInputName));
-
-		name->relid = lfirst_oid(lc);
-		name->table = get_rel_name(name->relid);
-		if (name->table == NULL)
-			trucker_raise_dropped(truck->name, name->relid);
-		name->schema = get_namespace_name(get_rel_namespace(name->relid));
-		names = lappend(names, name);
-	}
-	return names;
-}
-
-static void
-check_name(TruckerMember *member, const TruckerTable *table)
-{
-	ListCell   *lc;
-
-	/* perhaps it does not read the table any more */
-	if (trucker_truck_must_reload(member->entry))
-		return;
-	foreach(lc, table->readers)
-	{
-		TruckerReader *reader = lfirst(lc);
-		char	   *relname;
-		char	   *schema;
-
-		if (reader->member != member)
-			continue;
-		relname = get_rel_name(reader->relid);
-		schema = relname ? get_namespace_name(get_rel_namespace(reader->relid)) : NULL;
-		if (schema == NULL)
-		{
-			member->lost = true;
-			trucker_raise_dropped(member->truck->name, reader->relid);
-		}
-		if (strcmp(schema, table->schema) != 0 || strcmp(relname, table->table) != 0)
-			trucker_member_raise_lost(member,
-									  psprintf("its input table %s has been renamed to %s",
-											   quote_qualified_identifier(table->schema, table->table),
-											   quote_qualified_identifier(schema, relname)));
-	}
-}
+/* ----
+ * What has been altered unnoticed
+ * ----
+ */
 
 /*
- * Are the truck's input tables still called what the output plugin filters by?  If
- * not, changes may have passed unseen, or be another table's, and the truck is
- * lost.  To be asked before a batch is committed, in its transaction: the batch has
- * locked the tables whose changes it holds, and so has waited for whoever renamed
- * one and for the news of it, which come after the commit that we have decoded.
+ * Has what was done to the truck's input tables been written down?  If not, changes
+ * may have passed unseen, or be another table's, and the truck is lost.  To be asked
+ * before a batch is committed, in its transaction: the batch has locked the tables
+ * whose changes it holds, and so has waited for whoever altered one and for the
+ * news of it, which come after the commit that we have decoded.
  */
 void
 trucker_tables_check_names(TruckerStream *stream, TruckerMember *member)
 {
+	const char *trouble;
+
 	AcceptInvalidationMessages();
-	if (member->names_seen == alterations)
+	/* perhaps it does not read the tables any more */
+	if (member->names_seen == alterations || trucker_truck_must_reload(member->entry))
 		return;
 	member->names_seen = alterations;
-	for (int i = 0; i < member->ntables; i++)
-		check_name(member, &stream->tables[member->tables[i]]);
+	trouble = trucker_ddl_unnoted(&member->truck_id);
+	if (trouble)
+		trucker_member_raise_lost(member, trouble);
 }
 
 static void

@@ -149,7 +149,7 @@ trucker_test_decode(PG_FUNCTION_ARGS)
 Datum
 trucker_test_wal2json_options(PG_FUNCTION_ARGS)
 {
-	TruckerDecodeRequest request = {NIL};
+	TruckerDecodeRequest request = {NIL, "prefix"};
 	StringInfoData buf;
 	Datum	   *names;
 	bool	   *nulls;

@@ -40,6 +40,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
+#include "part.h"
 #include "toast.h"
 
 static bool
@@ -116,7 +117,20 @@ trucker_toast_can_occur(const TruckerRelation *relation,
  * ----
  */
 
-/* Scan keys "all columns of the index equal the change's new key". */
+/* The row's attnum for a column of the table where it is: perhaps a partition. */
+static int
+attnum_in_row(const TruckerRow *row, int attnum)
+{
+	return row->part ? row->part->to_whole[attnum - 1] : attnum;
+}
+
+static int
+attnum_in_table(const TruckerRow *row, int attnum)
+{
+	return row->part ? row->part->from_whole[attnum - 1] : attnum;
+}
+
+/* Scan keys "all columns of the index equal the change's new key"; 0: it is not known. */
 static int
 build_scan_keys(ScanKey keys, Relation index, const TruckerRow *row)
 {
@@ -124,14 +138,14 @@ build_scan_keys(ScanKey keys, Relation index, const TruckerRow *row)
 
 	for (int i = 0; i < n; i++)
 	{
-		int			attnum = index->rd_index->indkey.values[i];
+		int			attnum = attnum_in_row(row, index->rd_index->indkey.values[i]);
 		Oid			opfamily = index->rd_opfamily[i];
 		Oid			type = index->rd_opcintype[i];
 		Oid			operator = get_opfamily_member(opfamily, type, type, BTEqualStrategyNumber);
 
 		if (!OidIsValid(operator))
 			elog(ERROR, "missing equality operator in operator family %u", opfamily);
-		if (row->newpresence[attnum - 1] != TRUCKER_PRESENT)
+		if (attnum == 0 || row->newpresence[attnum - 1] != TRUCKER_PRESENT)
 			return 0;
 		ScanKeyInit(&keys[i], i + 1, BTEqualStrategyNumber,
 					get_opcode(operator), row->newvalues[attnum - 1]);
@@ -326,8 +340,8 @@ trucker_toast_check_taken(const TruckerRow *row, const TruckerRelation *relation
 				 errmsg("an update of table %s does not carry a large value that it left unchanged",
 						relation->name),
 				 errdetail("The same transaction has changed the row again, so the value can no longer be read from the table."),
-				 errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL and then trucker.resync(), or create the truck with the option \"toast\": \"current\".",
-						 relation->name)));
+				 errhint("Run %s then trucker.resync(); or create the truck with the option \"toast\": \"current\".",
+						 trucker_parts_alter_all(relation))));
 }
 
 static void
@@ -356,14 +370,15 @@ raise_unavailable(const TruckerRelation *relation, Form_pg_attribute attr)
 			 errmsg("an update of table %s does not carry the large value of column \"%s\", which it left unchanged",
 					relation->name, NameStr(attr->attname)),
 			 errdetail("The row has been changed since, so the value can no longer be read from the table."),
-			 errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL and then trucker.resync(), or create the truck with the option \"toast\": \"current\".",
-					 relation->name)));
+			 errhint("Run %s then trucker.resync(); or create the truck with the option \"toast\": \"current\".",
+					 trucker_parts_alter_all(relation))));
 }
 
 /*
  * Fill in what trucker_toast_is_needed() found missing, or raise an error.  The
- * active snapshot must be newer than the change's transaction.  Values are
- * allocated in the current memory context.
+ * active snapshot must be newer than the change's transaction.  rel is where the row
+ * is: the table, or the partition row->part.  Values are allocated in the current memory
+ * context.
  */
 void
 trucker_toast_fill(TruckerRow *row, Relation rel, const TruckerRelation *relation,
@@ -390,13 +405,16 @@ trucker_toast_fill(TruckerRow *row, Relation rel, const TruckerRelation *relatio
 		}
 		if (slot == NULL)
 		{
+			/* a partition that is none any more is another's table */
+			if (row->part && row->part->desc == NULL)
+				raise_unavailable(relation, attr);
 			slot = table_slot_create(rel, NULL);
-			found = fetch_row(slot, rel, relation->identity_index, row);
+			found = fetch_row(slot, rel, row->part ? row->part->key_index : relation->identity_index, row);
 			if (!accept_current && !(found && made_by(slot, row->xid)))
 				raise_unavailable(relation, attr);
 		}
 		columns = bms_add_member(columns, attr->attnum);
-		value = found ? slot_getattr(slot, attr->attnum, &isnull) : (Datum) 0;
+		value = found ? slot_getattr(slot, attnum_in_table(row, attr->attnum), &isnull) : (Datum) 0;
 		if (!found || isnull)
 			row->newpresence[at] = TRUCKER_IS_NULL;
 		else

@@ -32,7 +32,7 @@
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
 	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " TRUCKER_UNREADABLE ", " \
 	"s.truck_id IS NULL, s.stream_id, coalesce(s.failed, false), " \
-	"coalesce(s.applied_lsn, '0/0'), t.xmin::text " \
+	"coalesce(s.applied_lsn, '0/0'), t.xmin::text, coalesce(s.failed_lsn, '0/0'), coalesce(s.skip_lsn, '0/0') " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 static TruckerTruck *
@@ -68,6 +68,8 @@ form_truck(HeapTuple tuple)
 	truck->failed = trucker_bool_column(tuple, 17);
 	truck->applied_lsn = DatumGetLSN(trucker_column(tuple, 18, &isnull));
 	truck->version = trucker_text_column(tuple, 19);
+	truck->failed_lsn = DatumGetLSN(trucker_column(tuple, 20, &isnull));
+	truck->skip_lsn = DatumGetLSN(trucker_column(tuple, 21, &isnull));
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -170,7 +172,8 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 	};
 	static const char *const on_error[] = {
 		[TRUCKER_ON_ERROR_RETRY] = "retry",
-		[TRUCKER_ON_ERROR_STOP] = "stop"
+		[TRUCKER_ON_ERROR_STOP] = "stop",
+		[TRUCKER_ON_ERROR_QUARANTINE] = "quarantine"
 	};
 	static const char *const toast[] = {"exact", "current"};
 	static const char *const modes[] = {"append", "mirror"};
@@ -189,7 +192,7 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		truck->stream_name = name_option(key, value);
 	else if (strcmp(key, "on_error") == 0)
 		truck->on_error = word_option(key, value, on_error, lengthof(on_error),
-									  "\"retry\" or \"stop\"");
+									  "\"retry\", \"stop\" or \"quarantine\"");
 	else if (strcmp(key, "on_truncate") == 0)
 		truck->on_truncate = word_option(key, value, on_truncate, lengthof(on_truncate),
 										 "\"error\", \"ignore\" or \"run\"");
@@ -289,6 +292,13 @@ trucker_truck_check_output(const TruckerTruck *truck)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("output_sql and the option \"output_table\" of a truck exclude each other"),
 				 errhint("Leave out one of them; in alter_truck(), output_sql => '' means none.")));
+	if (truck->on_error == TRUCKER_ON_ERROR_QUARANTINE && strcmp(truck->connection, TRUCKER_CONNECTION_LOCAL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the option \"on_error\": \"quarantine\" is for trucks that write to this database"),
+				 errdetail("What is put into quarantine here and the position at connection \"%s\" could not be committed at once.",
+						   truck->connection),
+				 errhint("Use \"retry\" or \"stop\"; trucker.skip() passes over a source transaction.")));
 	if (truck->output_table && truck->mirror && truck->inserts_only)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

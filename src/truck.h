@@ -20,7 +20,8 @@
 typedef enum TruckerOnError
 {
 	TRUCKER_ON_ERROR_RETRY,		/* some more attempts, then as with STOP */
-	TRUCKER_ON_ERROR_STOP		/* the truck is failed, until start() */
+	TRUCKER_ON_ERROR_STOP,		/* the truck is failed, until start() */
+	TRUCKER_ON_ERROR_QUARANTINE /* the source transaction is put aside, and the truck goes on */
 } TruckerOnError;
 /* What becomes of a TRUNCATE of an input table. */
 typedef enum TruckerOnTruncate
@@ -67,6 +68,8 @@ typedef struct TruckerTruck
 	bool		has_stream;
 	pg_uuid_t	stream_id;		/* which carries it now */
 	XLogRecPtr	applied_lsn;	/* when it came aboard that stream */
+	XLogRecPtr	failed_lsn;		/* of a source transaction that it is known to fail at; or 0 */
+	XLogRecPtr	skip_lsn;		/* of one that it shall pass over; or 0 */
 	char	   *version;		/* of the definition: no other one has had it */
 } TruckerTruck;
 

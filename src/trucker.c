@@ -31,6 +31,7 @@ int			trucker_max_trucks = 1000;
 int			trucker_batch_memory = 65536;
 int			trucker_max_truck_delay = 2000;
 int			trucker_max_failures = 10;
+int			trucker_max_quarantined = 10000;
 int			trucker_max_backfills = 2;
 int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
@@ -153,6 +154,11 @@ define_settings(void)
 							"Number of errors in a row, other than transient ones, after which a truck is stopped.",
 							"0 means no limit.",
 							&trucker_max_failures, 10, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.max_quarantined",
+							"Maximum number of changes that a truck may have in quarantine.",
+							"One that would have more is stopped.",
+							&trucker_max_quarantined, 10000, 1, 10000000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("trucker.max_backfills",
 							"Maximum number of backfills that a stream makes at the same time.",

@@ -38,6 +38,7 @@ extern int	trucker_max_trucks;
 extern int	trucker_batch_memory;
 extern int	trucker_max_truck_delay;
 extern int	trucker_max_failures;
+extern int	trucker_max_quarantined;
 extern int	trucker_max_backfills;
 extern int	trucker_max_catchup_streams;
 extern int	trucker_max_retained_wal;

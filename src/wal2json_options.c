@@ -18,24 +18,6 @@
 #include "wal2json.h"
 
 /*
- * A prefix that no logical message has.  Any user may write such messages, of any
- * size, and one whose text exceeds 1 GB once it is JSON would stop the stream for
- * good.  The plugin has no option for "none"; asked for some prefix it writes no
- * others, and nobody can guess a new one.
- */
-static char *
-unknown_prefix(void)
-{
-	uint64		token;
-
-	if (!pg_strong_random(&token, sizeof(token)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
-	return psprintf("%016llx", (unsigned long long) token);
-}
-
-/*
  * Append a schema's or table's name as add-tables wants it.
  *
  * The plugin splits its list at commas and at whatever isspace() takes for
@@ -139,7 +121,13 @@ trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 	append_option(&options, "include-timestamp", "1");
 	append_option(&options, "include-types", "0");
 	append_option(&options, "include-column-positions", "1");
-	append_option(&options, "add-msg-prefixes", unknown_prefix());
+
+	/*
+	 * Any user may write logical messages, of any size, and one whose text exceeds 1 GB
+	 * once it is JSON would stop the stream for good.  So they stay in the walsender,
+	 * but for those with a prefix that nobody else knows.
+	 */
+	append_option(&options, "add-msg-prefixes", request->message_prefix);
 	/* what trucks write, and no truck reads: see written.c */
 	append_option(&options, "filter-origins", psprintf("%d", DoNotReplicateId));
 	append_option(&options, "add-tables", list.data);

@@ -296,7 +296,6 @@ sub refused
 refused('in_view', qr/^public\.in_view cannot be an input table: it is a view$/, qr/^Name the tables behind it/);
 refused('in_matview', qr/^public\.in_matview cannot be an input table: it is a .*view$/, qr/^Name the tables behind it/);
 refused('in_foreign', qr/it is a foreign table$/, qr/^Install trucker in the database that holds the table\.$/);
-refused('in_partitioned', qr/it is a partitioned table$/, qr/^Name its partitions as input tables\.$/);
 refused('in_sequence', qr/it is not a table$/, undef);
 refused('s_pkey', qr/it is not a table$/, undef);
 refused('in_type', qr/it is not a table$/, undef);

@@ -421,14 +421,14 @@ same($node, q{TABLE s UNION ALL SELECT -4, '1'}, 'TABLE d', 'reset_sql has run o
 cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '==', 1, 'one slot is left');
 
 # a lost truck
-sql('ALTER TABLE s RENAME TO s_renamed');
+sql('ALTER TABLE s SET UNLOGGED');
 ok(wait_state($node, 't', 'lost'), 'lost');
 like(status('t', 'last_error'), qr/\S/, 'why is told');
 ok( $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM trucker.truck_workers()}),
 	'a lost truck has no worker, and nobody starts one in vain');
 like(psql_err($node, q{SELECT trucker.start('t')}), qr/55000: truck "t" is lost.*HINT:  .*trucker\.resync\('t'\)/s, 'start() of a lost truck says what to do');
 like(psql_err($node, q{SELECT trucker.wait_for('t')}), qr/55000: truck "t" is lost.*HINT:  .*trucker\.resync\('t'\)/s, 'so does wait_for');
-sql('ALTER TABLE s_renamed RENAME TO s', q{SELECT trucker.resync('t')});
+sql('ALTER TABLE s SET LOGGED', q{SELECT trucker.resync('t')});
 ok(caught_up($node, 't'), 'resync of a lost truck');
 same($node, q{TABLE s UNION ALL SELECT -4, '1'}, 'TABLE d', 'the destination is right');
 sql(q{SELECT trucker.drop_truck('t')}, 'TRUNCATE d');

@@ -1,0 +1,326 @@
+/*
+ * row_message.c
+ *	  A change as the decoder read it becomes the values of a row.
+ *
+ * Columns of the new row are matched by attnum, which survives a rename; the old
+ * row's, which wal2json sends by name only, by name through the same message's new
+ * row, or through the table.  A partition's columns lie elsewhere than the table's
+ * (part.c), but have the same names.
+ *
+ * Text is converted by the type's input function, which may run the owner's
+ * code (the CHECK of a domain); so callers are in the owner's transaction.
+ */
+#include "trucker.h"
+
+#include "access/transam.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "row.h"
+
+/* Types whose NaN and infinity wal2json 2.5 writes as null; domains it does not. */
+bool
+trucker_type_can_lose_nan(Oid type)
+{
+	return type == FLOAT4OID || type == FLOAT8OID || type == NUMERICOID;
+}
+
+/* A null where the column allows none can only be a value the plugin lost. */
+static void
+check_lost_value(const TruckerRelation *relation, Form_pg_attribute attr,
+				 const TruckerDecoder *decoder)
+{
+	if (decoder->loses_nan && attr->attnotnull && trucker_type_can_lose_nan(attr->atttypid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" of table %s holds NaN or infinity, which this version of %s cannot carry",
+						NameStr(attr->attname), relation->name, decoder->plugin),
+				 errdetail("The value arrived as null, and the column is NOT NULL."),
+				 errhint("Use wal2json 2.6 or later, or keep such values out of the column; then call trucker.resync().")));
+}
+
+/* Does the type's text form name an object, perhaps without its schema? */
+static bool
+names_objects(Oid type)
+{
+	Oid			base = getBaseType(type);
+	Oid			element = get_element_type(base);
+
+	switch (OidIsValid(element) ? getBaseType(element) : base)
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGCOLLATIONOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Names were written under the walsender's search_path, pg_catalog, and must be
+ * read under the same, whatever the truck's is.
+ */
+static Datum
+convert_name(FmgrInfo *input, const char *text, Oid param, int32 typmod)
+{
+	int			nestlevel = NewGUCNestLevel();
+	Datum		value;
+
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	value = InputFunctionCall(input, unconstify(char *, text), param, typmod);
+	AtEOXact_GUC(true, nestlevel);
+	return value;
+}
+
+static Datum
+convert(TruckerRelation *relation, int attnum, const char *text,
+		const TruckerDecoder *decoder)
+{
+	Form_pg_attribute attr = TupleDescAttr(relation->desc, attnum - 1);
+	FmgrInfo   *input = &relation->input[attnum - 1];
+
+	if (!OidIsValid(input->fn_oid))
+	{
+		Oid			function;
+
+		getTypeInputInfo(attr->atttypid, &function, &relation->input_param[attnum - 1]);
+		fmgr_info_cxt(function, input, GetMemoryChunkContext(relation));
+		relation->names_objects[attnum - 1] = names_objects(attr->atttypid);
+	}
+	if (decoder->bytea_lacks_prefix && attr->atttypid == BYTEAOID)
+		text = psprintf("\\x%s", text);
+	if (relation->names_objects[attnum - 1])
+		return convert_name(input, text, relation->input_param[attnum - 1], attr->atttypmod);
+	return InputFunctionCall(input, unconstify(char *, text),
+							 relation->input_param[attnum - 1], attr->atttypmod);
+}
+
+static void
+store_value(Datum *values, TruckerPresence *presence, int attnum,
+			TruckerRelation *relation, const char *text,
+			const TruckerDecoder *decoder)
+{
+	if (text == NULL)
+	{
+		check_lost_value(relation, TupleDescAttr(relation->desc, attnum - 1), decoder);
+		presence[attnum - 1] = TRUCKER_IS_NULL;
+		return;
+	}
+	relation->converting = attnum;
+	values[attnum - 1] = convert(relation, attnum, text, decoder);
+	relation->converting = 0;
+	presence[attnum - 1] = TRUCKER_PRESENT;
+}
+
+/* The table's live column of this name, or 0; looked for from *hint on. */
+static int
+attnum_by_name(TupleDesc desc, const char *name, int *hint)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		int			at = (*hint + i) % desc->natts;
+		Form_pg_attribute attr = TupleDescAttr(desc, at);
+
+		if (!attr->attisdropped && strcmp(NameStr(attr->attname), name) == 0)
+		{
+			*hint = at + 1;
+			return attr->attnum;
+		}
+	}
+	return 0;
+}
+
+/* The attnum that the same message gives for a name, or 0. */
+static int
+attnum_in_message(const TruckerMessage *message, const char *name, int *hint)
+{
+	for (int i = 0; i < message->nnew; i++)
+	{
+		int			at = (*hint + i) % message->nnew;
+
+		if (strcmp(message->newfields[at].name, name) == 0)
+		{
+			*hint = at + 1;
+			return message->newfields[at].attnum;
+		}
+	}
+	return 0;
+}
+
+/*
+ * A deleted row's values come by name only.  Where the column of that name was
+ * altered after the delete, another one may have borne the name then.
+ */
+static void
+check_name_is_old(const TruckerRelation *relation, Form_pg_attribute attr,
+				  TransactionId altered_by, TransactionId xid)
+{
+	if (TransactionIdIsNormal(altered_by) && TransactionIdIsNormal(xid) &&
+		TransactionIdFollows(altered_by, xid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("column \"%s\" of table %s was altered after a change that the truck has yet to apply",
+						NameStr(attr->attname), relation->name),
+				 errdetail("The change names its values by column, and another column may have had that name."),
+				 errhint("Call trucker.resync() to load the table anew.")));
+}
+
+/* The table's attnum for a column of the change's own table; 0: it is there no more. */
+static int
+attnum_of_whole(const TruckerRelation *relation, const TruckerPart *part, int attnum)
+{
+	TupleDesc	desc = part ? part->desc : relation->desc;
+
+	if (attnum < 1 || attnum > desc->natts || TupleDescAttr(desc, attnum - 1)->attisdropped)
+		return 0;
+	return part ? part->to_whole[attnum - 1] : attnum;
+}
+
+/*
+ * The same for a column of which the change tells only the name, which for a partition
+ * was the table's, too.  With is_needed, the column of that name must be the one that
+ * bore it then.
+ */
+static int
+attnum_of_name(const TruckerRelation *relation, const char *name, const bool *is_needed,
+			   TransactionId xid, int *hint)
+{
+	int			attnum = attnum_by_name(relation->desc, name, hint);
+
+	if (is_needed && attnum > 0 && is_needed[attnum - 1])
+		check_name_is_old(relation, TupleDescAttr(relation->desc, attnum - 1), relation->altered_by[attnum - 1], xid);
+	return attnum;
+}
+
+/*
+ * The same if the change's table is a partition no more: its columns had the names that
+ * the table's had then.
+ */
+static int
+attnum_of_former(const TruckerRelation *relation, const char *name, const bool *is_needed,
+				 TransactionId xid, int *hint)
+{
+	int			attnum = attnum_of_name(relation, name, is_needed, xid, hint);
+
+	if (attnum == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a change of a former partition of table %s has a column \"%s\", which the table has not",
+						relation->name, name),
+				 errdetail("The column was dropped or renamed, and the partition detached or dropped, before the truck had applied the change."),
+				 errhint("Call trucker.resync() to load the table anew.")));
+	return attnum;
+}
+
+static void
+conversion_error_context(void *arg)
+{
+	TruckerRelation *relation = arg;
+
+	if (relation->converting != 0)
+		errcontext("value of column \"%s\" of table %s, as it was when the change was made",
+				   NameStr(TupleDescAttr(relation->desc, relation->converting - 1)->attname),
+				   relation->name);
+}
+
+/* Is the change's table one whose columns cannot be asked for any more? */
+static bool
+is_former(const TruckerPart *part)
+{
+	return part && part->desc == NULL;
+}
+
+static void
+take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *message, const TruckerDecoder *decoder)
+{
+	int			hint = 0;
+
+	for (int i = 0; i < message->nnew; i++)
+	{
+		TruckerField *field = &message->newfields[i];
+		int			attnum;
+
+		if (is_former(row->part))
+			attnum = attnum_of_former(relation, field->name, relation->need_new, row->xid, &hint);
+		else if (field->attnum == 0)
+			attnum = attnum_of_name(relation, field->name, NULL, row->xid, &hint);
+		else
+			attnum = attnum_of_whole(relation, row->part, field->attnum);
+		if (attnum == 0)
+			continue;
+		if (relation->need_new[attnum - 1])
+			store_value(row->newvalues, row->newpresence, attnum, relation,
+						field->value, decoder);
+		else
+			row->newpresence[attnum - 1] = TRUCKER_UNREAD;
+	}
+}
+
+static void
+take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *message, const TruckerDecoder *decoder)
+{
+	int			message_hint = 0;
+	int			table_hint = 0;
+
+	for (int i = 0; i < message->nold; i++)
+	{
+		TruckerField *field = &message->oldfields[i];
+		int			attnum = field->attnum;
+
+		if (is_former(row->part))
+			attnum = attnum_of_former(relation, field->name, relation->need_old, row->xid, &table_hint);
+		else
+		{
+			if (attnum == 0)
+				attnum = attnum_in_message(message, field->name, &message_hint);
+			if (attnum != 0)
+				attnum = attnum_of_whole(relation, row->part, attnum);
+			else
+			{
+				attnum = attnum_of_name(relation, field->name, relation->need_old, row->xid, &table_hint);
+				row->old_in_doubt |= attnum == 0;
+			}
+		}
+		if (attnum > 0 && relation->need_old[attnum - 1])
+			store_value(row->oldvalues, row->oldpresence, attnum, relation,
+						field->value, decoder);
+	}
+}
+
+/*
+ * Take over a change of the table, or of a partition of it, made by transaction
+ * row->xid.  Only the values that somebody needs are converted, into the current
+ * memory context.
+ */
+void
+trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
+						 const TruckerPart *part, const TruckerMessage *message,
+						 const TruckerDecoder *decoder)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = conversion_error_context;
+	callback.arg = relation;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	trucker_row_clear(row, relation);
+	row->part = part;
+	row->old_in_doubt = false;
+	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
+		message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_UPDATE : TRUCKER_DELETE;
+	take_new(row, relation, message, decoder);
+	take_old(row, relation, message, decoder);
+	error_context_stack = callback.previous;
+}
