@@ -401,7 +401,7 @@ REVOKE ALL ON FUNCTION
 	trucker.alter_truck(text, regclass[], text, text, jsonb),
 	trucker.drop_truck(text), trucker.start(text), trucker.stop(text),
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
-	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
+	trucker.generated_sql(text), trucker.fdw_validator(text[], oid),
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid)
