@@ -102,6 +102,9 @@ RESET ROLE;
 -- the input is always this database
 SELECT refusal($$SELECT trucker.create_truck('t', '{connection_input}', 'SELECT 1', options => '{"input_connection": "warehouse"}')$$);
 
+-- quarantine is here, the position there
+SELECT refusal($$SELECT trucker.create_truck('t', '{connection_input}', 'SELECT 1', output_connection => 'warehouse', options => '{"on_error": "quarantine"}')$$);
+
 -- a server that a truck writes to stays, and keeps its name
 DROP USER MAPPING FOR regress_trucker_user SERVER warehouse;
 SELECT refusal('DROP SERVER warehouse');

@@ -292,6 +292,13 @@ trucker_truck_check_output(const TruckerTruck *truck)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("output_sql and the option \"output_table\" of a truck exclude each other"),
 				 errhint("Leave out one of them; in alter_truck(), output_sql => '' means none.")));
+	if (truck->on_error == TRUCKER_ON_ERROR_QUARANTINE && strcmp(truck->connection, TRUCKER_CONNECTION_LOCAL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the option \"on_error\": \"quarantine\" is for trucks that write to this database"),
+				 errdetail("What is put into quarantine here and the position at connection \"%s\" could not be committed at once.",
+						   truck->connection),
+				 errhint("Use \"retry\" or \"stop\"; trucker.skip() passes over a source transaction.")));
 	if (truck->output_table && truck->mirror && truck->inserts_only)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -79,7 +79,7 @@ for ((i = 1; i <= repetitions; i++)); do
 					COMMIT;
 				END LOOP;
 			END \$\$"
-		sql "SET synchronous_commit = off; CALL load()"
+		PGOPTIONS="-c synchronous_commit=off" sql "CALL load()"
 		for truck in here there; do
 			started=$EPOCHREALTIME
 			sql "SET client_min_messages = error; SELECT trucker.start('$truck')" >/dev/null

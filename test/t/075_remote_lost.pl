@@ -106,6 +106,15 @@ lost($source, 'went back in time', 'somebody has changed the position');
 is($target->safe_psql('postgres', q{SELECT count(*) FROM log WHERE v = 'not now'}), '0', 'nothing was written');
 resync($source);
 
+# A source transaction that cannot be applied there is skipped.
+$target->safe_psql('postgres', q{ALTER TABLE log ADD CONSTRAINT no_skip CHECK (v <> 'skip me')});
+$source->safe_psql('postgres', q{INSERT INTO entry (v) VALUES ('before'); INSERT INTO entry (v) VALUES ('skip me'); INSERT INTO entry (v) VALUES ('after')});
+ok($source->poll_query_until('postgres', q{SELECT failed_lsn IS NOT NULL AND last_error ~ '^23514' FROM trucker.status WHERE truck = 'log'}), 'a source transaction that fails there');
+$source->safe_psql('postgres', q{SELECT trucker.skip('log', (SELECT failed_lsn FROM trucker.status WHERE truck = 'log'))});
+ok(caught_up($source, 'log'), 'is skipped');
+same_remote($source, q{SELECT * FROM entry WHERE v <> 'skip me'}, $target, 'TABLE log', 'and the others are there, once');
+$target->safe_psql('postgres', 'ALTER TABLE log DROP CONSTRAINT no_skip');
+
 # ----
 # This very database
 # ----
