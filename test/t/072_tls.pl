@@ -154,7 +154,7 @@ foreach (1 .. 3)
 is($target->safe_psql('postgres', $session), $pid, 'one session serves many batches');
 
 # The server's certificate is changed under it.
-foreach my $case ([ 'elsewhere', qr/does not match host name/ ], [ 'expired', qr/certificate verify failed/ ], [ 'server', undef ])
+foreach my $case ([ 'elsewhere', 'does not match host name' ], [ 'expired', 'certificate verify failed' ], [ 'server', undef ])
 {
 	my ($certificate, $error) = @$case;
 
@@ -165,8 +165,9 @@ foreach my $case ([ 'elsewhere', qr/does not match host name/ ], [ 'expired', qr
 	if ($error)
 	{
 		ok(wait_state($source, 't', 'retrying'), "certificate: $certificate");
-		ok($source->poll_query_until('postgres', q{SELECT last_error LIKE '08001: could not connect%' FROM trucker.status}), 'the error is kept');
-		like($source->safe_psql('postgres', 'SELECT last_error FROM trucker.status'), $error, 'and says why');
+		# the first errors may still be those of the old certificate's end
+		ok($source->poll_query_until('postgres', "SELECT last_error ~ '^08001: could not connect.*$error' FROM trucker.status"), 'the error says why')
+		  or diag $source->safe_psql('postgres', 'SELECT last_error FROM trucker.status');
 	}
 	else
 	{
