@@ -13,7 +13,9 @@ set -euo pipefail
 
 debian_pg_config=/usr/lib/postgresql/15/bin/pg_config
 
-tools="gcc libc6-dev make perl libipc-run-perl libyaml-dev openssl pgbouncer"
+tools="gcc libc6-dev make perl libipc-run-perl libyaml-dev openssl"
+# wanted as a program; the package would also run it as a service
+no_service="pgbouncer"
 server="postgresql-15 postgresql-server-dev-15 postgresql-15-wal2json libpq-dev"
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
@@ -34,7 +36,8 @@ missing=
 for package in $wanted; do
 	is_installed "$package" || missing="$missing $package"
 done
-[ -n "$missing" ] || exit 0
+is_installed "$no_service" && no_service=
+[ -n "$missing$no_service" ] || exit 0
 
 # Headers must not be newer than the server that loads what is built with them.
 case $missing in
@@ -46,7 +49,7 @@ if [ "$(id -u)" -eq 0 ]; then
 elif command -v sudo >/dev/null; then
 	as_root() { sudo "$@"; }
 else
-	echo "setup.sh: missing packages:$missing" >&2
+	echo "setup.sh: missing packages:$missing $no_service" >&2
 	echo "setup.sh: run as root, or as a user who may sudo" >&2
 	exit 1
 fi
@@ -55,11 +58,14 @@ conf_dir=/etc/postgresql-common/createcluster.d
 conf=$conf_dir/trucker-setup.conf
 made_conf=
 made_conf_dir=
+policy=/usr/sbin/policy-rc.d
+made_policy=
 log=
 
 cleanup() {
 	[ -z "$log" ] || rm -f "$log"
 	[ -z "$made_conf" ] || as_root rm -f "$conf"
+	[ -z "$made_policy" ] || as_root rm -f "$policy"
 	[ -z "$made_conf_dir" ] || as_root rmdir --ignore-fail-on-non-empty "$conf_dir"
 }
 trap cleanup EXIT
@@ -79,7 +85,16 @@ apt_get() {
 		exit 1
 	}
 }
-echo "== installing:$missing"
+echo "== installing:$missing $no_service"
 apt_get update
 # shellcheck disable=SC2086
-apt_get install -y --no-install-recommends $missing
+[ -z "$missing" ] || apt_get install -y --no-install-recommends $missing
+if [ -n "$no_service" ]; then
+	if [ ! -e "$policy" ]; then
+		made_policy=1
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+		as_root chmod 755 "$policy"
+	fi
+	apt_get install -y --no-install-recommends "$no_service"
+	as_root update-rc.d "$no_service" disable >/dev/null 2>&1 || true
+fi
