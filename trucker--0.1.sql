@@ -388,7 +388,9 @@ SELECT t.name AS truck,
 			WHEN w.state = 'backfill' AND w.pid = v.pid THEN 'its turn (trucker.max_backfills)'
 			WHEN w.state = 'creating slot' THEN trucker.waiting_for(w.walsender_pid)
 			WHEN w.pid IS NOT NULL THEN trucker.waiting_for(w.pid) END AS waiting_for,
-	   coalesce(u.reason, s.last_error) AS last_error,
+	   -- an error of the truck's SQL may show values of rows
+	   coalesce(u.reason, CASE WHEN s.lost OR pg_catalog.pg_has_role(t.owner, 'USAGE') THEN s.last_error
+							   ELSE pg_catalog.left(s.last_error, 5) END) AS last_error,
 	   coalesce(u.since, s.last_error_at) AS last_error_at,
 	   CASE WHEN s.failed_lsn >= coalesce(greatest(w.applied_lsn, p.lsn, s.applied_lsn), '0/0') THEN s.failed_lsn END AS failed_lsn,
 	   (SELECT count(*) FROM trucker.quarantined_change c WHERE c.truck_id = t.id) AS quarantined,

@@ -61,6 +61,22 @@ SELECT mapping($$user 'u', password 'x', password_file '/x'$$);
 SELECT server($$sslmode 'verify-ca'$$);
 SELECT server($$sslmode 'disable', sslrootcert '/x'$$);
 SELECT mapping($$user 'u', sslcert '/x'$$);
+SELECT server($$host 'a,b', port '1,2,3'$$);
+SELECT server($$host 'a,b', port '1,2'$$);
+DROP SERVER s;
+SELECT server($$host 'a,b', hostaddr '127.0.0.1'$$);
+SELECT server($$ssl_min_protocol_version 'TLSv1.3', ssl_max_protocol_version 'TLSv1.2'$$);
+
+-- values that libpq would not take
+SELECT server($$port 'abc'$$);
+SELECT server($$port '70000'$$);
+SELECT server($$port '1,'$$);
+SELECT server($$target_session_attrs 'foo'$$);
+SELECT server($$channel_binding 'foo'$$);
+SELECT server($$ssl_min_protocol_version 'TLSv2'$$);
+SELECT server($$keepalives '2'$$);
+SELECT server($$sslrootcert 'root.crt'$$);
+SELECT server($$position_schema 'pg_catalog'$$);
 SELECT refusal($$ALTER SERVER warehouse OPTIONS (DROP sslrootcert)$$);
 SELECT refusal($$ALTER SERVER warehouse OPTIONS (SET sslmode 'disable')$$);
 

@@ -25,6 +25,7 @@
  */
 #include "trucker.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -260,13 +261,14 @@ read_password_file(const TruckerConnection *connection, const char *path)
 {
 	char		buffer[MAX_PASSWORD_FILE + 1];
 	struct stat st;
-	FILE	   *file = AllocateFile(path, "r");
-	size_t		len = 0;
+	/* opening a pipe would wait for who writes it */
+	int			file = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
+	ssize_t		len = 0;
 
-	if (file && fstat(fileno(file), &st) == 0 && S_ISREG(st.st_mode))
-		len = fread(buffer, 1, sizeof(buffer), file);
-	if (file)
-		FreeFile(file);
+	if (file >= 0 && fstat(file, &st) == 0 && S_ISREG(st.st_mode))
+		len = Max(read(file, buffer, sizeof(buffer)), 0);
+	if (file >= 0)
+		CloseTransientFile(file);
 	while (len > 0 && len < sizeof(buffer) && (buffer[len - 1] == '\n' || buffer[len - 1] == '\r'))
 		len--;
 	if (len == 0 || len == sizeof(buffer) || memchr(buffer, '\0', len))

@@ -102,7 +102,7 @@ valid_options_hint(const char *name, int where)
 		if (strlen(name) >= NAMEDATALEN)
 			continue;
 		d = varstr_levenshtein(name, strlen(name), option->name, strlen(option->name), 1, 1, 1, true);
-		if (d < distance)
+		if (d < distance && d <= (int) strlen(name) / 2)
 		{
 			distance = d;
 			closest = option->name;
@@ -166,11 +166,67 @@ check_word(const char *name, const char *value, const char *const *words, const 
 	raise_value(name, psprintf("one of %s", list));
 }
 
+/* Options whose value is one of a few words. */
+static const struct
+{
+	const char *name;
+	const char *words[8];
+	const char *list;
+}			choices[] = {
+	{"adapter", {"postgres"}, "postgres"},
+	{"sslmode", {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+	"disable, allow, prefer, require, verify-ca, verify-full"},
+	{"channel_binding", {"disable", "prefer", "require"}, "disable, prefer, require"},
+	{"gssencmode", {"disable", "prefer", "require"}, "disable, prefer, require"},
+	{"target_session_attrs", {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+	"any, read-write, read-only, primary, standby, prefer-standby"},
+	{"ssl_min_protocol_version", {"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}, "TLSv1, TLSv1.1, TLSv1.2, TLSv1.3"},
+	{"ssl_max_protocol_version", {"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}, "TLSv1, TLSv1.1, TLSv1.2, TLSv1.3"},
+	{"keepalives", {"0", "1"}, "0, 1"},
+	{"sslsni", {"0", "1"}, "0, 1"},
+};
+
+static int
+count_items(const char *list)
+{
+	int			n = 1;
+
+	for (; *list != '\0'; list++)
+		n += *list == ',' ? 1 : 0;
+	return n;
+}
+
+/* One port, or a list of them. */
+static void
+check_ports(const char *name, const char *value)
+{
+	const char *p = value;
+
+	for (int n = count_items(value); n > 0; n--)
+	{
+		char	   *end;
+		long		port = strtol(p, &end, 10);
+
+		if (end == p || (*end != ',' && *end != '\0') || port < 1 || port > 65535)
+			raise_value(name, "a number from 1 to 65535, or several separated by commas");
+		p = end + 1;
+	}
+}
+
+static bool
+is_path_option(const char *name)
+{
+	static const char *const paths[] = {"password_file", "passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir"};
+
+	for (int i = 0; i < lengthof(paths); i++)
+		if (strcmp(name, paths[i]) == 0)
+			return true;
+	return false;
+}
+
 static void
 check_value(DefElem *def)
 {
-	static const char *const sslmodes[] = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full", NULL};
-	static const char *const adapters[] = {"postgres", NULL};
 	const char *name = def->defname;
 	const char *value = defGetString(def);
 
@@ -179,21 +235,22 @@ check_value(DefElem *def)
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("option \"%s\" is empty", name),
 				 errhint("Leave it out, or give it a value.")));
-	if (strcmp(name, "adapter") == 0)
-		check_word(name, value, adapters, "postgres");
-	else if (strcmp(name, "sslmode") == 0)
-		check_word(name, value, sslmodes, "disable, allow, prefer, require, verify-ca, verify-full");
-	else if (strcmp(name, "connect_timeout") == 0)
+	for (int i = 0; i < lengthof(choices); i++)
+		if (strcmp(name, choices[i].name) == 0)
+			check_word(name, value, choices[i].words, choices[i].list);
+	if (strcmp(name, "connect_timeout") == 0)
 		check_number(name, value, 1);
+	else if (strcmp(name, "port") == 0)
+		check_ports(name, value);
 	else if (strcmp(name, "statement_timeout") == 0 || strcmp(name, "lock_timeout") == 0 ||
-			 strcmp(name, "tcp_user_timeout") == 0 || strcmp(name, "keepalives") == 0 ||
+			 strcmp(name, "tcp_user_timeout") == 0 ||
 			 strcmp(name, "keepalives_idle") == 0 || strcmp(name, "keepalives_interval") == 0 ||
 			 strcmp(name, "keepalives_count") == 0)
 		check_number(name, value, 0);
-	else if (strcmp(name, "password_file") == 0 && !is_absolute_path(value))
+	else if (is_path_option(name) && !is_absolute_path(value))
 		raise_value(name, "an absolute path");
-	else if (strcmp(name, "position_schema") == 0 && strlen(value) >= NAMEDATALEN)
-		raise_value(name, psprintf("a name of 1 to %d bytes", NAMEDATALEN - 1));
+	else if (strcmp(name, "position_schema") == 0 && (strlen(value) >= NAMEDATALEN || strncmp(value, "pg_", 3) == 0))
+		raise_value(name, psprintf("a name of 1 to %d bytes that does not begin with \"pg_\"", NAMEDATALEN - 1));
 	else if (strcmp(name, "password_required") == 0 && !defGetBoolean(def) && !superuser())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -231,6 +288,22 @@ check_together(List *options)
 	const char *sslmode = value_of(options, "sslmode");
 	static const char *const tls[] = {"sslrootcert", "sslcrl", "sslcrldir", "sslcert", "sslkey"};
 
+	const char *host = value_of(options, "host");
+	const char *hostaddr = value_of(options, "hostaddr");
+	const char *port = value_of(options, "port");
+	const char *min = value_of(options, "ssl_min_protocol_version");
+	const char *max = value_of(options, "ssl_max_protocol_version");
+
+	if (host && hostaddr && count_items(host) != count_items(hostaddr))
+		raise_contradiction("options \"host\" and \"hostaddr\" have different numbers of entries",
+							"Each address belongs to the host at the same place.", "Give as many of one as of the other.");
+	if (port && count_items(port) > 1 && count_items(port) != (host || hostaddr ? count_items(host ? host : hostaddr) : 1))
+		raise_contradiction("options \"host\" and \"port\" have different numbers of entries",
+							"Each port belongs to the host at the same place.", "Give one port for all, or one for each.");
+	/* their names are in the order of the versions */
+	if (min && max && strcmp(min, max) > 0)
+		raise_contradiction("option \"ssl_min_protocol_version\" is beyond \"ssl_max_protocol_version\"",
+							"No version of TLS is left.", "Leave out one of them.");
 	if (value_of(options, "password") && value_of(options, "password_file"))
 		raise_contradiction("options \"password\" and \"password_file\" exclude each other",
 							"Both say what the password is.", "Leave out one of them.");

@@ -174,18 +174,18 @@ send_statement(TruckerRemote *remote, RemotePlan *plan, RemoteStatement *stateme
 	{
 		trucker_remote_sent(remote, PQsendQueryParams(pg, statement->params_sql, n, plan->shape->param_types,
 									   (const char *const *) params, NULL, NULL, 0),
-			 TRUCKER_EXPECT_ANYTHING, statement->params_sql, bytes);
+			 TRUCKER_EXPECT_ANYTHING, statement->raw, bytes);
 		return;
 	}
 	if (statement->session != remote->session)
 	{
 		snprintf(statement->name, NAMEDATALEN, "trucker_%d", ++remote->names);
 		trucker_remote_sent(remote, PQsendPrepare(pg, statement->name, statement->params_sql, n, plan->shape->param_types),
-			 TRUCKER_EXPECT_ANYTHING, statement->params_sql, 0);
+			 TRUCKER_EXPECT_ANYTHING, statement->raw, 0);
 		statement->session = remote->session;
 	}
 	trucker_remote_sent(remote, PQsendQueryPrepared(pg, statement->name, n, (const char *const *) params, NULL, NULL, 0),
-		 TRUCKER_EXPECT_ANYTHING, statement->params_sql, bytes);
+		 TRUCKER_EXPECT_ANYTHING, statement->raw, bytes);
 }
 
 /* ----
@@ -288,7 +288,8 @@ execute_large(TruckerRemote *remote, RemotePlan *plan, const TruckerRows *rows)
 	copy_rows(remote, plan, rows);
 	trucker_remote_enter_pipeline(remote);
 	for (int i = 0; i < plan->n; i++)
-		trucker_remote_send(remote, plan->statements[i].table_sql, TRUCKER_EXPECT_ANYTHING);
+		trucker_remote_sent(remote, PQsendQueryParams(remote->conn->pg, plan->statements[i].table_sql, 0, NULL, NULL, NULL, NULL, 0),
+			 TRUCKER_EXPECT_ANYTHING, plan->statements[i].raw, strlen(plan->statements[i].table_sql));
 	/* the next run may want the table */
 	trucker_remote_sync(remote);
 }
@@ -417,6 +418,20 @@ begin_checks(TruckerRemote *remote)
 				 errhint("GRANT TEMPORARY on the database there.")));
 }
 
+static char *
+explain_sql(const char *name, int nparams)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "EXPLAIN EXECUTE %s", name);
+	for (int i = 0; i < nparams; i++)
+		appendStringInfoString(&sql, i == 0 ? " (NULL" : ", NULL");
+	if (nparams > 0)
+		appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
 static List *
 remote_check(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 {
@@ -430,9 +445,14 @@ remote_check(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 	{
 		RemoteStatement *statement = &plan->statements[i];
 
-		trucker_remote_sent(remote, PQsendPrepare(remote->conn->pg, "", statement->params_sql,
-								   statement->reads_rows ? plan->shape->nparams : 0, plan->shape->param_types),
-			 TRUCKER_EXPECT_ANYTHING, statement->params_sql, 0);
+		int			nparams = statement->reads_rows ? plan->shape->nparams : 0;
+		char	   *name = psprintf("trucker_check_%d", ++remote->names);
+
+		trucker_remote_sent(remote, PQsendPrepare(remote->conn->pg, name, statement->params_sql, nparams, plan->shape->param_types),
+			 TRUCKER_EXPECT_ANYTHING, statement->raw, 0);
+		/* which also looks whether the user there may do what the plan does */
+		trucker_remote_sent(remote, PQsendQueryParams(remote->conn->pg, explain_sql(name, nparams), 0, NULL, NULL, NULL, NULL, 0),
+			 TRUCKER_EXPECT_ANYTHING, statement->raw, 0);
 	}
 	trucker_remote_leave_pipeline(remote);
 	MemoryContextSwitchTo(old);

@@ -283,6 +283,8 @@ trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 void
 trucker_pipeline_commit_aside(TruckerPipeline *pipeline)
 {
+	/* what is elsewhere is committed with the position, or not at all */
+	Assert(pipeline->output->routine->is_local);
 	trucker_pipeline_execute_collected(pipeline);
 	commit(pipeline);
 }

@@ -354,6 +354,9 @@ finish_batch(TruckerStream *stream)
 	if (stream->batch_started == 0)
 		return;
 	stream->batch_started = 0;
+	/* what came behind that keepalive has made it old news */
+	if (stream->idle_lsn < stream->batch_end)
+		stream->idle_lsn = InvalidXLogRecPtr;
 	if (stream->direct == NULL)
 		apply_to_all(stream);
 	else if (stream->direct->active &&
@@ -606,12 +609,32 @@ time_to_rest(const TruckerStream *stream)
 	return ms;
 }
 
+/* With no batch open, what the last keepalive said is true: nothing is pending before that LSN. */
+static void
+take_idle(TruckerStream *stream)
+{
+	XLogRecPtr	lsn = stream->idle_lsn;
+
+	if (XLogRecPtrIsInvalid(lsn) || stream->in_source || stream->batch_started != 0)
+		return;
+	stream->idle_lsn = InvalidXLogRecPtr;
+	trucker_tables_check_all(stream);
+	if (stream->read_until != 0 && lsn >= stream->read_until)
+	{
+		lsn = stream->read_until;
+		stream->pass_is_over = true;
+	}
+	if (stream->nactive > 0)
+		applied(stream, lsn, stream->sent_at);
+}
+
 /* Nothing more has arrived: close the batch, confirm, and wait. */
 static void
 rest(TruckerStream *stream)
 {
 	if (!stream->in_source)
 		finish_batch(stream);
+	take_idle(stream);
 	/* the next truck of a cascade need not wait for the WAL writer */
 	if (stream->batch_started == 0 && trucker_written_is_awaited())
 		XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
@@ -626,25 +649,20 @@ rest(TruckerStream *stream)
 	(void) trucker_conn_wait(stream->replication->conn, time_to_rest(stream));
 }
 
+/*
+ * A walsender that has caught up says so whenever it waits, so while we were busy many
+ * of these may have come between the source transactions.  They do not end a batch: what
+ * one says is taken over when no batch is open any more.
+ */
 static void
 handle_keepalive(TruckerStream *stream)
 {
 	TruckerReplication *rep = stream->replication;
-	XLogRecPtr	lsn = rep->sent_lsn;
 
 	stream->sent_at = rep->sent_at;
 	if (!stream->in_source)
-	{
-		finish_batch(stream);
-		trucker_tables_check_all(stream);
-		if (stream->read_until != 0 && lsn >= stream->read_until)
-		{
-			lsn = stream->read_until;
-			stream->pass_is_over = true;
-		}
-		if (stream->nactive > 0)
-			applied(stream, lsn, stream->sent_at);
-	}
+		stream->idle_lsn = rep->sent_lsn;
+	take_idle(stream);
 	trucker_receive_confirm(stream, rep->reply_requested);
 }
 

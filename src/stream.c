@@ -187,6 +187,7 @@ end_pass(TruckerStream *stream)
 	stream->in_source = false;
 	stream->pass_is_over = false;
 	stream->batch_started = 0;
+	stream->idle_lsn = InvalidXLogRecPtr;
 	trucker_worker_set_walsender(0);
 	MemoryContextSwitchTo(stream->context);
 	/* closes the replication connection */

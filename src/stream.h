@@ -77,6 +77,7 @@ typedef struct TruckerStream
 	TruckerMember *direct;		/* the only active one: takes changes as they arrive */
 	TimestampTz batch_started;	/* 0: no batch is open */
 	XLogRecPtr	batch_end;		/* end of the last whole source transaction in it */
+	XLogRecPtr	idle_lsn;		/* the walsender had no more before it; 0: taken over */
 	XLogRecPtr	applied;		/* all before it is applied by all active trucks */
 	TimestampTz sent_at;
 	TimestampTz confirmed_at;

@@ -297,6 +297,7 @@ is(as('ann', 'SELECT truck, new FROM trucker.quarantine'), 'mine|{"v": "13", "id
 is(as('deputy', 'SELECT count(*) FROM trucker.quarantine'), '1', 'and so does a member of the owner');
 is(as($_, 'SELECT count(*) FROM trucker.quarantine'), '0', "$_ does not") foreach qw(bob stats reader);
 is(as('stats', q{SELECT quarantined FROM trucker.status WHERE truck = 'mine'}), '1', 'pg_read_all_stats sees how many there are');
+is(as('stats', q{SELECT last_error ~ '^[0-9A-Z]{5}$' FROM trucker.status WHERE truck = 'mine'}), 't', 'and of the error, which may show values, the SQLSTATE');
 is(as('reader', 'SELECT count(*) FROM trucker.quarantined_change'), '0', 'pg_read_all_data sees no rows of the table');
 foreach my $call ("retry_quarantined($hers)", "discard_quarantined($hers)")
 {
