@@ -29,6 +29,7 @@ struct TruckerColumns
 	Oid			relid;
 	MemoryContext context;		/* of what follows, reset when it is read anew */
 	uint64		alterations;	/* read as of that many; 0: to be read */
+	bool		forgotten;		/* what was found was not true; if the batch has been rolled back it is still there */
 	int			nspans;			/* 0: nothing is known */
 	TruckerColumnSpan *spans;	/* the oldest first */
 };
@@ -89,7 +90,7 @@ trucker_columns_create(Oid relid)
 void
 trucker_columns_begin(TruckerColumns *columns)
 {
-	if (columns->alterations != alterations_of(columns->relid))
+	if (columns->forgotten || columns->alterations != alterations_of(columns->relid))
 		columns->alterations = 0;
 }
 
@@ -171,6 +172,7 @@ read_columns(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
 
 	MemoryContextReset(columns->context);
 	columns->nspans = 0;
+	columns->forgotten = false;
 	columns->alterations = alterations_of(columns->relid);
 	known = trucker_state_columns(truck_id, columns->relid);
 	n = list_length(known);
@@ -187,6 +189,7 @@ read_columns(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
 	{
 		/* the next ALTER TABLE will write down what it finds as of then, and not before */
 		trucker_state_forget_columns(truck_id, columns->relid);
+		columns->forgotten = true;
 		return;
 	}
 	for (int i = 0; i < n - 1; i++)
@@ -209,6 +212,14 @@ trucker_columns_at(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc
 		if (columns->spans[i].lsn <= lsn)
 			return columns->spans[i].ncolumns > 0 ? &columns->spans[i] : NULL;
 	return NULL;
+}
+
+/* Read what is known now, in a batch that has opened the table; and forget what is not true. */
+void
+trucker_columns_check(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
+{
+	columns->alterations = 0;
+	(void) trucker_columns_at(columns, truck_id, desc, InvalidXLogRecPtr);
 }
 
 /* Are there any that the table does not have now?  They may be of no use any more. */

@@ -38,6 +38,7 @@ extern TruckerColumns *trucker_columns_create(Oid relid);
 extern void trucker_columns_begin(TruckerColumns *columns);
 extern const TruckerColumnSpan *trucker_columns_at(TruckerColumns *columns, const pg_uuid_t *truck_id,
 												   TupleDesc desc, XLogRecPtr lsn);
+extern void trucker_columns_check(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc);
 extern bool trucker_columns_have_old(const TruckerColumns *columns);
 extern const TruckerColumnThen *trucker_columns_find(const TruckerColumnSpan *then, const char *name, int *hint);
 extern bool trucker_columns_were_defaulted(const TruckerColumnSpan *then, AttrNumber attnum);
