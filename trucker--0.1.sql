@@ -94,10 +94,12 @@ CREATE TABLE trucker.input_table (
 	table_name  text,			-- NULL: from here on no part of the input; or, with a schema, it lacks a replica identity
 	named_lsn   pg_lsn NOT NULL DEFAULT '0/0',
 	named_by    xid8,			-- a transaction that did it without a lock on the table: for all others it holds from its commit on
-	commit_lsn  pg_lsn			-- that commit's; NULL: not known yet
+	commit_lsn  pg_lsn,			-- that commit's; NULL: not known yet
+	columns     text[],			-- of the input itself, from here on, as trucker.input_columns() tells; NULL: not known
+	defaulted   int2[]			-- attnums of those that had a default of some kind
 );							-- an input that was added by alter_truck has no row until it is loaded
 COMMENT ON TABLE trucker.input_table IS
-'what input tables and their partitions were called at which point of the WAL; not dumped';
+'what input tables and their partitions were called, and what columns they had, at which point of the WAL; not dumped';
 
 -- DDL on input tables is told of in the WAL, by a logical message with this prefix,
 -- of which nobody else can know: messages of other prefixes are filtered out.
@@ -323,6 +325,25 @@ END;
 COMMENT ON FUNCTION trucker.input_parts(oid) IS
 'the tables that an input table consists of: itself and, if it is partitioned, its partitions at any depth';
 
+-- a column is: attnum, type, is it bytea or a domain over it, name
+CREATE FUNCTION trucker.input_columns(input oid, OUT columns text[], OUT defaulted int2[])
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	SELECT array_agg(concat_ws(' ', a.attnum, a.atttypid, b.is_bytea::int, a.attname) ORDER BY a.attnum),
+		   array_agg(a.attnum) FILTER (WHERE a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL)
+	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+	CROSS JOIN LATERAL (SELECT t.oid = 'bytea'::regtype OR t.typtype = 'd' AND EXISTS (
+		WITH RECURSIVE below(type) AS (
+			SELECT t.typbasetype
+			UNION ALL
+			SELECT d.typbasetype FROM below JOIN pg_type d ON d.oid = below.type AND d.typtype = 'd'
+		)
+		SELECT FROM below WHERE type = 'bytea'::regtype) AS is_bytea) b
+	WHERE a.attrelid = input_columns.input AND a.attnum > 0 AND NOT a.attisdropped;
+END;
+COMMENT ON FUNCTION trucker.input_columns(oid) IS
+'the columns of an input table as trucker.input_table keeps them';
+
 CREATE FUNCTION trucker.decode_wal2json(
 	message text,
 	OUT n integer, OUT operation text, OUT schema_name text, OUT table_name text, OUT xid bigint,
@@ -471,7 +492,7 @@ REVOKE ALL ON FUNCTION
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
-	trucker.skip(text, pg_lsn), trucker.input_parts(oid),
+	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
 	trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
 FROM PUBLIC;

@@ -158,6 +158,13 @@ load(TruckerMember *member, void *arg)
 		((TruckerInputName *) lfirst(lc))->from_lsn = stream->read_until;
 	trucker_stop_point("added tables: read");
 	trucker_state_set_added(member->truck, names);
+	/* the names and columns are those of the snapshot; a table may have been altered before it was locked */
+	foreach(lc, member->unloaded)
+	{
+		TruckerInput *input = trucker_pipeline_input(pipeline, lfirst_oid(lc));
+
+		trucker_columns_check(input->columns, &member->truck_id, RelationGetDescr(input->rel));
+	}
 	forget_quarantined(member);
 	trucker_stop_point("added tables: loaded");
 	MemoryContextSwitchTo(old);

@@ -40,7 +40,8 @@ read_keys(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *
 		input->hasher = trucker_key_hasher_create(input->rel);
 		MemoryContextSwitchTo(old);
 	}
-	trucker_key_hasher_read(input->hasher, pipeline->xid, trucker_pipeline_part(input, message), message,
+	trucker_key_hasher_read(input->hasher, pipeline->xid, trucker_pipeline_part(input, message),
+							trucker_pipeline_columns(pipeline, input, message), message,
 							pipeline->decoder, keys);
 }
 

@@ -31,12 +31,14 @@
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "backfill.h"
 #include "check.h"
+#include "deadlock.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
@@ -167,6 +169,11 @@ record_slot(TruckerStream *stream, List *members, char *slot_name)
 		TruckerMember *member = lfirst(lc);
 		MemoryContext old = MemoryContextSwitchTo(member->context);
 
+		/* who alters one now must see what is written here, or be seen */
+		trucker_give_way_in_deadlocks(true);
+		for (int i = 0; i < member->truck->ninputs; i++)
+			LockRelationOid(member->truck->inputs[i], AccessShareLock);
+		trucker_give_way_in_deadlocks(false);
 		member->names = trucker_state_current_names(member->truck, trucker_tables_inputs(member->truck));
 		MemoryContextSwitchTo(old);
 		trucker_state_set_input_names(&member->truck_id, member->names);

@@ -64,8 +64,8 @@ static List *signals_at_commit = NIL;
 static List *pokes_at_commit = NIL;
 static List *closing_databases = NIL;
 
-/* where the WAL stood when the statement being executed, or one around it, altered its first table; 0: none yet */
-static XLogRecPtr altered_lsn = InvalidXLogRecPtr;
+/* by the statement being executed, or one around it; tables also by one that has failed */
+static TruckerAltered altered;
 /* DROP EXTENSION trucker is being executed: foreign servers may go, too */
 static bool dropping_trucker = false;
 
@@ -183,7 +183,7 @@ static void
 subxact_callback(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		altered_lsn = InvalidXLogRecPtr;
+		altered.lsn = InvalidXLogRecPtr;
 }
 
 /* A session that ends without ending its transaction. */
@@ -235,6 +235,30 @@ quiesce(Oid database)
 										  TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline));
 }
 
+/*
+ * A statement holds its lock on the table now, and nobody can write the table before its
+ * end; but for the statement's own event triggers.
+ */
+static void
+note_altered(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id)
+{
+	bool		is_column = class_id == RelationRelationId && sub_id > 0;
+
+	if (!(access == OAT_POST_ALTER || access == OAT_POST_CREATE || (access == OAT_DROP && is_column)) ||
+		!(class_id == RelationRelationId || class_id == NamespaceRelationId) || RecoveryInProgress())
+		return;
+	if (XLogRecPtrIsInvalid(altered.lsn))
+		altered.lsn = GetXLogInsertRecPtr();
+	if (!is_column || altered.ntables > TRUCKER_MAX_ALTERED)
+		return;
+	for (int i = 0; i < altered.ntables; i++)
+		if (altered.tables[i] == object_id)
+			return;
+	if (altered.ntables < TRUCKER_MAX_ALTERED)
+		altered.tables[altered.ntables] = object_id;
+	altered.ntables++;
+}
+
 static void
 object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
@@ -242,13 +266,7 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 		prev_object_access_hook(access, class_id, object_id, sub_id, arg);
 	if (access == OAT_TRUNCATE && trucker_written_in_batch())
 		trucker_written_note(object_id);
-	/*
-	 * The statement holds its lock on the table now, and nobody can write the table
-	 * before its end; but for the statement's own event triggers.
-	 */
-	if ((access == OAT_POST_ALTER || access == OAT_POST_CREATE) && XLogRecPtrIsInvalid(altered_lsn) &&
-		(class_id == RelationRelationId || class_id == NamespaceRelationId) && !RecoveryInProgress())
-		altered_lsn = GetXLogInsertRecPtr();
+	note_altered(access, class_id, object_id, sub_id);
 	if (access != OAT_DROP)
 		return;
 	if (class_id == DatabaseRelationId)
@@ -314,7 +332,8 @@ alters_tables(Node *node)
 				case OBJECT_EXTENSION:
 					return true;
 				default:
-					return false;
+					/* of a domain, or of a function that a column is generated with */
+					return ((DropStmt *) node)->behavior == DROP_CASCADE;
 			}
 		default:
 			return false;
@@ -328,9 +347,31 @@ renames_schema(Node *node)
 	return IsA(node, RenameStmt) && ((RenameStmt *) node)->renameType == OBJECT_SCHEMA;
 }
 
+/* Has it added columns, and perhaps taken away again the default that they were filled from? */
+static bool
+loses_defaults(Node *node)
+{
+	bool		adds = false;
+	bool		sets = false;
+	ListCell   *lc;
+
+	if (!IsA(node, AlterTableStmt))
+		return false;
+	foreach(lc, ((AlterTableStmt *) node)->cmds)
+	{
+		AlterTableType type = lfirst_node(AlterTableCmd, lc)->subtype;
+
+		adds |= type == AT_AddColumn;
+		sets |= type == AT_ColumnDefault || type == AT_DropExpression || type == AT_DropIdentity;
+	}
+	return adds && sets;
+}
+
 static void
 look_at_inputs(Node *node)
 {
+	int			nlost;
+
 	/*
 	 * Our own script may be altering our own tables just now; or the library is newer
 	 * than they are.  The application's statement must not fail for that.
@@ -340,7 +381,9 @@ look_at_inputs(Node *node)
 		return;
 	CommandCounterIncrement();
 	/* what a truck's SQL does must be decoded as well */
-	if (trucker_ddl_note(altered_lsn, renames_schema(node), trucker_written_show) == 0)
+	nlost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
+	altered.ntables = 0;
+	if (nlost == 0)
 		return;
 	ereport(WARNING,
 			(errmsg("trucks that read this table cannot go on"),
@@ -384,8 +427,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 
 	/* an error has left it set */
 	if (context == PROCESS_UTILITY_TOPLEVEL)
-		altered_lsn = InvalidXLogRecPtr;
-	outer_lsn = altered_lsn;
+		memset(&altered, 0, sizeof(altered));
+	outer_lsn = altered.lsn;
 	if (drops_trucker(pstmt->utilityStmt))
 	{
 		quiesce(MyDatabaseId);
@@ -411,7 +454,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	PG_END_TRY();
 	if (alters_tables(pstmt->utilityStmt))
 		look_at_inputs(pstmt->utilityStmt);
-	altered_lsn = outer_lsn;
+	altered.lsn = outer_lsn;
 }
 
 static void

@@ -15,6 +15,10 @@
  * the renaming transaction commits: its rows say who it is, and the streams that come
  * to its commit note where that is.)
  *
+ * The same holds of the columns of an input, which columns.c finds; partitions have
+ * those of the whole.  Nothing needs to be read again for these: only the statement's
+ * rows must be there before its changes are applied.
+ *
  * So the statement's own transaction compares what the catalog says now with what
  * trucker.input_table says, and inserts rows for what differs.  An insert neither
  * waits for anybody nor fails, and a rollback takes it back.  tables.c finds a
@@ -48,8 +52,10 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "access/xlog.h"
 #include "replication/message.h"
 #include "storage/bufmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -125,6 +131,20 @@ static const char differences_sql[] =
 	"WHEN c.was_table IS NOT NULL AND NOT r.readable THEN 'has lost its replica identity' END AS trouble) x "
 	"WHERE NOT " TRUCKER_UNREADABLE ") d WHERE action IS NOT NULL";
 
+/*
+ * Of the tables $1 (null: all), those whose columns are not what trucker.input_table says
+ * last have these since $2.  With $3, each new one had a default.
+ */
+static const char columns_sql[] =
+	"WITH newest AS MATERIALIZED (SELECT DISTINCT ON (truck_id, relid) * FROM trucker.input_table "
+	"WHERE leaf = relid AND ($1 IS NULL OR relid = ANY ($1)) ORDER BY truck_id, relid, named_lsn DESC), "
+	"now AS MATERIALIZED (SELECT i.relid, c.columns, CASE WHEN $3 THEN "
+	"(SELECT array_agg(attnum) FROM pg_attribute WHERE attrelid = i.relid AND attnum > 0) ELSE c.defaulted END AS defaulted "
+	"FROM (SELECT DISTINCT relid FROM newest) i CROSS JOIN LATERAL trucker.input_columns(i.relid) c) "
+	"INSERT INTO trucker.input_table (truck_id, relid, from_lsn, leaf, schema_name, table_name, named_lsn, columns, defaulted) "
+	"SELECT truck_id, relid, from_lsn, leaf, schema_name, table_name, greatest($2, named_lsn + 1), n.columns, n.defaulted "
+	"FROM newest w JOIN now n USING (relid) WHERE n.columns <> w.columns OR (w.columns IS NULL AND n.columns IS NOT NULL)";
+
 static void *
 form_difference(HeapTuple tuple)
 {
@@ -166,6 +186,16 @@ nothing_is_read(void)
  * In an open access to the catalog; the list is in its result context.  Planning takes
  * longer than most executions, so the plan is kept.
  */
+static SPIPlanPtr
+prepare(const char *sql, int nargs, Oid *types)
+{
+	SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types, CURSOR_OPT_GENERIC_PLAN);
+
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare \"%s\"", sql);
+	return plan;
+}
+
 static List *
 find_differences(const TruckerCatalog *access, const pg_uuid_t *truck_id)
 {
@@ -178,13 +208,7 @@ find_differences(const TruckerCatalog *access, const pg_uuid_t *truck_id)
 	/* estimates are high, rows few: compiling would take many times longer than the query */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (plan == NULL)
-	{
-		SPIPlanPtr	prepared = SPI_prepare_cursor(differences_sql, 1, &type, CURSOR_OPT_GENERIC_PLAN);
-
-		if (prepared == NULL || SPI_keepplan(prepared) != 0)
-			elog(ERROR, "could not prepare \"%s\"", differences_sql);
-		plan = prepared;
-	}
+		plan = prepare(differences_sql, 1, &type);
 	if (SPI_execute_plan(plan, &value, truck_id ? NULL : "n", false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result of \"%s\"", differences_sql);
 	old = MemoryContextSwitchTo(access->result_context);
@@ -247,9 +271,30 @@ insert_name(const Difference *difference, XLogRecPtr lsn, bool unlocked)
 	has_schema ? ' ' : 'n', has_table ? ' ' : 'n', ' ', ' ', '\0'};
 
 	trucker_catalog_execute("INSERT INTO trucker.input_table "
-							"(truck_id, relid, from_lsn, leaf, schema_name, table_name, named_lsn, named_by) "
-							"VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN pg_current_xact_id() END)",
+							"(truck_id, relid, from_lsn, leaf, schema_name, table_name, named_lsn, named_by, columns, defaulted) "
+							"SELECT $1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN pg_current_xact_id() END, c.columns, c.defaulted "
+							"FROM trucker.input_columns(CASE WHEN $4 = $2 THEN $2 END) c",
 							8, types, values, nulls, SPI_OK_INSERT);
+}
+
+/* The columns of these tables may be others now.  After the names. */
+static void
+note_columns(const TruckerAltered *altered, bool defaults_lost)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {OIDARRAYOID, PG_LSNOID, BOOLOID};
+	int			ntables = Min(altered->ntables, TRUCKER_MAX_ALTERED);
+	Datum		elements[TRUCKER_MAX_ALTERED];
+	Datum		values[] = {(Datum) 0, LSNGetDatum(XLogRecPtrIsInvalid(altered->lsn) ? GetXLogInsertRecPtr() : altered->lsn),
+	BoolGetDatum(defaults_lost)};
+
+	for (int i = 0; i < ntables; i++)
+		elements[i] = ObjectIdGetDatum(altered->tables[i]);
+	values[0] = PointerGetDatum(construct_array(elements, ntables, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	if (plan == NULL)
+		plan = prepare(columns_sql, lengthof(types), types);
+	if (SPI_execute_plan(plan, values, altered->ntables > ntables ? "n  " : NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "unexpected result of \"%s\"", columns_sql);
 }
 
 /* Tell the streams, at this point of the WAL, which inputs (Oid) are concerned. */
@@ -281,14 +326,13 @@ trucker_ddl_parse(const char *content, List **relids)
 
 /*
  * In the transaction of a statement that may have altered input tables, after it and
- * a CommandCounterIncrement(): write down what it has done to them.  altered_lsn is
- * where the WAL stood when it had the lock on the first table that it altered, if
- * that is known.  Without a lock on the tables (a schema has been renamed): unlocked.
- * before_message() is called if there is something to tell the streams.  Returns how
- * many trucks it has cost.
+ * a CommandCounterIncrement(): write down what it has done to them.  Without a lock on
+ * the tables (a schema has been renamed): unlocked.  With defaults_lost, new columns may
+ * have been filled from a default that they have no more.  before_message() is called if
+ * there is something to tell the streams.  Returns how many trucks it has cost.
  */
 int
-trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (void))
+trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost, void (*before_message) (void))
 {
 	TruckerCatalog access;
 	List	   *differences;
@@ -319,8 +363,8 @@ trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (
 		before_message();
 		lsn = write_message(relids);
 	}
-	if (!XLogRecPtrIsInvalid(altered_lsn))
-		lsn = altered_lsn;
+	if (!XLogRecPtrIsInvalid(altered->lsn))
+		lsn = altered->lsn;
 	foreach(lc, differences)
 	{
 		Difference *difference = lfirst(lc);
@@ -335,6 +379,8 @@ trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (
 		if (difference->action == PENDING)
 			warnings = list_append_unique(warnings, makeString(difference->reason));
 	}
+	if (altered->ntables > 0)
+		note_columns(altered, defaults_lost);
 	trucker_catalog_end(&access);
 	foreach(lc, warnings)
 	{

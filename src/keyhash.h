@@ -21,7 +21,7 @@ typedef struct TruckerKeyHasher TruckerKeyHasher;
 /* in keyhash.c */
 extern TruckerKeyHasher *trucker_key_hasher_create(Relation rel);
 extern void trucker_key_hasher_read(TruckerKeyHasher *hasher, TransactionId xid, const TruckerPart *part,
-									const TruckerMessage *message, const TruckerDecoder *decoder,
-									TruckerRowKeys *keys);
+									const TruckerColumnSpan *then, const TruckerMessage *message,
+									const TruckerDecoder *decoder, TruckerRowKeys *keys);
 
 #endif							/* TRUCKER_KEYHASH_H */

@@ -61,7 +61,13 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
 	pipeline->ninputs = truck->ninputs;
 	pipeline->inputs = MemoryContextAllocZero(context, truck->ninputs * sizeof(TruckerInput));
 	for (int i = 0; i < truck->ninputs; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
 		pipeline->inputs[i].relid = truck->inputs[i];
+		pipeline->inputs[i].columns = trucker_columns_create(truck->inputs[i]);
+		MemoryContextSwitchTo(old);
+	}
 	pipeline->collected = MemoryContextAlloc(context, truck->ninputs * sizeof(TruckerInput *));
 	return pipeline;
 }
@@ -197,6 +203,7 @@ open_input(TruckerPipeline *pipeline, TruckerInput *input)
 	if (input->rel == NULL)
 		trucker_raise_dropped(pipeline->truck->name, input->relid);
 	trucker_check_input_rights(pipeline->truck, input->rel);
+	trucker_columns_begin(input->columns);
 	if (input->program == NULL ||
 		!trucker_relation_is_current(input->program->relation, input->rel))
 		compile(pipeline, input);

@@ -25,6 +25,7 @@ typedef struct TruckerInput
 	TruckerRow *row;
 	TruckerNet *net;			/* NULL: each change counts */
 	TruckerKeyHasher *hasher;	/* NULL: not needed yet */
+	TruckerColumns *columns;	/* that it has had */
 	TruckerParts *parts;		/* partitions whose changes have come; NULL: it has none */
 	XLogRecPtr	truncated_at;	/* the record that has truncated it, of which each partition tells as well */
 } TruckerInput;
@@ -86,6 +87,9 @@ extern void trucker_pipeline_error_context(void *arg);
 /* in pipeline_change.c */
 extern void trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *message);
 extern TruckerPart *trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message);
+extern const TruckerColumnSpan *trucker_pipeline_columns(TruckerPipeline *pipeline, TruckerInput *input,
+														 const TruckerMessage *message);
+extern bool trucker_pipeline_has_old_columns(const TruckerPipeline *pipeline);
 extern void trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid, const TruckerMessage *message);
 
 /* in pipeline_run.c */

@@ -166,6 +166,23 @@ trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message)
 	return trucker_parts_open(input->parts, input->program->relation, message->leaf);
 }
 
+/* The table's columns when the change was made; NULL: not known. */
+const TruckerColumnSpan *
+trucker_pipeline_columns(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
+{
+	return trucker_columns_at(input->columns, &pipeline->truck->id, RelationGetDescr(input->rel), message->lsn);
+}
+
+/* Are columns known that have been altered since? */
+bool
+trucker_pipeline_has_old_columns(const TruckerPipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->ninputs; i++)
+		if (trucker_columns_have_old(pipeline->inputs[i].columns))
+			return true;
+	return false;
+}
+
 /* One change of a row. */
 static void
 handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
@@ -174,7 +191,7 @@ handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage 
 
 	row->xid = pipeline->xid;
 	trucker_row_from_message(row, input->program->relation, trucker_pipeline_part(input, message),
-							 message, pipeline->decoder);
+							 trucker_pipeline_columns(pipeline, input, message), message, pipeline->decoder);
 	row->lsn = pipeline->commit_lsn;
 	row->committed_at = pipeline->committed_at;
 	check_key(input);

@@ -320,18 +320,20 @@ trucker_row_clear(TruckerRow *row, const TruckerRelation *relation)
 	memset(row->oldpresence, 0, relation->desc->natts * sizeof(TruckerPresence));
 	row->as_of_now = NULL;
 	row->part = NULL;
+	row->then = NULL;
 }
 
 /*
  * The value of a column that the change does not carry because the column was
- * added later.  That is what the table itself shows for such rows, unless
- * adding the column rewrote them.
+ * added later, perhaps with a default.  That is what the table itself shows for such
+ * rows, unless adding the column rewrote them.
  */
-static Datum
-missing_value(const TruckerRow *row, const TruckerRelation *relation, Form_pg_attribute attr,
-			  bool *isnull)
+Datum
+trucker_row_missing(const TruckerRow *row, const TruckerRelation *relation, int attnum,
+					bool defaulted, bool *isnull)
 {
 	TupleDesc	desc = relation->desc;
+	Form_pg_attribute attr = TupleDescAttr(desc, attnum - 1);
 
 	/* a partition has its own missing values */
 	if (row->part && row->part->desc && row->part->from_whole[attr->attnum - 1] > 0)
@@ -339,8 +341,7 @@ missing_value(const TruckerRow *row, const TruckerRelation *relation, Form_pg_at
 		desc = row->part->desc;
 		attr = TupleDescAttr(desc, row->part->from_whole[attr->attnum - 1] - 1);
 	}
-	if (!attr->atthasmissing &&
-		(attr->atthasdef || attr->attnotnull || attr->attidentity != '\0'))
+	if (!attr->atthasmissing && (defaulted || attr->attnotnull))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a change of table %s carries no value for column \"%s\"",
@@ -348,6 +349,14 @@ missing_value(const TruckerRow *row, const TruckerRelation *relation, Form_pg_at
 				 errdetail("The column was added, with a default, after the change was made."),
 				 errhint("Call trucker.resync() to load the table anew.")));
 	return getmissingattr(desc, attr->attnum, isnull);
+}
+
+/* The same where only the column as it is now can tell whether there was a default. */
+static Datum
+missing_value(const TruckerRow *row, const TruckerRelation *relation, Form_pg_attribute attr,
+			  bool *isnull)
+{
+	return trucker_row_missing(row, relation, attr->attnum, attr->atthasdef || attr->attidentity != '\0', isnull);
 }
 
 /*

@@ -10,6 +10,7 @@
 #include "nodes/bitmapset.h"
 #include "utils/rel.h"
 
+#include "columns.h"
 #include "decoder.h"
 
 typedef enum TruckerOperation
@@ -112,6 +113,7 @@ typedef struct TruckerRow
 {
 	TruckerOperation operation;
 	const TruckerPart *part;	/* whose change it was; NULL: the table's own */
+	const TruckerColumnSpan *then;	/* the table's columns when it was made; NULL: not known */
 	Datum	   *newvalues;
 	TruckerPresence *newpresence;
 	Datum	   *oldvalues;
@@ -138,6 +140,8 @@ extern bool trucker_row_type_reads(const TruckerRowType *type, TruckerColumnSour
 
 extern TruckerRow *trucker_row_create(const TruckerRelation *relation);
 extern void trucker_row_clear(TruckerRow *row, const TruckerRelation *relation);
+extern Datum trucker_row_missing(const TruckerRow *row, const TruckerRelation *relation, int attnum,
+								 bool defaulted, bool *isnull);
 extern Datum trucker_row_value(const TruckerRow *row, const TruckerRelation *relation,
 							   bool old, int attnum, bool *isnull);
 extern void trucker_row_project(const TruckerRow *row, const TruckerRelation *relation,
@@ -146,7 +150,7 @@ extern void trucker_row_project(const TruckerRow *row, const TruckerRelation *re
 /* in row_message.c */
 extern bool trucker_type_can_lose_nan(Oid type);
 extern void trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
-									 const TruckerPart *part, const TruckerMessage *message,
-									 const TruckerDecoder *decoder);
+									 const TruckerPart *part, const TruckerColumnSpan *then,
+									 const TruckerMessage *message, const TruckerDecoder *decoder);
 
 #endif							/* TRUCKER_ROW_H */

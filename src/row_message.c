@@ -2,10 +2,11 @@
  * row_message.c
  *	  A change as the decoder read it becomes the values of a row.
  *
- * Columns of the new row are matched by attnum, which survives a rename; the old
- * row's, which wal2json sends by name only, by name through the same message's new
- * row, or through the table.  A partition's columns lie elsewhere than the table's
- * (part.c), but have the same names.
+ * Columns are matched by the names that the table's columns had when the change was made
+ * (columns.c), a partition's, too.  Where these are not known: those of the new row by
+ * attnum, which survives a rename; the old row's, which wal2json sends by name only, by
+ * name through the same message's new row, or through the table.  A partition's columns
+ * lie elsewhere than the table's (part.c), but have the same names.
  *
  * Text is converted by the type's input function, which may run the owner's
  * code (the CHECK of a domain); so callers are in the owner's transaction.
@@ -30,10 +31,10 @@ trucker_type_can_lose_nan(Oid type)
 
 /* A null where the column allows none can only be a value the plugin lost. */
 static void
-check_lost_value(const TruckerRelation *relation, Form_pg_attribute attr,
+check_lost_value(const TruckerRelation *relation, Form_pg_attribute attr, Oid type,
 				 const TruckerDecoder *decoder)
 {
-	if (decoder->loses_nan && attr->attnotnull && trucker_type_can_lose_nan(attr->atttypid))
+	if (decoder->loses_nan && attr->attnotnull && trucker_type_can_lose_nan(type))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" of table %s holds NaN or infinity, which this version of %s cannot carry",
@@ -83,8 +84,9 @@ convert_name(FmgrInfo *input, const char *text, Oid param, int32 typmod)
 	return value;
 }
 
+/* of a value of that type */
 static Datum
-convert(TruckerRelation *relation, int attnum, const char *text,
+convert(TruckerRelation *relation, int attnum, const char *text, Oid type,
 		const TruckerDecoder *decoder)
 {
 	Form_pg_attribute attr = TupleDescAttr(relation->desc, attnum - 1);
@@ -98,7 +100,7 @@ convert(TruckerRelation *relation, int attnum, const char *text,
 		fmgr_info_cxt(function, input, GetMemoryChunkContext(relation));
 		relation->names_objects[attnum - 1] = names_objects(attr->atttypid);
 	}
-	if (decoder->bytea_lacks_prefix && attr->atttypid == BYTEAOID)
+	if (decoder->bytea_lacks_prefix && type == BYTEAOID)
 		text = psprintf("\\x%s", text);
 	if (relation->names_objects[attnum - 1])
 		return convert_name(input, text, relation->input_param[attnum - 1], attr->atttypmod);
@@ -107,18 +109,34 @@ convert(TruckerRelation *relation, int attnum, const char *text,
 }
 
 static void
+raise_refused(const TruckerRelation *relation, int attnum)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a change of table %s carries a value of column \"%s\" that cannot be converted",
+					relation->name, NameStr(TupleDescAttr(relation->desc, attnum - 1)->attname)),
+			 errdetail("After the change was made, the column's type was altered from bytea to another, or to bytea."),
+			 errhint("Call trucker.resync() to load the table anew.")));
+}
+
+/* A value of a column that was what column says when the change was made; NULL: not known. */
+static void
 store_value(Datum *values, TruckerPresence *presence, int attnum,
-			TruckerRelation *relation, const char *text,
+			TruckerRelation *relation, const char *text, const TruckerColumnThen *column,
 			const TruckerDecoder *decoder)
 {
+	Oid			type = column ? column->type : TupleDescAttr(relation->desc, attnum - 1)->atttypid;
+
 	if (text == NULL)
 	{
-		check_lost_value(relation, TupleDescAttr(relation->desc, attnum - 1), decoder);
+		check_lost_value(relation, TupleDescAttr(relation->desc, attnum - 1), type, decoder);
 		presence[attnum - 1] = TRUCKER_IS_NULL;
 		return;
 	}
+	if (column && column->refused)
+		raise_refused(relation, attnum);
 	relation->converting = attnum;
-	values[attnum - 1] = convert(relation, attnum, text, decoder);
+	values[attnum - 1] = convert(relation, attnum, text, type, decoder);
 	relation->converting = 0;
 	presence[attnum - 1] = TRUCKER_PRESENT;
 }
@@ -241,6 +259,28 @@ is_former(const TruckerPart *part)
 	return part && part->desc == NULL;
 }
 
+/*
+ * Of a change for which the columns of its time are known: the attnum, now, of the column
+ * that had this name; 0: it is there no more.
+ */
+static int
+attnum_then(const TruckerRelation *relation, const TruckerColumnSpan *then, const char *name,
+			const TruckerColumnThen **column, int *hint)
+{
+	int			attnum;
+
+	*column = trucker_columns_find(then, name, hint);
+	if (*column == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a change of table %s has a column \"%s\", which the table had not when the change was made",
+						relation->name, name),
+				 errdetail("The table was altered in a way that has not been followed."),
+				 errhint("Call trucker.resync() to load the table anew.")));
+	attnum = (*column)->attnum;
+	return attnum < 1 || attnum > relation->desc->natts || TupleDescAttr(relation->desc, attnum - 1)->attisdropped ? 0 : attnum;
+}
+
 static void
 take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *message, const TruckerDecoder *decoder)
 {
@@ -249,9 +289,12 @@ take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 	for (int i = 0; i < message->nnew; i++)
 	{
 		TruckerField *field = &message->newfields[i];
+		const TruckerColumnThen *column = NULL;
 		int			attnum;
 
-		if (is_former(row->part))
+		if (row->then)
+			attnum = attnum_then(relation, row->then, field->name, &column, &hint);
+		else if (is_former(row->part))
 			attnum = attnum_of_former(relation, field->name, relation->need_new, row->xid, &hint);
 		else if (field->attnum == 0)
 			attnum = attnum_of_name(relation, field->name, NULL, row->xid, &hint);
@@ -261,7 +304,7 @@ take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 			continue;
 		if (relation->need_new[attnum - 1])
 			store_value(row->newvalues, row->newpresence, attnum, relation,
-						field->value, decoder);
+						field->value, column, decoder);
 		else
 			row->newpresence[attnum - 1] = TRUCKER_UNREAD;
 	}
@@ -276,9 +319,12 @@ take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 	for (int i = 0; i < message->nold; i++)
 	{
 		TruckerField *field = &message->oldfields[i];
+		const TruckerColumnThen *column = NULL;
 		int			attnum = field->attnum;
 
-		if (is_former(row->part))
+		if (row->then)
+			attnum = attnum_then(relation, row->then, field->name, &column, &table_hint);
+		else if (is_former(row->part))
 			attnum = attnum_of_former(relation, field->name, relation->need_old, row->xid, &table_hint);
 		else
 		{
@@ -294,19 +340,49 @@ take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 		}
 		if (attnum > 0 && relation->need_old[attnum - 1])
 			store_value(row->oldvalues, row->oldpresence, attnum, relation,
-						field->value, decoder);
+						field->value, column, decoder);
+	}
+}
+
+/*
+ * A column that somebody needs, and that was not there when the change was made: nothing
+ * else can be meant by its absence (as by that of an unchanged TOAST value).
+ */
+static void
+add_value(TruckerRow *row, const TruckerRelation *relation, int attnum, Datum *values, TruckerPresence *presence)
+{
+	bool		isnull;
+
+	values[attnum - 1] = trucker_row_missing(row, relation, attnum,
+											 trucker_columns_were_defaulted(row->then, attnum), &isnull);
+	presence[attnum - 1] = isnull ? TRUCKER_IS_NULL : TRUCKER_PRESENT;
+}
+
+static void
+take_added(TruckerRow *row, const TruckerRelation *relation)
+{
+	for (int attnum = 1; attnum <= relation->desc->natts; attnum++)
+	{
+		if (TupleDescAttr(relation->desc, attnum - 1)->attisdropped || bms_is_member(attnum, row->then->attnums))
+			continue;
+		if (row->operation != TRUCKER_DELETE && relation->need_new[attnum - 1] &&
+			row->newpresence[attnum - 1] == TRUCKER_ABSENT)
+			add_value(row, relation, attnum, row->newvalues, row->newpresence);
+		if (row->operation != TRUCKER_INSERT && relation->need_old[attnum - 1] &&
+			row->oldpresence[attnum - 1] == TRUCKER_ABSENT && bms_is_member(attnum, relation->identity))
+			add_value(row, relation, attnum, row->oldvalues, row->oldpresence);
 	}
 }
 
 /*
  * Take over a change of the table, or of a partition of it, made by transaction
- * row->xid.  Only the values that somebody needs are converted, into the current
+ * row->xid.  then: the table's columns when it was made, or NULL.  Only the values that somebody needs are converted, into the current
  * memory context.
  */
 void
 trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
-						 const TruckerPart *part, const TruckerMessage *message,
-						 const TruckerDecoder *decoder)
+						 const TruckerPart *part, const TruckerColumnSpan *then,
+						 const TruckerMessage *message, const TruckerDecoder *decoder)
 {
 	ErrorContextCallback callback;
 
@@ -317,10 +393,13 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 
 	trucker_row_clear(row, relation);
 	row->part = part;
+	row->then = then;
 	row->old_in_doubt = false;
 	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
 		message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_UPDATE : TRUCKER_DELETE;
 	take_new(row, relation, message, decoder);
 	take_old(row, relation, message, decoder);
+	if (then && then->next)
+		take_added(row, relation);
 	error_context_stack = callback.previous;
 }

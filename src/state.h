@@ -6,6 +6,7 @@
 #define TRUCKER_STATE_H
 
 #include "access/xlogdefs.h"
+#include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "utils/uuid.h"
 
@@ -42,6 +43,25 @@ typedef struct TruckerInputName
 	XLogRecPtr	commit_lsn;		/* that commit's; 0: not known */
 } TruckerInputName;
 
+/* What columns an input table had from some point of the WAL on: of the same row. */
+typedef struct TruckerInputColumns
+{
+	XLogRecPtr	named_lsn;
+	int			ncolumns;		/* 0: not known */
+	char	  **columns;		/* as trucker.input_columns() tells of them */
+	Bitmapset  *defaulted;		/* attnums of those that had a default of some kind */
+} TruckerInputColumns;
+
+#define TRUCKER_MAX_ALTERED 16
+
+/* What a statement has done to tables. */
+typedef struct TruckerAltered
+{
+	XLogRecPtr	lsn;			/* where the WAL stood when it had the lock on the first one; 0: none yet, or not known */
+	int			ntables;		/* whose columns it has altered; more than fit: any */
+	Oid			tables[TRUCKER_MAX_ALTERED];
+} TruckerAltered;
+
 /* A truck as a node of the graph that trucks make (lineage.c). */
 typedef struct TruckerNode
 {
@@ -76,9 +96,12 @@ extern void trucker_state_set_added(const TruckerTruck *truck, List *names);
 extern void trucker_state_note_commit(const pg_uuid_t *stream_id, uint64 xid, XLogRecPtr commit_lsn);
 extern bool trucker_state_prune_names(const pg_uuid_t *truck_id, XLogRecPtr restart_lsn);
 extern char *trucker_state_message_prefix(void);
+extern List *trucker_state_columns(const pg_uuid_t *truck_id, Oid relid);
+extern void trucker_state_forget_columns(const pg_uuid_t *truck_id, Oid relid);
 
 /* in input_ddl.c: DDL on input tables */
-extern int	trucker_ddl_note(XLogRecPtr altered_lsn, bool unlocked, void (*before_message) (void));
+extern int	trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost,
+							 void (*before_message) (void));
 extern const char *trucker_ddl_unnoted(const pg_uuid_t *truck_id);
 extern uint64 trucker_ddl_parse(const char *content, List **relids);
 

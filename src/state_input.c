@@ -1,7 +1,7 @@
 /*
  * state_input.c
  *	  The input tables of trucks as the catalog knows them: which tables they consist
- *	  of, and what these were called from which point of the WAL on.
+ *	  of, what these were called, and what columns they had, from which point of the WAL on.
  *
  * The only file, with input_ddl.c, that knows the columns of trucker.input_table.
  */
@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 
@@ -136,8 +137,9 @@ trucker_state_add_input_names(const pg_uuid_t *truck_id, List *names)
 		values[3] = ObjectIdGetDatum(name->leaf);
 		values[4] = CStringGetTextDatum(name->schema);
 		values[5] = name->table ? CStringGetTextDatum(name->table) : (Datum) 0;
-		trucker_catalog_execute("INSERT INTO trucker.input_table (truck_id, relid, from_lsn, leaf, schema_name, table_name) "
-								"VALUES ($1, $2, nullif($3, '0/0'), $4, $5, $6)",
+		trucker_catalog_execute("INSERT INTO trucker.input_table (truck_id, relid, from_lsn, leaf, schema_name, table_name, columns, defaulted) "
+								"SELECT $1, $2, nullif($3, '0/0'), $4, $5, $6, c.columns, c.defaulted "
+								"FROM trucker.input_columns(CASE WHEN $4 = $2 THEN $2 END) c",
 								6, types, values, name->table ? NULL : "     n", SPI_OK_INSERT);
 	}
 	trucker_catalog_end(&access);
@@ -162,12 +164,79 @@ trucker_state_note_commit(const pg_uuid_t *stream_id, uint64 xid, XLogRecPtr com
 	trucker_catalog_end(&access);
 }
 
-/* holds of a row that is true of all changes from $2 on */
-#define IN_FORCE(row) "CASE WHEN " row ".named_by IS NULL THEN " row ".named_lsn ELSE " row ".commit_lsn END < $2::pg_lsn"
+static TruckerInputColumns *
+form_columns(HeapTuple tuple)
+{
+	TruckerInputColumns *columns = palloc0(sizeof(TruckerInputColumns));
+	bool		isnull;
+	Datum		array;
+	Datum	   *elements;
+	int			n;
+
+	columns->named_lsn = lsn_column(tuple, 1);
+	array = trucker_column(tuple, 2, &isnull);
+	if (isnull)
+		return columns;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &columns->ncolumns);
+	columns->columns = palloc(Max(columns->ncolumns, 1) * sizeof(char *));
+	for (int i = 0; i < columns->ncolumns; i++)
+		columns->columns[i] = TextDatumGetCString(elements[i]);
+	array = trucker_column(tuple, 3, &isnull);
+	if (isnull)
+		return columns;
+	deconstruct_array(DatumGetArrayTypeP(array), INT2OID, sizeof(int16), true, TYPALIGN_SHORT, &elements, NULL, &n);
+	for (int i = 0; i < n; i++)
+		columns->defaulted = bms_add_member(columns->defaulted, Max(DatumGetInt16(elements[i]), 0));
+	return columns;
+}
+
+/* What columns (TruckerInputColumns *) a truck's input has had, the oldest first. */
+List *
+trucker_state_columns(const pg_uuid_t *truck_id, Oid relid)
+{
+	Oid			types[] = {UUIDOID, OIDOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), ObjectIdGetDatum(relid)};
+	TruckerCatalog access;
+	MemoryContext old;
+	List	   *list = NIL;
+
+	trucker_catalog_begin(&access);
+	trucker_catalog_execute("SELECT named_lsn, columns, defaulted FROM trucker.input_table "
+							"WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn",
+							2, types, values, NULL, SPI_OK_SELECT);
+	old = MemoryContextSwitchTo(access.result_context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		list = lappend(list, form_columns(SPI_tuptable->vals[i]));
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
+	return list;
+}
+
+/* They are not what the table has: none of it is to be relied upon. */
+void
+trucker_state_forget_columns(const pg_uuid_t *truck_id, Oid relid)
+{
+	Oid			types[] = {UUIDOID, OIDOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), ObjectIdGetDatum(relid)};
+	TruckerCatalog access;
+
+	trucker_catalog_begin(&access);
+	trucker_catalog_execute("UPDATE trucker.input_table SET columns = NULL, defaulted = NULL "
+							"WHERE truck_id = $1 AND relid = $2 AND columns IS NOT NULL",
+							2, types, values, NULL, SPI_OK_UPDATE);
+	trucker_catalog_end(&access);
+}
 
 /*
- * Forget names under which the truck gets no changes any more: its slot holds none
- * from before restart_lsn that it has not applied.  False: there are none.
+ * holds of a row that is true of all changes from $2 on; also those in quarantine, which
+ * are still to be applied with the columns of their time
+ */
+#define IN_FORCE(row) "CASE WHEN " row ".named_by IS NULL THEN " row ".named_lsn ELSE " row ".commit_lsn END < $2::pg_lsn " \
+	"AND NOT EXISTS (SELECT FROM trucker.quarantined_change q WHERE q.truck_id = $1 AND q.record_lsn < " row ".named_lsn)"
+
+/*
+ * Forget names and columns with which the truck gets no changes any more: its slot holds
+ * none from before restart_lsn that it has not applied.  False: there are none.
  */
 bool
 trucker_state_prune_names(const pg_uuid_t *truck_id, XLogRecPtr restart_lsn)

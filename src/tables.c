@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "slots.h"
 #include "stream.h"
 
 typedef struct NameKey
@@ -382,6 +383,8 @@ trucker_tables_check_names(TruckerStream *stream, TruckerMember *member)
 	trouble = trucker_ddl_unnoted(&member->truck_id);
 	if (trouble)
 		trucker_member_raise_lost(member, trouble);
+	if (trucker_pipeline_has_old_columns(member->pipeline))
+		(void) trucker_state_prune_names(&member->truck_id, trucker_slot_restart(stream->row->slot_name));
 }
 
 static void

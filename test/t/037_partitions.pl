@@ -220,19 +220,19 @@ foreach (@trucks)
 }
 all_same('dropped with changes waiting');
 
-# The same, but their columns have got other names since: that cannot be right.
+# The same, but their columns have got other names in between.
 sql(q{SELECT trucker.stop('all_of_it')});
 sql(q{INSERT INTO whole VALUES (304, 1, 'waits', 'x'); DROP TABLE w4; ALTER TABLE whole RENAME v TO z; ALTER TABLE whole RENAME big TO v; ALTER TABLE whole RENAME z TO big;
 	ALTER TABLE whole RENAME v TO z; ALTER TABLE whole RENAME big TO v; ALTER TABLE whole RENAME z TO big});
 sql(q{SELECT trucker.start('all_of_it')});
-becomes('all_of_it', 'retrying', qr/column "v" of table public\.whole was altered after a change that the truck has yet to apply/, 'columns of a dropped partition with changes waiting');
-sql(q{SELECT trucker.stop('all_of_it'); TRUNCATE all_of_it_copy; SELECT trucker.resync('all_of_it'); SELECT trucker.start('all_of_it')});
-foreach (qw(net rights))
+ok(caught_up($node, 'all_of_it'), 'columns of a dropped partition with changes waiting: the truck goes on');
+is(sql(q{SELECT string_agg(concat_ws(' ', id, k, v, big), ', ') FROM all_of_it_copy WHERE id = 304}), '304 1 waits x', 'each value is that of its column');
+foreach (@trucks)
 {
 	caught_up($node, $_);
 	sql("DELETE FROM ${_}_copy WHERE id >= 300");
 }
-all_same('loaded anew');
+all_same('columns of a dropped partition');
 
 ###
 ### What cannot be followed

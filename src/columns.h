@@ -1,0 +1,46 @@
+/*
+ * columns.h
+ *	  What columns an input table had when a change was made.
+ */
+#ifndef TRUCKER_COLUMNS_H
+#define TRUCKER_COLUMNS_H
+
+#include "access/tupdesc.h"
+#include "access/xlogdefs.h"
+#include "nodes/bitmapset.h"
+#include "utils/uuid.h"
+
+typedef struct TruckerColumnThen
+{
+	AttrNumber	attnum;
+	Oid			type;
+	bool		is_bytea;		/* or a domain over it */
+	const char *name;
+	bool		refused;		/* its text cannot become a value of the type that the column has now */
+} TruckerColumnThen;
+
+/* The columns of a table from some point of the WAL on. */
+typedef struct TruckerColumnSpan
+{
+	XLogRecPtr	lsn;
+	int			ncolumns;		/* 0: not known */
+	TruckerColumnThen *columns; /* by attnum */
+	Bitmapset  *attnums;
+	Bitmapset  *defaulted;		/* attnums of those that had a default of some kind */
+	const struct TruckerColumnSpan *next;	/* NULL: these are those of now */
+} TruckerColumnSpan;
+
+/* All that is known of one input table's. */
+typedef struct TruckerColumns TruckerColumns;
+
+/* in columns.c */
+extern TruckerColumns *trucker_columns_create(Oid relid);
+extern void trucker_columns_begin(TruckerColumns *columns);
+extern const TruckerColumnSpan *trucker_columns_at(TruckerColumns *columns, const pg_uuid_t *truck_id,
+												   TupleDesc desc, XLogRecPtr lsn);
+extern void trucker_columns_check(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc);
+extern bool trucker_columns_have_old(const TruckerColumns *columns);
+extern const TruckerColumnThen *trucker_columns_find(const TruckerColumnSpan *then, const char *name, int *hint);
+extern bool trucker_columns_were_defaulted(const TruckerColumnSpan *then, AttrNumber attnum);
+
+#endif							/* TRUCKER_COLUMNS_H */
