@@ -3,6 +3,8 @@
  *	  The columns of r at another server, and their values on the way there.
  *
  * Values go in their text form, under settings that make it mean the same everywhere.
+ * Binary would have to have the text beside it, for types that are not built in; and
+ * where two servers understand a type differently, text is what shows it.
  * Few rows go as parameters, one array a column, of which "unnest" there makes rows
  * again; many go by COPY into a temporary table.  Either way a query over that is what
  * r stands for (remote_sql.c).
