@@ -346,7 +346,8 @@ trucker_row_missing(const TruckerRow *row, const TruckerRelation *relation, int 
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a change of table %s carries no value for column \"%s\"",
 						relation->name, NameStr(attr->attname)),
-				 errdetail("The column was added, with a default, after the change was made."),
+				 defaulted ? errdetail("The column was added, with a default, after the change was made.") :
+				 errdetail("The column was added after the change was made, and is NOT NULL now."),
 				 errhint("Call trucker.resync() to load the table anew.")));
 	return getmissingattr(desc, attr->attnum, isnull);
 }
