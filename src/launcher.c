@@ -172,7 +172,8 @@ send_probe(MemoryContext scratch)
 		return TimestampDifferenceMilliseconds(now, next_probe_at) + 1;
 
 	probed = linitial_oid(to_probe);
-	if (!trucker_database_closing(probed))
+	/* it may have waited here for others, and have been dropped meanwhile */
+	if (!trucker_database_closing(probed) && list_member_oid(list_databases(scratch), probed))
 	{
 		bool		registered;
 
