@@ -266,12 +266,12 @@ read_password_file(const TruckerConnection *connection, const char *path)
 	ssize_t		len = 0;
 
 	if (file >= 0 && fstat(file, &st) == 0 && S_ISREG(st.st_mode))
-		len = Max(read(file, buffer, sizeof(buffer)), 0);
+		len = read(file, buffer, sizeof(buffer));
 	if (file >= 0)
 		CloseTransientFile(file);
 	while (len > 0 && len < sizeof(buffer) && (buffer[len - 1] == '\n' || buffer[len - 1] == '\r'))
 		len--;
-	if (len == 0 || len == sizeof(buffer) || memchr(buffer, '\0', len))
+	if (len <= 0 || len == sizeof(buffer) || memchr(buffer, '\0', len))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("could not read the password of connection \"%s\"", connection->name),

@@ -7,6 +7,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -104,6 +105,9 @@ is(psql_err($source, $superuser_starts) =~ s/^.*WARNING.*$|^HINT.*$|^LOCATION.*$
 $source->safe_psql('postgres', qq{ALTER USER MAPPING FOR postgres SERVER warehouse OPTIONS (SET password_file '$home/nothing')});
 my $no_file = psql_err($source, $superuser_starts);
 like($no_file, qr/F0000: *could not read the password of connection "warehouse"/, 'a password_file that is not there');
+POSIX::mkfifo("$home/pipe", 0600) or die "mkfifo: $!";
+$source->safe_psql('postgres', qq{ALTER USER MAPPING FOR postgres SERVER warehouse OPTIONS (SET password_file '$home/pipe')});
+like(psql_err($source, $superuser_starts), qr/F0000: *could not read the password of connection "warehouse".*a regular file/s, 'nobody waits for who might write into a pipe');
 unlike($no_file, qr/\Q$home\E/, 'is not named');
 $source->safe_psql('postgres', 'DROP USER MAPPING FOR postgres SERVER warehouse');
 
