@@ -377,7 +377,13 @@ trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_los
 		}
 		insert_name(difference, lsn, unlocked);
 		if (difference->action == PENDING)
+		{
+			/* outlives the access to the catalog */
+			MemoryContext old = MemoryContextSwitchTo(access.result_context);
+
 			warnings = list_append_unique(warnings, makeString(difference->reason));
+			MemoryContextSwitchTo(old);
+		}
 	}
 	if (altered->ntables > 0)
 		note_columns(altered, defaults_lost);
