@@ -411,10 +411,15 @@ trucker_ddl_unnoted(const pg_uuid_t *truck_id)
 {
 	TruckerCatalog access;
 	const char *reason = NULL;
+	List	   *differences;
+	MemoryContext old;
 	ListCell   *lc;
 
 	trucker_catalog_begin(&access);
-	foreach(lc, find_differences(&access, truck_id))
+	differences = find_differences(&access, truck_id);
+	/* the reason outlives the access to the catalog */
+	old = MemoryContextSwitchTo(access.result_context);
+	foreach(lc, differences)
 	{
 		Difference *difference = lfirst(lc);
 
@@ -424,6 +429,7 @@ trucker_ddl_unnoted(const pg_uuid_t *truck_id)
 							  difference->table ? quote_qualified_identifier(difference->schema, difference->table) :
 							  psprintf("(OID %u)", difference->leaf));
 	}
+	MemoryContextSwitchTo(old);
 	trucker_catalog_end(&access);
 	return reason;
 }
