@@ -178,6 +178,7 @@ CREATE TABLE trucker.quarantined_change (
 	old_names   text[],
 	old_attnums integer[],
 	old_values  text[],
+	plugin      text NOT NULL,		-- the output plugin, whose text form of values this is
 	PRIMARY KEY (id, seq)
 );
 CREATE INDEX quarantined_change_truck ON trucker.quarantined_change (truck_id);

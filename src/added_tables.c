@@ -110,7 +110,7 @@ create_slot(TruckerMember *member, void *arg)
 
 	MemoryContextSwitchTo(addition->context);
 	addition->replication = trucker_stream_connect(stream);
-	trucker_replication_create_slot(addition->replication, trucker_slot_new_name(), true, trucker_stream_decoder,
+	trucker_replication_create_slot(addition->replication, trucker_slot_new_name(), true, stream->decoder->plugin,
 									&stream->read_until, &addition->snapshot);
 	ereport(LOG,
 			(errmsg("truck \"%s\": backfill of %d added tables at %X/%X", member->truck->name,

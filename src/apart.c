@@ -41,8 +41,7 @@ read_keys(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *
 		MemoryContextSwitchTo(old);
 	}
 	trucker_key_hasher_read(input->hasher, pipeline->xid, trucker_pipeline_part(input, message),
-							trucker_pipeline_columns(pipeline, input, message), message,
-							pipeline->decoder, keys);
+							trucker_pipeline_columns(pipeline, input, message), message, keys);
 }
 
 /* Put a change into quarantine: for an error, or because its key is there already. */

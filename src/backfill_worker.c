@@ -86,8 +86,7 @@ load(const BackfillOrder *order, MemoryContext context)
 	MemoryContextSwitchTo(context);
 	truck = trucker_truck_load(&order->truck_id);
 	if (truck && truck->enabled && truck->needs_backfill && !truck->lost)
-		pipeline = trucker_pipeline_create(truck, trucker_stream_decoder,
-										   trucker_position_load(&truck->id, InvalidXLogRecPtr));
+		pipeline = trucker_pipeline_create(truck, trucker_position_load(&truck->id, InvalidXLogRecPtr));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);

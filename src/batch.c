@@ -50,25 +50,35 @@ packed_desc(void)
  * ----
  */
 
+/* Before a field's name and value, each followed by a zero byte. */
+typedef struct PackedField
+{
+	int32		attnum;
+	Oid			type_oid;
+	int32		len;			/* of the value; or PACKED_NULL */
+	bool		binary;
+} PackedField;
+
 static void
 pack_fields(StringInfo buf, const TruckerField *fields, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		int32		len = fields[i].value ? (int32) strlen(fields[i].value) : PACKED_NULL;
-		int32		attnum = fields[i].attnum;
+		const TruckerField *field = &fields[i];
+		PackedField packed = {field->attnum, field->type_oid, PACKED_NULL, field->binary};
 
-		appendBinaryStringInfo(buf, (char *) &attnum, sizeof(attnum));
-		appendBinaryStringInfo(buf, (char *) &len, sizeof(len));
-		appendBinaryStringInfo(buf, fields[i].name, strlen(fields[i].name) + 1);
-		if (fields[i].value)
-			appendBinaryStringInfo(buf, fields[i].value, len + 1);
+		if (field->value)
+			packed.len = field->binary ? field->len : (int) strlen(field->value);
+		appendBinaryStringInfo(buf, (char *) &packed, sizeof(packed));
+		appendBinaryStringInfo(buf, field->name, strlen(field->name) + 1);
+		if (field->value)
+			appendBinaryStringInfo(buf, field->value, packed.len + 1);
 	}
 }
 
 /* A change's kind, columns and values, without its transaction and table. */
-bytea *
-trucker_message_pack(const TruckerMessage *message)
+static bytea *
+pack_message(const TruckerMessage *message)
 {
 	StringInfoData buf;
 	int32		header[4] = {message->kind, message->nnew, message->nold, (int32) message->leaf};
@@ -86,33 +96,32 @@ trucker_message_pack(const TruckerMessage *message)
 static const char *
 unpack_fields(const char *p, TruckerField **fields, int n)
 {
-	*fields = palloc(Max(n, 1) * sizeof(TruckerField));
+	*fields = palloc0(Max(n, 1) * sizeof(TruckerField));
 	for (int i = 0; i < n; i++)
 	{
 		TruckerField *field = &(*fields)[i];
-		int32		attnum;
-		int32		len;
+		PackedField packed;
 
-		memcpy(&attnum, p, sizeof(attnum));
-		memcpy(&len, p + sizeof(attnum), sizeof(len));
-		p += sizeof(attnum) + sizeof(len);
-		field->attnum = attnum;
-		field->type = NULL;
+		memcpy(&packed, p, sizeof(packed));
+		p += sizeof(packed);
+		field->attnum = packed.attnum;
+		field->type_oid = packed.type_oid;
+		field->binary = packed.binary;
 		field->name = p;
 		p += strlen(p) + 1;
-		field->value = NULL;
-		if (len != PACKED_NULL)
+		if (packed.len != PACKED_NULL)
 		{
 			field->value = p;
-			p += len + 1;
+			field->len = packed.len;
+			p += packed.len + 1;
 		}
 	}
 	return p;
 }
 
 /* The reverse; the message points into what it was packed in, which must not be toasted. */
-void
-trucker_message_unpack(const bytea *packed, TruckerMessage *message)
+static void
+unpack_message(const bytea *packed, TruckerMessage *message)
 {
 	const char *p = VARDATA_ANY(packed);
 	int32		header[4];
@@ -133,14 +142,15 @@ trucker_message_unpack(const bytea *packed, TruckerMessage *message)
  * ----
  */
 
-/* An empty batch for that many tables, in a child of the current memory context. */
+/* An empty batch for that many tables' changes, as the decoder reads them, in a child of the current memory context. */
 TruckerBatch *
-trucker_batch_create(int ntables)
+trucker_batch_create(const TruckerDecoder *decoder, int ntables)
 {
 	TruckerBatch *batch = palloc0(sizeof(TruckerBatch));
 
 	batch->context = AllocSetContextCreate(CurrentMemoryContext, "trucker stream batch",
 										   ALLOCSET_DEFAULT_SIZES);
+	batch->decoder = decoder;
 	batch->ntables = ntables;
 	batch->tables = palloc0(Max(ntables, 1) * sizeof(TruckerBatchTable));
 	batch->memory_left = (int64) trucker_batch_memory * 1024;
@@ -191,11 +201,19 @@ trucker_batch_add(TruckerBatch *batch, int table_number, const TruckerMessage *m
 	if (table->store == NULL)
 		open_table(batch, table);
 	values[0] = Int64GetDatum(batch->nchanges);
-	values[1] = PointerGetDatum(trucker_message_pack(message));
+	values[1] = PointerGetDatum(pack_message(message));
 	tuplestore_putvalues(table->store, table->slot->tts_tupleDescriptor, values, nulls);
 	pfree(DatumGetPointer(values[1]));
 	table->nchanges++;
 	batch->nchanges++;
+}
+
+/* The last source transaction is whole.  A plugin may tell only now where it ends. */
+void
+trucker_batch_end_source(TruckerBatch *batch, XLogRecPtr end_lsn)
+{
+	if (batch->nsources > 0)
+		batch->sources[batch->nsources - 1].begin.end_lsn = end_lsn;
 }
 
 /* Empty the batch. */
@@ -290,7 +308,8 @@ trucker_batch_next(TruckerBatch *batch, const TruckerSource **source, int *table
 		   batch->sources[batch->source + 1].first <= table->next)
 		batch->source++;
 
-	trucker_message_unpack(DatumGetByteaPP(slot_getattr(table->slot, 2, &isnull)), message);
+	unpack_message(DatumGetByteaPP(slot_getattr(table->slot, 2, &isnull)), message);
+	message->decoder = batch->decoder;
 	*source = &batch->sources[batch->source];
 	*table_number = batch->last = found;
 	message->xid = (*source)->begin.xid;

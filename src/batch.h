@@ -35,7 +35,7 @@ typedef struct TruckerBatch
 	int			nsources;
 	int			max_sources;
 	TruckerSource *sources;
-	XLogRecPtr	end_lsn;		/* of the last whole source transaction */
+	const TruckerDecoder *decoder;	/* of all changes */
 	int			ntables;
 	TruckerBatchTable *tables;
 
@@ -47,16 +47,14 @@ typedef struct TruckerBatch
 } TruckerBatch;
 
 /* in batch.c */
-extern TruckerBatch *trucker_batch_create(int ntables);
+extern TruckerBatch *trucker_batch_create(const TruckerDecoder *decoder, int ntables);
 extern void trucker_batch_begin_source(TruckerBatch *batch, const TruckerMessage *begin);
 extern void trucker_batch_add(TruckerBatch *batch, int table, const TruckerMessage *message);
+extern void trucker_batch_end_source(TruckerBatch *batch, XLogRecPtr end_lsn);
 extern void trucker_batch_clear(TruckerBatch *batch);
 
 extern void trucker_batch_read(TruckerBatch *batch, int ntables, const int *tables);
 extern bool trucker_batch_next(TruckerBatch *batch, const TruckerSource **source, int *table,
 							   TruckerMessage *message);
-
-extern bytea *trucker_message_pack(const TruckerMessage *message);
-extern void trucker_message_unpack(const bytea *packed, TruckerMessage *message);
 
 #endif							/* TRUCKER_BATCH_H */

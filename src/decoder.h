@@ -5,7 +5,7 @@
  * A decoder turns one message of the replication stream into one
  * TruckerMessage.  It does no I/O and looks at no catalog: names and values
  * are those of the moment of the change, as the plugin wrote them.  Matching
- * them to today's table is changeset.c's job.
+ * them to today's table is row_message.c's job.
  */
 #ifndef TRUCKER_DECODER_H
 #define TRUCKER_DECODER_H
@@ -34,17 +34,21 @@ typedef struct TruckerField
 {
 	const char *name;			/* column name at the time of the change */
 	int			attnum;			/* pg_attribute.attnum, or 0 if not sent */
-	const char *value;			/* text form; NULL means SQL NULL */
+	const char *value;			/* NULL means SQL NULL; a zero byte follows it */
+	bool		binary;			/* value is in the type's binary form, else it is text */
+	int			len;			/* with binary: of value, in bytes */
 	const char *type;			/* as the plugin writes it; NULL if not sent */
+	Oid			type_oid;		/* the column's type then, or InvalidOid if not sent */
 } TruckerField;
 
 typedef struct TruckerMessage
 {
+	const struct TruckerDecoder *decoder;	/* who has read it */
 	TruckerMessageKind kind;
 	TransactionId xid;			/* InvalidTransactionId if not sent */
 	TimestampTz committed_at;	/* 0 if not sent */
 	XLogRecPtr	commit_lsn;		/* BEGIN, COMMIT: start of the commit record */
-	XLogRecPtr	end_lsn;		/* BEGIN, COMMIT: end of the commit record */
+	XLogRecPtr	end_lsn;		/* COMMIT, and BEGIN if sent: end of the commit record */
 	XLogRecPtr	lsn;			/* start of its own record; the receiver fills it in */
 
 	/* INSERT, UPDATE, DELETE, TRUNCATE */
@@ -55,6 +59,7 @@ typedef struct TruckerMessage
 	TruckerField *newfields;
 	int			nold;			/* UPDATE, DELETE: the old row, as far as sent */
 	TruckerField *oldfields;
+	struct TruckerMessage *also;	/* TRUNCATE: the next table of the same statement, or NULL */
 
 	/* LOGICAL */
 	const char *prefix;
@@ -66,6 +71,7 @@ typedef struct TruckerMessage
 typedef struct TruckerDecodeRequest
 {
 	List	   *tables;			/* of TruckerTableName *, historic names included */
+	List	   *publications;	/* names (char *), if the decoder needs them */
 	const char *message_prefix; /* of the only logical messages that are wanted */
 } TruckerDecodeRequest;
 
@@ -80,6 +86,7 @@ typedef struct TruckerDecoder
 	const char *plugin;			/* name of the output plugin */
 	bool		bytea_lacks_prefix; /* bytea comes as bare hex, without \x */
 	bool		loses_nan;		/* NaN and infinity arrive as NULL */
+	bool		needs_publication;	/* it sends what its publications hold, and knows of no list of tables */
 
 	/*
 	 * Append the plugin's options as START_REPLICATION wants them, without the
@@ -88,14 +95,25 @@ typedef struct TruckerDecoder
 	void		(*append_options) (StringInfo buf, const TruckerDecodeRequest *request);
 
 	/*
-	 * Decode one message into *message, with all that it points at in the
-	 * current memory context.  Raises ERRCODE_PROTOCOL_VIOLATION for a message
-	 * that is not what the plugin is known to write; never crashes on one.
+	 * What the decoder has to remember from one message of a replication stream to the
+	 * next, in the current memory context.  NULL instead of the function: nothing.
 	 */
-	void		(*decode) (const char *data, int len, TruckerMessage *message);
+	void	   *(*begin) (void);
+
+	/*
+	 * Decode one message into *message, with all that it points at in the
+	 * current memory context, or in that of state, which is what begin() has
+	 * returned.  False: the message is the decoder's own business.  Raises
+	 * ERRCODE_PROTOCOL_VIOLATION for a message that is not what the plugin is
+	 * known to write; never crashes on one.
+	 */
+	bool		(*decode) (void *state, const char *data, int len, TruckerMessage *message);
 } TruckerDecoder;
 
 /* in wal2json.c */
 extern const TruckerDecoder trucker_wal2json;
+
+/* in decoder.c */
+extern const TruckerDecoder *trucker_decoder_find(const char *plugin);
 
 #endif							/* TRUCKER_DECODER_H */

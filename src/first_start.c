@@ -364,7 +364,7 @@ trucker_first_start(TruckerStream *stream)
 	trucker_stop_point("slot recorded");
 	stream->replication = trucker_stream_connect(stream);
 	trucker_replication_create_slot(stream->replication, stream->row->slot_name, false,
-									trucker_stream_decoder, &consistent_point, &snapshot);
+									trucker_wal2json.plugin, &consistent_point, &snapshot);
 	ereport(LOG,
 			(errmsg("stream \"%s\": replication slot \"%s\" created, backfill of %d trucks begins at %X/%X",
 					stream->row->name, stream->row->slot_name, list_length(members),

@@ -134,7 +134,7 @@ take_unchanged(TruckerKeyHasher *hasher)
 void
 trucker_key_hasher_read(TruckerKeyHasher *hasher, TransactionId xid, const TruckerPart *part,
 						const TruckerColumnSpan *then, const TruckerMessage *message,
-						const TruckerDecoder *decoder, TruckerRowKeys *keys)
+						TruckerRowKeys *keys)
 {
 	TruckerRow *row = hasher->row;
 
@@ -144,7 +144,7 @@ trucker_key_hasher_read(TruckerKeyHasher *hasher, TransactionId xid, const Truck
 	if (keys->any || hasher->relation->nkeys == 0)
 		return;
 	row->xid = xid;
-	trucker_row_from_message(row, hasher->relation, part, then, message, decoder);
+	trucker_row_from_message(row, hasher->relation, part, then, message);
 	if (row->operation == TRUCKER_UPDATE)
 		take_unchanged(hasher);
 	if (row->operation != TRUCKER_DELETE)

@@ -22,6 +22,6 @@ typedef struct TruckerKeyHasher TruckerKeyHasher;
 extern TruckerKeyHasher *trucker_key_hasher_create(Relation rel);
 extern void trucker_key_hasher_read(TruckerKeyHasher *hasher, TransactionId xid, const TruckerPart *part,
 									const TruckerColumnSpan *then, const TruckerMessage *message,
-									const TruckerDecoder *decoder, TruckerRowKeys *keys);
+									TruckerRowKeys *keys);
 
 #endif							/* TRUCKER_KEYHASH_H */

@@ -78,7 +78,7 @@ trucker_member_init(void)
  * been flushed: the position that is read here counts as durable.
  */
 TruckerMember *
-trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn)
+trucker_member_create(TruckerTruck *truck, XLogRecPtr slot_lsn)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker member",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -117,7 +117,7 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 		member->position->durable = Max(member->position->durable, slot_lsn);
 	trucker_member_read_names(member);
 	member->load_at = GetFlushRecPtr(NULL);
-	member->pipeline = trucker_pipeline_create(member->truck, decoder, member->position);
+	member->pipeline = trucker_pipeline_create(member->truck, member->position);
 	member->pipeline->quarantine = trucker_quarantine_load(&truck->id);
 	MemoryContextSwitchTo(old);
 	return member;

@@ -37,8 +37,7 @@
  * transaction.
  */
 TruckerPipeline *
-trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder,
-						TruckerPosition *position)
+trucker_pipeline_create(const TruckerTruck *truck, TruckerPosition *position)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker pipeline",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -51,7 +50,6 @@ trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder
 	old = MemoryContextSwitchTo(context);
 	pipeline->output = trucker_output_create(truck);
 	MemoryContextSwitchTo(old);
-	pipeline->decoder = decoder;
 	pipeline->position = position;
 	pipeline->written = trucker_written_create(truck, context);
 	pipeline->batch_context = AllocSetContextCreate(context, "trucker batch",

@@ -35,7 +35,6 @@ typedef struct TruckerPipeline
 	const TruckerTruck *truck;
 	bool		role_is_superuser;
 	TruckerOutput *output;
-	const TruckerDecoder *decoder;
 	TruckerPosition *position;
 	TruckerWritten *written;
 	TruckerQuarantine *quarantine;	/* NULL: for a backfill */
@@ -72,8 +71,7 @@ typedef struct TruckerPipeline
 } TruckerPipeline;
 
 /* in pipeline.c */
-extern TruckerPipeline *trucker_pipeline_create(const TruckerTruck *truck, const TruckerDecoder *decoder,
-												TruckerPosition *position);
+extern TruckerPipeline *trucker_pipeline_create(const TruckerTruck *truck, TruckerPosition *position);
 extern void trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot);
 extern void trucker_pipeline_compile(TruckerPipeline *pipeline);
 extern TruckerInput *trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid);

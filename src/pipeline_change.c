@@ -191,7 +191,7 @@ handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage 
 
 	row->xid = pipeline->xid;
 	trucker_row_from_message(row, input->program->relation, trucker_pipeline_part(input, message),
-							 trucker_pipeline_columns(pipeline, input, message), message, pipeline->decoder);
+							 trucker_pipeline_columns(pipeline, input, message), message);
 	row->lsn = pipeline->commit_lsn;
 	row->committed_at = pipeline->committed_at;
 	check_key(input);

@@ -177,9 +177,9 @@ trucker_quarantine_add(TruckerQuarantine *quarantine, TruckerHeld *held, Oid rel
 					   const TruckerMessage *message, const TruckerRowKeys *keys)
 {
 	Oid			types[] = {INT8OID, INT4OID, UUIDOID, OIDOID, OIDOID, PG_LSNOID, TEXTOID, TEXTOID, INT8OID, INT8ARRAYOID,
-	TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID};
+	TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTOID};
 	Datum		values[lengthof(types)];
-	char		nulls[lengthof(types) + 1] = "                ";
+	char		nulls[lengthof(types) + 1] = "                 ";
 	Datum		hashes[lengthof(keys->hashes)];
 	TruckerCatalog access;
 
@@ -201,12 +201,13 @@ trucker_quarantine_add(TruckerQuarantine *quarantine, TruckerHeld *held, Oid rel
 	nulls[9] = keys->any ? 'n' : ' ';
 	form_fields(message->newfields, message->nnew, &values[10], &nulls[10]);
 	form_fields(message->oldfields, message->nold, &values[13], &nulls[13]);
+	values[16] = CStringGetTextDatum(message->decoder->plugin);
 
 	trucker_catalog_begin(&access);
 	if (insert_plan == NULL)
 	{
 		insert_plan = SPI_prepare("INSERT INTO trucker.quarantined_change VALUES "
-								  "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+								  "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
 								  lengthof(types), types);
 		if (insert_plan == NULL || SPI_keepplan(insert_plan) != 0)
 			elog(ERROR, "could not prepare to keep changes");
@@ -309,6 +310,9 @@ form_kept(HeapTuple tuple)
 	form_keys(tuple, 7, &kept->keys);
 	kept->message.nnew = read_fields(tuple, 9, &kept->message.newfields);
 	kept->message.nold = read_fields(tuple, 12, &kept->message.oldfields);
+	kept->message.decoder = trucker_decoder_find(trucker_text_column(tuple, 15));
+	if (kept->message.decoder == NULL)
+		elog(ERROR, "no decoder for a change in quarantine");
 	return kept;
 }
 
@@ -328,7 +332,7 @@ trucker_quarantine_kept(const TruckerHeld *held, int32 after)
 
 	trucker_catalog_begin(&access);
 	(void) trucker_catalog_execute("SELECT seq, relid, part, record_lsn, table_name, operation, made_of, keys, "
-								   "new_names, new_attnums, new_values, old_names, old_attnums, old_values "
+								   "new_names, new_attnums, new_values, old_names, old_attnums, old_values, plugin "
 								   "FROM trucker.quarantined_change WHERE id = $1 AND seq > $2 AND seq < " CHUNK
 								   " + (SELECT min(x.seq) FROM trucker.quarantined_change x WHERE x.id = $1 AND x.seq > $2) "
 								   "ORDER BY seq", 2, types, values, NULL, SPI_OK_SELECT);

@@ -431,6 +431,8 @@ static void
 end_source(TruckerStream *stream, const TruckerMessage *message)
 {
 	stream->in_source = false;
+	if (stream->announced && stream->direct == NULL)
+		trucker_batch_end_source(stream->batch, message->end_lsn);
 	if (stream->batch_started != 0)
 	{
 		stream->batch_end = message->end_lsn;
@@ -568,7 +570,8 @@ handle_data(TruckerStream *stream, const char *data, int len)
 {
 	TruckerMessage message;
 
-	trucker_stream_decoder->decode(data, len, &message);
+	if (!stream->decoder->decode(stream->decoding, data, len, &message))
+		return;
 	message.lsn = stream->replication->data_lsn;
 	switch (message.kind)
 	{
@@ -581,8 +584,14 @@ handle_data(TruckerStream *stream, const char *data, int len)
 		case TRUCKER_MSG_INSERT:
 		case TRUCKER_MSG_UPDATE:
 		case TRUCKER_MSG_DELETE:
-		case TRUCKER_MSG_TRUNCATE:
 			handle_change(stream, &message);
+			break;
+		case TRUCKER_MSG_TRUNCATE:
+			for (TruckerMessage *table = &message; table != NULL; table = table->also)
+			{
+				table->lsn = message.lsn;
+				handle_change(stream, table);
+			}
 			break;
 		case TRUCKER_MSG_LOGICAL:
 			handle_ddl(stream, &message);

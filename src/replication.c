@@ -235,12 +235,12 @@ trucker_replication_backend_pid(TruckerReplication *rep)
  */
 void
 trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool temporary,
-								const TruckerDecoder *decoder,
+								const char *plugin,
 								XLogRecPtr *consistent_point, char **snapshot)
 {
 	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s %sLOGICAL %s (SNAPSHOT 'export')",
 								   quote_identifier(slot), temporary ? "TEMPORARY " : "",
-								   quote_identifier(decoder->plugin));
+								   quote_identifier(plugin));
 	PGresult   *result = trucker_conn_exec(rep->conn, command, PGRES_TUPLES_OK);
 	bool		valid = PQntuples(result) == 1 && PQnfields(result) == 4;
 	char	   *lsn = valid ? pstrdup(PQgetvalue(result, 0, 1)) : NULL;

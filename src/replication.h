@@ -41,7 +41,7 @@ typedef struct TruckerReplication
 extern TruckerReplication *trucker_replication_open(const char *database, const char *application_name);
 extern int	trucker_replication_backend_pid(TruckerReplication *rep);
 extern void trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool temporary,
-											const TruckerDecoder *decoder,
+											const char *plugin,
 											XLogRecPtr *consistent_point, char **snapshot);
 extern void trucker_replication_start(TruckerReplication *rep, const char *slot, XLogRecPtr from,
 									  const TruckerDecoder *decoder, const TruckerDecodeRequest *request);

@@ -105,7 +105,7 @@ static void
 add_member(TruckerStream *stream, TruckerTruck *truck, XLogRecPtr slot_lsn)
 {
 	MemoryContext old = MemoryContextSwitchTo(stream->members_context);
-	TruckerMember *member = trucker_member_create(truck, trucker_stream_decoder, slot_lsn);
+	TruckerMember *member = trucker_member_create(truck, slot_lsn);
 
 	member->misplaced = is_misplaced(stream, member->truck);
 	stream->members = lappend(stream->members, member);

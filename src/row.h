@@ -151,6 +151,6 @@ extern void trucker_row_project(const TruckerRow *row, const TruckerRelation *re
 extern bool trucker_type_can_lose_nan(Oid type);
 extern void trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 									 const TruckerPart *part, const TruckerColumnSpan *then,
-									 const TruckerMessage *message, const TruckerDecoder *decoder);
+									 const TruckerMessage *message);
 
 #endif							/* TRUCKER_ROW_H */

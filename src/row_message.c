@@ -122,12 +122,12 @@ raise_refused(const TruckerRelation *relation, int attnum)
 /* A value of a column that was what column says when the change was made; NULL: not known. */
 static void
 store_value(Datum *values, TruckerPresence *presence, int attnum,
-			TruckerRelation *relation, const char *text, const TruckerColumnThen *column,
+			TruckerRelation *relation, const TruckerField *field, const TruckerColumnThen *column,
 			const TruckerDecoder *decoder)
 {
 	Oid			type = column ? column->type : TupleDescAttr(relation->desc, attnum - 1)->atttypid;
 
-	if (text == NULL)
+	if (field->value == NULL)
 	{
 		check_lost_value(relation, TupleDescAttr(relation->desc, attnum - 1), type, decoder);
 		presence[attnum - 1] = TRUCKER_IS_NULL;
@@ -136,7 +136,7 @@ store_value(Datum *values, TruckerPresence *presence, int attnum,
 	if (column && column->refused)
 		raise_refused(relation, attnum);
 	relation->converting = attnum;
-	values[attnum - 1] = convert(relation, attnum, text, type, decoder);
+	values[attnum - 1] = convert(relation, attnum, field->value, type, decoder);
 	relation->converting = 0;
 	presence[attnum - 1] = TRUCKER_PRESENT;
 }
@@ -282,7 +282,7 @@ attnum_then(const TruckerRelation *relation, const TruckerColumnSpan *then, cons
 }
 
 static void
-take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *message, const TruckerDecoder *decoder)
+take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *message)
 {
 	int			hint = 0;
 
@@ -304,14 +304,14 @@ take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 			continue;
 		if (relation->need_new[attnum - 1])
 			store_value(row->newvalues, row->newpresence, attnum, relation,
-						field->value, column, decoder);
+						field, column, message->decoder);
 		else
 			row->newpresence[attnum - 1] = TRUCKER_UNREAD;
 	}
 }
 
 static void
-take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *message, const TruckerDecoder *decoder)
+take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *message)
 {
 	int			message_hint = 0;
 	int			table_hint = 0;
@@ -340,7 +340,7 @@ take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 		}
 		if (attnum > 0 && relation->need_old[attnum - 1])
 			store_value(row->oldvalues, row->oldpresence, attnum, relation,
-						field->value, column, decoder);
+						field, column, message->decoder);
 	}
 }
 
@@ -382,7 +382,7 @@ take_added(TruckerRow *row, const TruckerRelation *relation)
 void
 trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 						 const TruckerPart *part, const TruckerColumnSpan *then,
-						 const TruckerMessage *message, const TruckerDecoder *decoder)
+						 const TruckerMessage *message)
 {
 	ErrorContextCallback callback;
 
@@ -397,8 +397,8 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 	row->old_in_doubt = false;
 	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
 		message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_UPDATE : TRUCKER_DELETE;
-	take_new(row, relation, message, decoder);
-	take_old(row, relation, message, decoder);
+	take_new(row, relation, message);
+	take_old(row, relation, message);
 	if (then && then->next)
 		take_added(row, relation);
 	error_context_stack = callback.previous;

@@ -57,6 +57,7 @@ copy_slot(ReplicationSlot *slot, TruckerSlotInfo *info)
 {
 	SpinLockAcquire(&slot->mutex);
 	strlcpy(info->name, NameStr(slot->data.name), NAMEDATALEN);
+	strlcpy(info->plugin, NameStr(slot->data.plugin), NAMEDATALEN);
 	info->database = slot->data.database;
 	info->active_pid = slot->active_pid;
 	info->invalidated = trucker_slot_is_invalidated(slot);

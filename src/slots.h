@@ -15,6 +15,7 @@
 typedef struct TruckerSlotInfo
 {
 	char		name[NAMEDATALEN];
+	char		plugin[NAMEDATALEN];
 	Oid			database;
 	int			active_pid;		/* 0: nobody holds it */
 	bool		invalidated;	/* the server has given up what it needs */

@@ -32,8 +32,6 @@
 /* how often, at least, to look for other trucks than those that it knows */
 #define LOOK_INTERVAL_MS 100
 
-const TruckerDecoder *const trucker_stream_decoder = &trucker_wal2json;
-
 /* ----
  * Getting ready
  * ----
@@ -275,17 +273,31 @@ learn_names(TruckerStream *stream)
 	trucker_stop_point("names learnt");
 }
 
+/* Ready to decode what the slot's output plugin writes. */
+static void
+choose_decoder(TruckerStream *stream)
+{
+	const char *name = stream->row->slot_name;
+	TruckerSlotInfo info;
+
+	stream->decoder = trucker_slot_find(name, &info) >= 0 ? trucker_decoder_find(info.plugin) : NULL;
+	if (stream->decoder == NULL)
+		elog(ERROR, "replication slot \"%s\" cannot be read", name);
+	stream->decoding = stream->decoder->begin ? stream->decoder->begin() : NULL;
+}
+
 static void
 begin_pass(TruckerStream *stream)
 {
-	TruckerDecodeRequest request;
+	TruckerDecodeRequest request = {NIL};
 	ListCell   *lc;
 
 	end_pass(stream);
 	stream->pass_context = AllocSetContextCreate(stream->context, "trucker pass", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(stream->pass_context);
 	trucker_tables_build(stream);
-	stream->batch = trucker_batch_create(list_length(stream->tables));
+	choose_decoder(stream);
+	stream->batch = trucker_batch_create(stream->decoder, list_length(stream->tables));
 	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
 													ALLOCSET_DEFAULT_SIZES);
 	trucker_check_is_no_standby();
@@ -299,7 +311,7 @@ begin_pass(TruckerStream *stream)
 	request.tables = trucker_tables_names(stream);
 	request.message_prefix = read_message_prefix();
 	trucker_replication_start(stream->replication, stream->row->slot_name,
-							  trucker_slot_confirmed(stream->row->slot_name), trucker_stream_decoder, &request);
+							  trucker_slot_confirmed(stream->row->slot_name), stream->decoder, &request);
 
 	/* only now that it is ours nobody else can move it */
 	if (!check_slot(stream))

@@ -61,6 +61,8 @@ typedef struct TruckerStream
 	int			nactive;
 	List	   *tables;			/* of TruckerTable, by number */
 	struct HTAB *tables_by_name;
+	const TruckerDecoder *decoder;	/* of the slot's output plugin */
+	void	   *decoding;		/* what it remembers */
 	TruckerBatch *batch;
 	TimestampTz pass_started;
 	TimestampTz fresh_at;		/* when it came to what no truck had applied; 0: not yet */
@@ -150,8 +152,5 @@ extern TruckerMember *trucker_added_member(const TruckerStream *stream);
 extern bool trucker_added_is_due(const TruckerStream *stream);
 extern void trucker_added_begin(TruckerStream *stream);
 extern void trucker_added_end(TruckerStream *stream);
-
-/* the one decoder of this release */
-extern const TruckerDecoder *const trucker_stream_decoder;
 
 #endif							/* TRUCKER_STREAM_H */

@@ -115,7 +115,7 @@ trucker_test_decode(PG_FUNCTION_ARGS)
 	TruckerMessage message;
 	StringInfoData buf;
 
-	trucker_wal2json.decode(VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), &message);
+	(void) trucker_wal2json.decode(NULL, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), &message);
 
 	initStringInfo(&buf);
 	appendStringInfoString(&buf, kind_name(message.kind));
@@ -149,7 +149,7 @@ trucker_test_decode(PG_FUNCTION_ARGS)
 Datum
 trucker_test_wal2json_options(PG_FUNCTION_ARGS)
 {
-	TruckerDecodeRequest request = {NIL, "prefix"};
+	TruckerDecodeRequest request = {.message_prefix = "prefix"};
 	StringInfoData buf;
 	Datum	   *names;
 	bool	   *nulls;

@@ -190,6 +190,7 @@ take_fields(JsonLexContext *lex, const char *key, int *nfields)
 			size *= 2;
 			fields = repalloc(fields, size * sizeof(TruckerField));
 		}
+		memset(&fields[n], 0, sizeof(TruckerField));
 		take_field(lex, &fields[n++]);
 	}
 
@@ -332,8 +333,8 @@ read_message(const char *data, int len, int not_required, MessageKeys *keys, Tru
  * The decoder's decode: see decoder.h.  All strings of the message lie in one
  * copy of the data, so none of them can be freed alone.
  */
-static void
-decode(const char *data, int len, TruckerMessage *message)
+static bool
+decode(void *state, const char *data, int len, TruckerMessage *message)
 {
 	MessageKeys keys;
 
@@ -345,6 +346,8 @@ decode(const char *data, int len, TruckerMessage *message)
 		if (keys.timestamp != NULL)
 			message->committed_at = trucker_json_timestamp(keys.timestamp);
 	}
+	message->decoder = &trucker_wal2json;
+	return true;
 }
 
 /*

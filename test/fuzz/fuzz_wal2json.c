@@ -34,7 +34,7 @@ decode_stream(void *arg)
 {
 	Input	   *input = arg;
 
-	trucker_wal2json.decode(input->data, input->len, &input->message);
+	(void) trucker_wal2json.decode(NULL, input->data, input->len, &input->message);
 }
 
 static void
