@@ -9,7 +9,7 @@
 
 #include "decoder.h"
 
-static const TruckerDecoder *const decoders[] = {&trucker_wal2json};
+static const TruckerDecoder *const decoders[] = {&trucker_wal2json, &trucker_pgoutput};
 
 /* The decoder of an output plugin's messages; NULL: there is none. */
 const TruckerDecoder *
