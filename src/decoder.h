@@ -113,7 +113,11 @@ typedef struct TruckerDecoder
 /* in wal2json.c */
 extern const TruckerDecoder trucker_wal2json;
 
+/* in pgoutput.c */
+extern const TruckerDecoder trucker_pgoutput;
+
 /* in decoder.c */
 extern const TruckerDecoder *trucker_decoder_find(const char *plugin);
+extern const TruckerDecoder *trucker_decoder_wanted(const char *plugin);
 
 #endif							/* TRUCKER_DECODER_H */
