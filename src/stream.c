@@ -29,6 +29,7 @@
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
+#include "value.h"
 
 /* how often, at least, to look for other trucks than those that it knows */
 #define LOOK_INTERVAL_MS 100
@@ -276,7 +277,7 @@ learn_names(TruckerStream *stream)
 
 /* Ready to decode what the slot's output plugin writes. */
 static void
-choose_decoder(TruckerStream *stream)
+choose_decoder(TruckerStream *stream, const TruckerDecodeRequest *request)
 {
 	const char *name = stream->row->slot_name;
 	TruckerSlotInfo info;
@@ -284,7 +285,23 @@ choose_decoder(TruckerStream *stream)
 	stream->decoder = trucker_slot_find(name, &info) >= 0 ? trucker_decoder_find(info.plugin) : NULL;
 	if (stream->decoder == NULL)
 		elog(ERROR, "replication slot \"%s\" cannot be read", name);
-	stream->decoding = stream->decoder->begin ? stream->decoder->begin() : NULL;
+	stream->decoding = stream->decoder->begin ? stream->decoder->begin(request) : NULL;
+}
+
+/* Are there columns whose values cannot all come in binary form? */
+static bool
+wants_text(const TruckerStream *stream)
+{
+	MemoryContext context = CurrentMemoryContext;
+	bool		wanted = stream->as_text;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	foreach(lc, stream->tables)
+		wanted = wanted || !trucker_value_table_is_binary(((TruckerTable *) lfirst(lc))->relid);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return wanted;
 }
 
 static void
@@ -297,7 +314,9 @@ begin_pass(TruckerStream *stream)
 	stream->pass_context = AllocSetContextCreate(stream->context, "trucker pass", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(stream->pass_context);
 	trucker_tables_build(stream);
-	choose_decoder(stream);
+	request.message_prefix = read_message_prefix();
+	request.as_text = wants_text(stream);
+	choose_decoder(stream, &request);
 	stream->batch = trucker_batch_create(stream->decoder, list_length(stream->tables));
 	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
 													ALLOCSET_DEFAULT_SIZES);
@@ -310,7 +329,6 @@ begin_pass(TruckerStream *stream)
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
-	request.message_prefix = read_message_prefix();
 	if (stream->decoder->needs_publication)
 		request.publications = trucker_publication_names(stream->row->publication);
 	trucker_replication_start(stream->replication, stream->row->slot_name,

@@ -93,6 +93,7 @@ typedef struct TruckerStream
 
 	/* from one attempt to the next */
 	int			failures;		/* of the stream itself, in a row */
+	bool		as_text;		/* the walsender could not send a value in binary form */
 	TimestampTz next_attempt_at;	/* 0: at once */
 	XLogRecPtr	published;		/* what shared memory says of the active trucks */
 	XLogRecPtr	confirmed;		/* what the slot can have been told by now; 0: not known */
