@@ -202,12 +202,13 @@ check_nan(TruckerChecklist *list, void *arg)
 	InputCheck *input = arg;
 	const TruckerRelation *relation = input->program->relation;
 	const TruckerRowType *type = input->program->type;
+	const TruckerDecoder *decoder = trucker_check_decoder(input->truck);
 	StringInfoData names;
 	char	   *message;
 	char	   *detail;
 
 	initStringInfo(&names);
-	for (int i = 0; trucker_wal2json.loses_nan && i < relation->desc->natts; i++)
+	for (int i = 0; decoder->loses_nan && i < relation->desc->natts; i++)
 	{
 		Form_pg_attribute attr = TupleDescAttr(relation->desc, i);
 
@@ -217,10 +218,10 @@ check_nan(TruckerChecklist *list, void *arg)
 			appendStringInfo(&names, "%s\"%s\"", names.len ? ", " : "", NameStr(attr->attname));
 	}
 	if (names.len == 0)
-		return psprintf("%s carries all values that the SQL reads", trucker_wal2json.plugin);
+		return psprintf("%s carries all values that the SQL reads", decoder->plugin);
 
 	message = psprintf("%s cannot carry NaN and infinity of floating-point and numeric columns",
-					   trucker_wal2json.plugin);
+					   decoder->plugin);
 	detail = psprintf("They would arrive as NULL.  The SQL reads such columns of table %s: %s.",
 					  relation->name, names.data);
 	if (trucker_refuse_unsafe_types)
@@ -228,9 +229,9 @@ check_nan(TruckerChecklist *list, void *arg)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s", message),
 				 errdetail("%s", detail),
-				 errhint("Let the SQL not read them, give the columns a domain over their type, which arrives as text, or set trucker.refuse_unsafe_types = off.")));
+				 errhint("Let the SQL not read them, give the columns a domain over their type, which arrives as text, or set trucker.refuse_unsafe_types = off.  pgoutput carries all values: ALTER SYSTEM SET trucker.output_plugin = pgoutput; SELECT pg_reload_conf();")));
 	trucker_checklist_warn(list, message, detail,
-						   "Where the column is NOT NULL the truck stops at such a value; elsewhere a CHECK constraint can keep it out.");
+						   "Where the column is NOT NULL the truck stops at such a value; elsewhere a CHECK constraint can keep it out.  pgoutput carries all values: ALTER SYSTEM SET trucker.output_plugin = pgoutput; SELECT pg_reload_conf();");
 	return NULL;
 }
 

@@ -124,5 +124,6 @@ extern const TruckerDecoder trucker_pgoutput;
 
 /* in decoder.c */
 extern const TruckerDecoder *trucker_decoder_find(const char *plugin);
+extern const TruckerDecoder *trucker_decoder_wanted(const char *plugin);
 
 #endif							/* TRUCKER_DECODER_H */

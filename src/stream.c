@@ -25,6 +25,7 @@
 
 #include "check.h"
 #include "identity.h"
+#include "publication.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
@@ -328,6 +329,8 @@ begin_pass(TruckerStream *stream)
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
+	if (stream->decoder->needs_publication)
+		request.publications = trucker_publication_names(stream->row->publication);
 	trucker_replication_start(stream->replication, stream->row->slot_name,
 							  trucker_slot_confirmed(stream->row->slot_name), stream->decoder, &request);
 
@@ -405,7 +408,8 @@ pass_must_end(TruckerStream *stream)
 	}
 	if (trucker_retry_is_due(stream))
 		trucker_retry_work(stream);
-	if (trucker_added_is_due(stream))
+	stream->switches = trucker_switch_is_due(stream);
+	if (trucker_added_is_due(stream) || stream->switches)
 		return true;
 	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
 		return true;
@@ -469,6 +473,8 @@ trucker_stream_follow(TruckerStream *stream)
 		trucker_retry_work(stream);
 		trucker_transition_let_leave(stream);
 		if (stream->rekeyed)
+			continue;
+		if ((stream->switches || trucker_switch_is_due(stream)) && trucker_switch(stream))
 			continue;
 		if (trucker_added_is_due(stream))
 			trucker_added_begin(stream);

@@ -84,6 +84,8 @@ typedef struct TruckerStream
 	TimestampTz sent_at;
 	TimestampTz confirmed_at;
 	TimestampTz looked_at;		/* when we last looked who is aboard */
+	TimestampTz switch_at;		/* when to look again whether it can be switched to another plugin */
+	bool		switches;		/* it can, between passes */
 	XLogRecPtr	standby_lsn;	/* record of running transactions, written to join */
 	TimestampTz standby_at;		/* 0: not written */
 	TimestampTz joined_at;		/* when we last tried to join the home */
@@ -137,6 +139,13 @@ extern void trucker_transition_board_again(TruckerStream *stream, TruckerMember 
 extern void trucker_transition_reopen(TruckerStream *stream);
 extern bool trucker_transition_promote(TruckerStream *stream);
 extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *member);
+
+/* in switch.c: another output plugin */
+extern bool trucker_switch_is_due(TruckerStream *stream);
+extern bool trucker_switch(TruckerStream *stream);
+extern bool trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
+								 const TruckerTruck *truck, XLogRecPtr lsn);
+extern bool trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home);
 
 /* in retry.c */
 extern bool trucker_retry_is_due(const TruckerStream *stream);
