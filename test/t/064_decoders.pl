@@ -292,6 +292,28 @@ ok($node->poll_query_until('postgres', q{SELECT last_error ~ 'carries no value f
 is(sql('SELECT count(*) FROM gen_pgoutput WHERE id >= 10'), '0', 'no NULL takes its place');
 sql(q{SELECT trucker.stop('gen_pgoutput'); SELECT trucker.drop_truck('gen_pgoutput')});
 
+# a replica identity that pgoutput does not send
+sql(q{
+CREATE TABLE gk (a int NOT NULL, k int GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY);
+CREATE TABLE gk_wal2json (op text, k int, old__k int);
+CREATE TABLE gk_pgoutput (LIKE gk_wal2json);
+SELECT trucker.create_truck('gk', '{gk}', 'INSERT INTO gk_pgoutput SELECT meta__operation, k, old__k FROM r', options => '{"stream": "pgoutput"}')});
+like(psql_err($node, q{SELECT trucker.start('gk')}),
+	qr/ERROR:  0A000: the replica identity of table public.gk has a generated column "k", which output plugin "pgoutput" does not send\nDETAIL:  .*\nHINT:  .*ALTER TABLE public.gk REPLICA IDENTITY FULL; or use another output plugin: see trucker.set_output_plugin\(\)\./,
+	'a generated replica identity: start() refuses');
+sql(q{SELECT trucker.drop_truck('gk'); ALTER TABLE gk REPLICA IDENTITY FULL});
+create_pair('gk', 'gk', 'INSERT INTO %d SELECT meta__operation, k, old__k FROM r', '');
+sql($_) foreach ('INSERT INTO gk VALUES (1), (2), (3)', 'UPDATE gk SET a = a + 10', 'DELETE FROM gk WHERE a = 12');
+both_caught_up('gk', 'a generated primary key, and the whole old row');
+same($node, 'SELECT * FROM gk_wal2json', 'SELECT * FROM gk_pgoutput', 'old and new keys are computed');
+is(sql(q{SELECT string_agg(op || coalesce(k, 0) || coalesce(old__k, 0), ' ' ORDER BY op, k) FROM gk_pgoutput WHERE op <> 'insert'}), 'delete024 update222 update244 update266', 'and right');
+# altered while the truck runs
+sql(q{ALTER TABLE gk REPLICA IDENTITY DEFAULT; UPDATE gk SET a = 5 WHERE a = 11});
+ok($node->poll_query_until('postgres', q{SELECT last_error ~ '^0A000: the replica identity of table public.gk has a generated column' FROM trucker.status WHERE truck = 'gk_pgoutput'}),
+	'the truck stops when the replica identity becomes such a one');
+ok(caught_up($node, 'gk_wal2json'), 'wal2json reads on');
+sql(q{SELECT trucker.stop('gk_pgoutput'); SELECT trucker.drop_truck('gk_pgoutput')});
+
 # ----
 # Tables that are altered while changes are pending
 # ----
