@@ -158,7 +158,7 @@ end_transaction(bool committed)
 static void
 xact_callback(XactEvent event, void *arg)
 {
-	if (!scan_at_commit && signals_at_commit == NIL && closing_databases == NIL)
+	if (!scan_at_commit && signals_at_commit == NIL && pokes_at_commit == NIL && closing_databases == NIL)
 		return;
 	switch (event)
 	{
@@ -417,27 +417,19 @@ writes_of_utility(Node *node)
 		trucker_written_note(RangeVarGetRelid(copy->relation, NoLock, true));
 }
 
+/* The statement itself. */
 static void
-process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+execute_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
 {
 	bool		outer = dropping_trucker;
-	XLogRecPtr	outer_lsn;
 
-	/* an error has left it set */
-	if (context == PROCESS_UTILITY_TOPLEVEL)
-		memset(&altered, 0, sizeof(altered));
-	outer_lsn = altered.lsn;
 	if (drops_trucker(pstmt->utilityStmt))
 	{
 		quiesce(MyDatabaseId);
 		dropping_trucker = true;
 	}
-	if (trucker_written_in_batch())
-		writes_of_utility(pstmt->utilityStmt);
-	if (renames_server(pstmt->utilityStmt))
-		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
 	PG_TRY();
 	{
 		if (prev_process_utility_hook)
@@ -452,7 +444,27 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		dropping_trucker = outer;
 	}
 	PG_END_TRY();
-	if (alters_tables(pstmt->utilityStmt))
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
+{
+	/* asked first: a procedure that rolls back may have freed the tree of its own CALL */
+	bool		may_alter = alters_tables(pstmt->utilityStmt);
+	XLogRecPtr	outer_lsn;
+
+	/* an error has left it set */
+	if (context == PROCESS_UTILITY_TOPLEVEL)
+		memset(&altered, 0, sizeof(altered));
+	outer_lsn = altered.lsn;
+	if (trucker_written_in_batch())
+		writes_of_utility(pstmt->utilityStmt);
+	if (renames_server(pstmt->utilityStmt))
+		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
+	execute_utility(pstmt, query, read_only_tree, context, params, query_env, dest, qc);
+	if (may_alter)
 		look_at_inputs(pstmt->utilityStmt);
 	altered.lsn = outer_lsn;
 }
