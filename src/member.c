@@ -72,13 +72,14 @@ trucker_member_init(void)
 }
 
 /*
- * A truck that is carried now.  slot_lsn is up to where the stream's slot is
- * confirmed: the truck has applied all before.  In a transaction; the member is a
- * child of the current memory context.  What this process has committed must have
- * been flushed: the position that is read here counts as durable.
+ * A truck that is carried now; NULL: it has been dropped, or reset, since it was
+ * listed.  slot_lsn is up to where the stream's slot is confirmed: the truck has
+ * applied all before.  In a transaction; the member is a child of the current memory
+ * context.  What this process has committed must have been flushed: the position that
+ * is read here counts as durable.
  */
 TruckerMember *
-trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn)
+trucker_member_create(const TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker member",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -99,9 +100,9 @@ trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRe
 	if (member->truck == NULL || !member->truck->has_stream ||
 		memcmp(&member->truck->stream_id, &truck->stream_id, sizeof(pg_uuid_t)) != 0)
 	{
-		/* dropped, or reset, since it was listed */
-		member->truck = truck;
-		member->gone = true;
+		MemoryContextSwitchTo(old);
+		trucker_member_free(member);
+		return NULL;
 	}
 	trucker_truck_get_info(member->entry, &info);
 	member->failures = info.failures;

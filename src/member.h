@@ -53,7 +53,7 @@ typedef struct TruckerMember
 typedef void (*TruckerMemberStep) (TruckerMember *member, void *arg);
 
 /* in member.c */
-extern TruckerMember *trucker_member_create(TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn);
+extern TruckerMember *trucker_member_create(const TruckerTruck *truck, const TruckerDecoder *decoder, XLogRecPtr slot_lsn);
 extern void trucker_member_free(TruckerMember *member);
 extern bool trucker_member_shall_run(const TruckerMember *member);
 extern bool trucker_member_try(TruckerMember *member, TruckerMemberStep step, void *arg, bool alone);
