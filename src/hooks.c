@@ -51,6 +51,8 @@
 
 /* how long a dropping session waits for workers and walsenders to end */
 #define QUIESCE_TIMEOUT_MS 20000
+/* how many of the trucks that a statement has cost its warning names */
+#define MAX_LOST_TOLD 10
 
 typedef struct PendingSignal
 {
@@ -367,10 +369,34 @@ loses_defaults(Node *node)
 	return adds && sets;
 }
 
+/* The statement was the end of these trucks, each told of in a sentence (char *). */
+static void
+warn_of_lost(List *lost)
+{
+	StringInfoData trucks;
+	ListCell   *lc;
+
+	initStringInfo(&trucks);
+	foreach(lc, lost)
+	{
+		if (foreach_current_index(lc) == MAX_LOST_TOLD)
+		{
+			appendStringInfo(&trucks, "\nAnd %d more.", list_length(lost) - MAX_LOST_TOLD);
+			break;
+		}
+		appendStringInfo(&trucks, "%s%s", trucks.len > 0 ? "\n" : "", (char *) lfirst(lc));
+	}
+	ereport(WARNING,
+			(errmsg("trucks that read this table cannot go on"),
+			 errdetail_internal("%s", trucks.data),
+			 errhint("SELECT truck, last_error FROM trucker.status WHERE state = 'lost';")));
+	pfree(trucks.data);
+}
+
 static void
 look_at_inputs(Node *node)
 {
-	int			nlost;
+	List	   *lost;
 
 	/*
 	 * Our own script may be altering our own tables just now; or the library is newer
@@ -381,13 +407,11 @@ look_at_inputs(Node *node)
 		return;
 	CommandCounterIncrement();
 	/* what a truck's SQL does must be decoded as well */
-	nlost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
+	lost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
 	altered.ntables = 0;
-	if (nlost == 0)
+	if (lost == NIL)
 		return;
-	ereport(WARNING,
-			(errmsg("trucks that read this table cannot go on"),
-			 errhint("SELECT truck, last_error FROM trucker.status WHERE state = 'lost';")));
+	warn_of_lost(lost);
 	trucker_at_commit_scan();
 }
 

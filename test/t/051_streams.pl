@@ -324,7 +324,7 @@ wait_status('two', "state = 'retrying' AND stream = 'main (catch-up)'", 'others 
 sql(q{ALTER SYSTEM SET trucker.max_failures = 3});
 $node->reload;
 wait_status('two', "state = 'failed'", 'until they have failed max_failures times in a row');
-like(psql_err($node, q{SELECT trucker.wait_for('two')}), qr/truck "two" is stopped/, 'wait_for() does not wait for it');
+like(psql_err($node, q{SELECT trucker.wait_for('two')}), qr/truck "two" has failed\nDETAIL:  Its last error was P0001: trouble of truck two\.\nHINT:  .*SELECT trucker\.start\('two'\);/, 'wait_for() does not wait for it, and says why');
 heal(qw(strict two));
 change();
 all_same('beside failed trucks', qw(one three four));
