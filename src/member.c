@@ -128,8 +128,15 @@ trucker_member_create(const TruckerTruck *truck, const TruckerDecoder *decoder, 
 void
 trucker_member_read_names(TruckerMember *member)
 {
-	MemoryContext old = MemoryContextSwitchTo(member->context);
+	MemoryContext old;
 
+	/* each DDL on an input has them read once more */
+	member->names = NIL;
+	member->unloaded = NIL;
+	if (member->names_context == NULL)
+		member->names_context = AllocSetContextCreate(member->context, "trucker input names", ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(member->names_context);
+	old = MemoryContextSwitchTo(member->names_context);
 	member->names = trucker_state_input_names(&member->truck_id, &member->names_before);
 	member->unloaded = member->truck->needs_backfill ? NIL :
 		trucker_tables_unloaded(member->truck, &member->names);

@@ -17,6 +17,7 @@ typedef struct TruckerMember
 	TruckerTruck *truck;
 	TruckerPosition *position;
 	TruckerPipeline *pipeline;
+	MemoryContext names_context;	/* of names and unloaded */
 	List	   *names;			/* of TruckerInputName: the inputs, as the plugin names them */
 	uint64		names_before;	/* what transactions before this one did is among them */
 	XLogRecPtr	names_lsn;		/* ... and what those did that committed here, or before */
