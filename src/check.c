@@ -149,7 +149,8 @@ check_sql(TruckerChecklist *list, void *arg)
 	input->program = trucker_program_create(input->truck, input->output, input->rel);
 	MemoryContextSwitchTo(old);
 	trucker_identity_pop(&saved);
-	return psprintf("reads %d columns of r", input->program->type->desc->natts);
+	return psprintf("reads %d columns of r%s%s", input->program->type->desc->natts,
+					input->program->filtered ? ".  " : "", input->program->filtered ? input->program->filtered : "");
 }
 
 static const char *

@@ -73,6 +73,8 @@ typedef struct TruckerDecodeRequest
 	List	   *tables;			/* of TruckerTableName *, historic names included */
 	List	   *publications;	/* names (char *), if the decoder needs them */
 	const char *message_prefix; /* of the only logical messages that are wanted */
+	bool		no_updates;		/* nobody wants updates, nor deletes */
+	bool		no_truncates;
 } TruckerDecodeRequest;
 
 typedef struct TruckerTableName

@@ -43,6 +43,7 @@
 #include "utils/timestamp.h"
 
 #include "connection.h"
+#include "filter.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -382,6 +383,7 @@ look_at_inputs(Node *node)
 	CommandCounterIncrement();
 	/* what a truck's SQL does must be decoded as well */
 	nlost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
+	trucker_filter_follow(&altered);
 	altered.ntables = 0;
 	if (nlost == 0)
 		return;

@@ -309,6 +309,7 @@ begin_pass(TruckerStream *stream)
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
+	trucker_tables_find_needs(stream, &request);
 	request.message_prefix = read_message_prefix();
 	trucker_replication_start(stream->replication, stream->row->slot_name,
 							  trucker_slot_confirmed(stream->row->slot_name), stream->decoder, &request);
