@@ -203,12 +203,13 @@ check_nan(TruckerChecklist *list, void *arg)
 	InputCheck *input = arg;
 	const TruckerRelation *relation = input->program->relation;
 	const TruckerRowType *type = input->program->type;
+	const TruckerDecoder *decoder = trucker_decoder_installed(&trucker_wal2json);
 	StringInfoData names;
 	char	   *message;
 	char	   *detail;
 
 	initStringInfo(&names);
-	for (int i = 0; trucker_wal2json.loses_nan && i < relation->desc->natts; i++)
+	for (int i = 0; decoder->loses_nan && i < relation->desc->natts; i++)
 	{
 		Form_pg_attribute attr = TupleDescAttr(relation->desc, i);
 
@@ -218,10 +219,10 @@ check_nan(TruckerChecklist *list, void *arg)
 			appendStringInfo(&names, "%s\"%s\"", names.len ? ", " : "", NameStr(attr->attname));
 	}
 	if (names.len == 0)
-		return psprintf("%s carries all values that the SQL reads", trucker_wal2json.plugin);
+		return psprintf("%s carries all values that the SQL reads", decoder->plugin);
 
 	message = psprintf("%s cannot carry NaN and infinity of floating-point and numeric columns",
-					   trucker_wal2json.plugin);
+					   decoder->plugin);
 	detail = psprintf("They would arrive as NULL.  The SQL reads such columns of table %s: %s.",
 					  relation->name, names.data);
 	if (trucker_refuse_unsafe_types)

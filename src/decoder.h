@@ -90,6 +90,12 @@ typedef struct TruckerDecoder
 	bool		loses_nan;		/* NaN and infinity arrive as NULL */
 	bool		needs_publication;	/* it sends what its publications hold, and knows of no list of tables */
 
+	/* The decoder for the version of the plugin that is installed; NULL: this one is for any. */
+	const struct TruckerDecoder *(*installed) (void);
+
+	/* Decoding could not be started, with this SQLSTATE.  NULL: that tells nothing. */
+	void		(*refused) (int sqlstate);
+
 	/*
 	 * Append the plugin's options as START_REPLICATION wants them, without the
 	 * parentheses: "name" 'value', ...  Quoted for the replication grammar.
@@ -114,8 +120,11 @@ typedef struct TruckerDecoder
 
 /* in wal2json.c */
 extern const TruckerDecoder trucker_wal2json;
+extern const TruckerDecoder trucker_wal2json_exact;
 
 /* in decoder.c */
 extern const TruckerDecoder *trucker_decoder_find(const char *plugin);
+extern const TruckerDecoder *trucker_decoder_installed(const TruckerDecoder *decoder);
+extern char *trucker_decoder_library(const char *plugin);
 
 #endif							/* TRUCKER_DECODER_H */

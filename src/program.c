@@ -164,7 +164,7 @@ filter_error_callback(void *arg)
 	const TruckerProgram *program = arg;
 
 	if (program->filtered && geterrcode() == ERRCODE_UNDEFINED_COLUMN &&
-		(geterrposition() > 0 || getinternalerrposition() > 0))
+		(geterrposition() > 0 || getinternalerrposition() > 0 || !program->output->routine->is_local))
 		errhint("%s", program->filtered);
 }
 

@@ -283,6 +283,7 @@ choose_decoder(TruckerStream *stream)
 	stream->decoder = trucker_slot_find(name, &info) >= 0 ? trucker_decoder_find(info.plugin) : NULL;
 	if (stream->decoder == NULL)
 		elog(ERROR, "replication slot \"%s\" cannot be read", name);
+	stream->decoder = trucker_decoder_installed(stream->decoder);
 	stream->decoding = stream->decoder->begin ? stream->decoder->begin() : NULL;
 }
 
