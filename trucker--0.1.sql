@@ -68,12 +68,38 @@ CREATE TABLE trucker.stream (
 	name          text NOT NULL,
 	home          boolean NOT NULL,
 	slot_name     text,			-- recorded before the slot is made; NULL: trucks may still come aboard
-	confirmed_lsn pg_lsn		-- the slot's, noted when the worker of a stopped stream has ended
+	confirmed_lsn pg_lsn,		-- the slot's, noted when the worker of a stopped stream has ended
+	publication   text			-- what its slot is read with if that is pgoutput's, or will be; NULL: none yet
 );
 CREATE UNIQUE INDEX stream_home ON trucker.stream (owner, run_as, name) WHERE home;
 CREATE UNIQUE INDEX stream_boarding ON trucker.stream (owner, run_as, name) WHERE slot_name IS NULL;
 COMMENT ON TABLE trucker.stream IS
 'replication slots and the workers that read them; not dumped';
+
+-- What is set for the streams of an owner that have this name, also before there are any.
+CREATE TABLE trucker.stream_setting (
+	owner         regrole NOT NULL,
+	name          text NOT NULL,
+	output_plugin text NOT NULL,
+	PRIMARY KEY (owner, name)
+);
+COMMENT ON TABLE trucker.stream_setting IS
+'settings of streams; written by set_output_plugin only';
+
+SELECT pg_catalog.pg_extension_config_dump('trucker.stream_setting', '');
+
+-- The input tables that trucker's publications hold.  Of a table only what commits at or
+-- after usable_lsn is sent for certain.  (publication.c)
+CREATE TABLE trucker.published_table (
+	publication  text NOT NULL,
+	relid        oid NOT NULL,
+	inserts_only boolean NOT NULL,	-- it may lack a replica identity
+	added_before xid8,		-- it is known that the table was there before this transaction began; NULL: not known yet
+	usable_lsn   pg_lsn,	-- NULL: a transaction with a lesser number may still run
+	PRIMARY KEY (publication, relid)
+);
+COMMENT ON TABLE trucker.published_table IS
+'input tables in trucker''s publications, and from where on all their changes are sent; not dumped';
 
 CREATE TABLE trucker.truck_state (
 	truck_id       uuid PRIMARY KEY,
@@ -217,6 +243,8 @@ ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.column_filter ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.filter_attnum ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.stream ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.stream_setting ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.published_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.truck_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
@@ -288,6 +316,11 @@ CREATE FUNCTION trucker.skip(name text, lsn pg_lsn)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_skip';
 COMMENT ON FUNCTION trucker.skip(text, pg_lsn) IS
 'let a truck pass over the source transaction that it fails at, which commits at lsn (column failed_lsn of trucker.status); it will never be applied';
+
+CREATE FUNCTION trucker.set_output_plugin(stream text, output_plugin text DEFAULT NULL)
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_set_output_plugin';
+COMMENT ON FUNCTION trucker.set_output_plugin(text, text) IS
+'let the caller''s streams of this name be decoded by wal2json or by pgoutput (NULL: by what the setting trucker.output_plugin says); one that runs switches without losing or repeating anything';
 
 CREATE FUNCTION trucker.generated_sql(name text, OUT input_table regclass, OUT output_sql text)
 RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_generated_sql';
@@ -510,6 +543,34 @@ WHERE pg_catalog.pg_has_role(x.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_rea
 COMMENT ON VIEW trucker.slots IS
 'one row a replication slot of trucker''s in this database: who uses it, what WAL the server keeps for it, and why; others'' and nobody''s slots are shown to members of pg_read_all_stats';
 
+CREATE VIEW trucker.publications WITH (security_barrier) AS
+SELECT p.publication || CASE WHEN p.inserts_only THEN '_i' ELSE '' END AS publication,
+	   p.relid::regclass AS input_table,
+	   CASE WHEN NOT p.inserts_only THEN 'insert, update, delete, truncate' ELSE 'insert, truncate' END AS published,
+	   p.usable_lsn AS usable_from_lsn,
+	   x.streams,
+	   t.trucks,
+	   CASE WHEN NOT m.there THEN 'it is not in the publication any more: its trucks are lost'
+			WHEN t.trucks IS NULL THEN 'no truck reads it: it is about to be taken out'
+			WHEN p.usable_lsn IS NULL THEN 'for slots that are made from now on; for others when the transactions have ended that ran when it was added'
+			ELSE 'published' END AS state
+FROM trucker.published_table p
+CROSS JOIN LATERAL (
+	SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
+				   WHERE r.prrelid = p.relid AND b.pubname::text IN (p.publication, p.publication || CASE WHEN p.inserts_only THEN '_i' ELSE '' END)) AS there) m
+LEFT JOIN LATERAL (
+	SELECT pg_catalog.array_agg(x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END ORDER BY NOT x.home, x.id) AS streams,
+		   pg_catalog.bool_or(pg_catalog.pg_has_role(x.owner, 'USAGE')) AS is_visible
+	FROM trucker.stream x WHERE x.publication = p.publication) x ON true
+LEFT JOIN LATERAL (
+	SELECT pg_catalog.array_agg(t.name ORDER BY t.name) AS trucks
+	FROM trucker.truck t WHERE p.relid = ANY (t.input_tables::oid[]) AND
+	((t.owner, t.run_as, coalesce(t.options->>'stream', 'main')) IN (SELECT x.owner, x.run_as, x.name FROM trucker.stream x WHERE x.publication = p.publication)
+	 OR t.id IN (SELECT s.truck_id FROM trucker.truck_state s JOIN trucker.stream x ON x.id = s.stream_id WHERE x.publication = p.publication))) t ON true
+WHERE x.is_visible OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW trucker.publications IS
+'one row a table that trucker publishes for streams that pgoutput decodes: in which publication, for which streams and trucks, and from where in the WAL on it can be relied upon';
+
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
@@ -522,8 +583,8 @@ REVOKE ALL ON FUNCTION
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
-	trucker.check(text), trucker.drop_orphans(),
+	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
-GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots TO PUBLIC;
+GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots, trucker.publications TO PUBLIC;

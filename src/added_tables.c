@@ -33,6 +33,7 @@
 #include "utils/memutils.h"
 
 #include "backfill.h"
+#include "publication.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
@@ -109,6 +110,9 @@ create_slot(TruckerMember *member, void *arg)
 	TruckerAddition *addition = stream->addition;
 
 	MemoryContextSwitchTo(addition->context);
+	/* before the slot: see publication.c */
+	if (stream->decoder->needs_publication)
+		(void) trucker_publication_prepare(&stream->row->id, list_make1(member->truck));
 	addition->replication = trucker_stream_connect(stream);
 	trucker_replication_create_slot(addition->replication, trucker_slot_new_name(), true, stream->decoder->plugin,
 									&stream->read_until, &addition->snapshot);

@@ -46,6 +46,7 @@ PG_FUNCTION_INFO_V1(trucker_drop_truck);
 PG_FUNCTION_INFO_V1(trucker_start);
 PG_FUNCTION_INFO_V1(trucker_stop);
 PG_FUNCTION_INFO_V1(trucker_resync);
+PG_FUNCTION_INFO_V1(trucker_set_output_plugin);
 PG_FUNCTION_INFO_V1(trucker_generated_sql);
 PG_FUNCTION_INFO_V1(trucker_wait_for);
 PG_FUNCTION_INFO_V1(trucker_truck_workers);
@@ -263,6 +264,7 @@ trucker_start(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 	int			new_trucks = 0;
 	int			new_slots = 0;
+	List	   *decoders = NIL;
 
 	trucker_check_preloaded();
 	trucks = named_trucks(fcinfo);
@@ -272,9 +274,10 @@ trucker_start(PG_FUNCTION_ARGS)
 
 		new_trucks += truck->enabled ? 0 : 1;
 		new_slots += truck->has_stream ? 0 : 1;
+		decoders = list_append_unique_ptr(decoders, unconstify(TruckerDecoder *, trucker_check_decoder(truck)));
 	}
 	/* trucks that start together share what they need */
-	trucker_check_server(Min(new_trucks, 1), Min(new_slots, 1));
+	trucker_check_server(Min(new_trucks, 1), Min(new_slots, 1), decoders);
 	foreach(lc, trucks)
 	{
 		TruckerTruck *truck = lfirst(lc);
@@ -341,6 +344,37 @@ trucker_resync(PG_FUNCTION_ARGS)
 		trucker_at_commit_poke(&stream_id);
 	}
 	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
+	trucker_at_commit_scan();
+	PG_RETURN_VOID();
+}
+
+/* set_output_plugin(stream, output_plugin) */
+Datum
+trucker_set_output_plugin(PG_FUNCTION_ARGS)
+{
+	char	   *plugin = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *stream;
+	ListCell   *lc;
+
+	trucker_check_preloaded();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" of %s must not be null", "stream", "set_output_plugin")));
+	stream = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	if (stream[0] == '\0' || strlen(stream) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid stream name \"%s\"", stream),
+				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
+	if (plugin && trucker_decoder_find(plugin) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown output plugin \"%s\"", plugin),
+				 errhint("Available: \"%s\", \"%s\".", trucker_wal2json.plugin, trucker_pgoutput.plugin)));
+	trucker_check_server(0, 0, list_make1(unconstify(TruckerDecoder *, trucker_decoder_wanted(plugin))));
+	foreach(lc, trucker_state_set_output_plugin(GetUserId(), stream, plugin))
+		trucker_at_commit_poke(lfirst(lc));
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }

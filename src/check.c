@@ -203,7 +203,7 @@ check_nan(TruckerChecklist *list, void *arg)
 	InputCheck *input = arg;
 	const TruckerRelation *relation = input->program->relation;
 	const TruckerRowType *type = input->program->type;
-	const TruckerDecoder *decoder = trucker_decoder_installed(&trucker_wal2json);
+	const TruckerDecoder *decoder = trucker_decoder_installed(trucker_check_decoder(input->truck));
 	StringInfoData names;
 	char	   *message;
 	char	   *detail;
@@ -230,9 +230,9 @@ check_nan(TruckerChecklist *list, void *arg)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s", message),
 				 errdetail("%s", detail),
-				 errhint("Let the SQL not read them, give the columns a domain over their type, which arrives as text, or set trucker.refuse_unsafe_types = off.")));
+				 errhint("Let the SQL not read them, give the columns a domain over their type, which arrives as text, or set trucker.refuse_unsafe_types = off.  pgoutput carries all values: ALTER SYSTEM SET trucker.output_plugin = pgoutput; SELECT pg_reload_conf();")));
 	trucker_checklist_warn(list, message, detail,
-						   "Where the column is NOT NULL the truck stops at such a value; elsewhere a CHECK constraint can keep it out.");
+						   "Where the column is NOT NULL the truck stops at such a value; elsewhere a CHECK constraint can keep it out.  pgoutput carries all values: ALTER SYSTEM SET trucker.output_plugin = pgoutput; SELECT pg_reload_conf();");
 	return NULL;
 }
 

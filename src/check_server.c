@@ -38,6 +38,7 @@
 #include "replication.h"
 #include "shmem.h"
 #include "slots.h"
+#include "state.h"
 #include "worker.h"
 
 /* how long a background worker may take to become free */
@@ -113,11 +114,19 @@ check_no_standby(TruckerChecklist *list, void *arg)
 	return "no commit waits for trucker's own connections";
 }
 
+/* What the trucks to be started need. */
+typedef struct Wanted
+{
+	int			trucks;			/* that do not run yet */
+	int			slots;			/* that do not exist yet */
+	const TruckerDecoder *decoder;	/* of one of the output plugins, for checks of these */
+} Wanted;
+
 /* The output plugin must be allowed, where the server has such a setting ... */
 static const char *
 check_plugin_allowed(TruckerChecklist *list, void *arg)
 {
-	const char *plugin = trucker_wal2json.plugin;
+	const char *plugin = ((Wanted *) arg)->decoder->plugin;
 	const char *allowed = GetConfigOption("output_plugin_libraries", true, false);
 	List	   *names;
 	ListCell   *lc;
@@ -150,26 +159,19 @@ check_plugin_allowed(TruckerChecklist *list, void *arg)
 static const char *
 check_plugin_installed(TruckerChecklist *list, void *arg)
 {
-	const char *plugin = trucker_wal2json.plugin;
+	const TruckerDecoder *decoder = trucker_decoder_installed(((Wanted *) arg)->decoder);
+	const char *plugin = decoder->plugin;
 
 	if (trucker_decoder_library(plugin))
-		return psprintf("%s, in the version that is installed, carries all values%s", plugin,
-						trucker_decoder_installed(&trucker_wal2json)->loses_nan ?
+		return psprintf("%s, in the version that is installed, carries all values%s", plugin, decoder->loses_nan ?
 						" but NaN and infinity of real, double precision and numeric" : "");
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FILE),
 			 errmsg("output plugin \"%s\" is not installed", plugin),
-			 errhint("Install it; on Debian: apt-get install postgresql-%d-wal2json",
+			 errhint("Install it; on Debian: apt-get install postgresql-%d-wal2json.  Or let another one be used: ALTER SYSTEM SET trucker.output_plugin = pgoutput; SELECT pg_reload_conf();",
 					 PG_VERSION_NUM / 10000)));
 	return NULL;				/* keep compiler quiet */
 }
-
-/* How many of something the trucks to be started need. */
-typedef struct Wanted
-{
-	int			trucks;			/* that do not run yet */
-	int			slots;			/* that do not exist yet */
-} Wanted;
 
 static const char *
 check_slots(TruckerChecklist *list, void *arg)
@@ -333,43 +335,64 @@ typedef struct ServerCheck
 		LISTED					/* start() does not ask */
 	}			when;
 	bool		needs_preload;
+	bool		of_plugin;		/* once for each output plugin that is wanted */
 } ServerCheck;
 
 static const ServerCheck checks[] = {
-	{"shared_preload_libraries", check_preloaded, ALWAYS, false},
-	{"primary server", check_primary, ALWAYS, false},
-	{"wal_level", check_wal_level, ALWAYS, false},
-	{"synchronous_standby_names", check_no_standby, ALWAYS, false},
-	{"output plugin installed", check_plugin_installed, ALWAYS, false},
-	{"output plugin allowed", check_plugin_allowed, ALWAYS, false},
-	{"replication slots", check_slots, FOR_NEW, false},
-	{"WAL senders", check_senders, FOR_NEW, false},
-	{"background workers", check_workers, FOR_NEW, true},
-	{"replication connection", check_own_connection, FOR_NEW, true},
-	{"WAL headroom", check_headroom, LISTED, false}
+	{"shared_preload_libraries", check_preloaded, ALWAYS, false, false},
+	{"primary server", check_primary, ALWAYS, false, false},
+	{"wal_level", check_wal_level, ALWAYS, false, false},
+	{"synchronous_standby_names", check_no_standby, ALWAYS, false, false},
+	{"output plugin installed", check_plugin_installed, ALWAYS, false, true},
+	{"output plugin allowed", check_plugin_allowed, ALWAYS, false, true},
+	{"replication slots", check_slots, FOR_NEW, false, false},
+	{"WAL senders", check_senders, FOR_NEW, false, false},
+	{"background workers", check_workers, FOR_NEW, true, false},
+	{"replication connection", check_own_connection, FOR_NEW, true, false},
+	{"WAL headroom", check_headroom, LISTED, false, false}
 };
+
+static void
+run(const ServerCheck *check, TruckerChecklist *list, int new_trucks, int new_slots, List *decoders)
+{
+	Wanted		wanted = {new_trucks, new_slots, NULL};
+	ListCell   *lc;
+
+	if (!check->of_plugin)
+		(void) trucker_checklist_run(list, check->item, check->check, &wanted);
+	else
+		foreach(lc, decoders)
+		{
+			wanted.decoder = lfirst(lc);
+			(void) trucker_checklist_run(list, check->item, check->check, &wanted);
+		}
+}
 
 /*
  * Check the server for that many trucks that do not run yet, and that many slots
- * that do not exist yet; raises an error for the first thing that is missing.
+ * that do not exist yet, to be read by these decoders (TruckerDecoder *); raises an error
+ * for the first thing that is missing.
  */
 void
-trucker_check_server(int new_trucks, int new_slots)
+trucker_check_server(int new_trucks, int new_slots, List *decoders)
 {
-	Wanted		wanted = {new_trucks, new_slots};
-
 	for (int i = 0; i < lengthof(checks); i++)
 		if (checks[i].when == ALWAYS || (checks[i].when == FOR_NEW && new_trucks > 0))
-			(void) trucker_checklist_run(NULL, checks[i].item, checks[i].check, &wanted);
+			run(&checks[i], NULL, new_trucks, new_slots, decoders);
 }
 
 /* The same, and the room for WAL, told as a list. */
 void
-trucker_check_list_server(TruckerChecklist *list, int new_trucks, int new_slots)
+trucker_check_list_server(TruckerChecklist *list, int new_trucks, int new_slots, List *decoders)
 {
-	Wanted		wanted = {new_trucks, new_slots};
-
 	for (int i = 0; i < lengthof(checks); i++)
 		if (trucker_shmem_available() || !checks[i].needs_preload)
-			(void) trucker_checklist_run(list, checks[i].item, checks[i].check, &wanted);
+			run(&checks[i], list, new_trucks, new_slots, decoders);
+}
+
+/* The decoder of the stream that the truck is, or will be, on; if that is not switched. */
+const TruckerDecoder *
+trucker_check_decoder(const TruckerTruck *truck)
+{
+	return trucker_decoder_wanted(trucker_state_output_plugin(truck->owner, truck->stream_name));
 }

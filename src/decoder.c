@@ -14,7 +14,10 @@
 
 #include "decoder.h"
 
-static const TruckerDecoder *const decoders[] = {&trucker_wal2json};
+static const TruckerDecoder *const decoders[TRUCKER_PLUGINS] = {
+	[TRUCKER_PLUGIN_WAL2JSON] = &trucker_wal2json,
+	[TRUCKER_PLUGIN_PGOUTPUT] = &trucker_pgoutput
+};
 
 /* The decoder of an output plugin's messages; NULL: there is none. */
 const TruckerDecoder *
@@ -57,4 +60,11 @@ trucker_decoder_library(const char *plugin)
 		path += len + (path[len] == ':' ? 1 : 0);
 	}
 	return NULL;
+}
+
+/* The decoder for a stream for which that plugin is set, or NULL: none is. */
+const TruckerDecoder *
+trucker_decoder_wanted(const char *plugin)
+{
+	return trucker_decoder_find(plugin ? plugin : decoders[trucker_output_plugin]->plugin);
 }

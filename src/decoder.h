@@ -75,6 +75,7 @@ typedef struct TruckerDecodeRequest
 	const char *message_prefix; /* of the only logical messages that are wanted */
 	bool		no_updates;		/* nobody wants updates, nor deletes */
 	bool		no_truncates;
+	bool		as_text;		/* some types have no binary form: all values are wanted as text (binary.c) */
 } TruckerDecodeRequest;
 
 typedef struct TruckerTableName
@@ -89,6 +90,7 @@ typedef struct TruckerDecoder
 	bool		bytea_lacks_prefix; /* bytea comes as bare hex, without \x */
 	bool		loses_nan;		/* NaN and infinity arrive as NULL */
 	bool		needs_publication;	/* it sends what its publications hold, and knows of no list of tables */
+	bool		omits_generated;	/* stored generated columns are not sent */
 
 	/* The decoder for the version of the plugin that is installed; NULL: this one is for any. */
 	const struct TruckerDecoder *(*installed) (void);
@@ -106,25 +108,33 @@ typedef struct TruckerDecoder
 	 * What the decoder has to remember from one message of a replication stream to the
 	 * next, in the current memory context.  NULL instead of the function: nothing.
 	 */
-	void	   *(*begin) (void);
+	void	   *(*begin) (const TruckerDecodeRequest *request);
 
 	/*
 	 * Decode one message into *message, with all that it points at in the
 	 * current memory context, or in that of state, which is what begin() has
-	 * returned.  False: the message is the decoder's own business.  Raises
+	 * returned; the latter is valid until the next message is decoded.  False: the
+	 * message is the decoder's own business, and *message is nothing.  Raises
 	 * ERRCODE_PROTOCOL_VIOLATION for a message that is not what the plugin is
 	 * known to write; never crashes on one.
 	 */
 	bool		(*decode) (void *state, const char *data, int len, TruckerMessage *message);
 } TruckerDecoder;
 
+/* the output plugins */
+#define TRUCKER_PGOUTPUT "pgoutput"
+
 /* in wal2json.c */
 extern const TruckerDecoder trucker_wal2json;
 extern const TruckerDecoder trucker_wal2json_exact;
+
+/* in pgoutput.c */
+extern const TruckerDecoder trucker_pgoutput;
 
 /* in decoder.c */
 extern const TruckerDecoder *trucker_decoder_find(const char *plugin);
 extern const TruckerDecoder *trucker_decoder_installed(const TruckerDecoder *decoder);
 extern char *trucker_decoder_library(const char *plugin);
+extern const TruckerDecoder *trucker_decoder_wanted(const char *plugin);
 
 #endif							/* TRUCKER_DECODER_H */

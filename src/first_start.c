@@ -39,6 +39,7 @@
 #include "backfill.h"
 #include "check.h"
 #include "deadlock.h"
+#include "publication.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
@@ -184,6 +185,17 @@ record_slot(TruckerStream *stream, List *members, char *slot_name)
 	XLogFlush(XactLastCommitEnd);
 	MemoryContextSwitchTo(stream->context);
 	stream->row->slot_name = slot_name;
+}
+
+static List *
+trucks_of(List *members)
+{
+	List	   *trucks = NIL;
+	ListCell   *lc;
+
+	foreach(lc, members)
+		trucks = lappend(trucks, ((TruckerMember *) lfirst(lc))->truck);
+	return trucks;
 }
 
 /* ----
@@ -360,11 +372,14 @@ trucker_first_start(TruckerStream *stream)
 
 	foreach(lc, members)
 		trucker_truck_set_state(((TruckerMember *) lfirst(lc))->entry, TRUCKER_CREATING_SLOT);
+	stream->decoder = trucker_decoder_wanted(stream->row->output_plugin);
+	if (stream->decoder->needs_publication)
+		stream->row->publication = trucker_publication_prepare(&stream->row->id, trucks_of(members));
 	record_slot(stream, members, trucker_slot_new_name());
 	trucker_stop_point("slot recorded");
 	stream->replication = trucker_stream_connect(stream);
 	trucker_replication_create_slot(stream->replication, stream->row->slot_name, false,
-									trucker_wal2json.plugin, &consistent_point, &snapshot);
+									stream->decoder->plugin, &consistent_point, &snapshot);
 	ereport(LOG,
 			(errmsg("stream \"%s\": replication slot \"%s\" created, backfill of %d trucks begins at %X/%X",
 					stream->row->name, stream->row->slot_name, list_length(members),

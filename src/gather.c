@@ -69,9 +69,24 @@ gather(void *arg)
 }
 
 static bool
+is_same(const char *a, const char *b)
+{
+	return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static const char *
+plugin_of(const TruckerStreamRow *stream)
+{
+	TruckerSlotInfo info;
+
+	return trucker_slot_find(stream->slot_name, &info) >= 0 ? pstrdup(info.plugin) : NULL;
+}
+
+static bool
 are_alike(const TruckerStreamRow *a, const TruckerStreamRow *b)
 {
-	return a->owner == b->owner && a->role == b->role && strcmp(a->name, b->name) == 0;
+	return a->owner == b->owner && a->role == b->role && strcmp(a->name, b->name) == 0 &&
+		is_same(a->publication, b->publication) && is_same(plugin_of(a), plugin_of(b));
 }
 
 /*

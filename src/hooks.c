@@ -44,6 +44,7 @@
 
 #include "connection.h"
 #include "filter.h"
+#include "publication.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -381,6 +382,7 @@ look_at_inputs(Node *node)
 		!OidIsValid(get_relname_relid("message_prefix", get_namespace_oid(TRUCKER_SCHEMA, true))))
 		return;
 	CommandCounterIncrement();
+	trucker_publication_after();
 	/* what a truck's SQL does must be decoded as well */
 	nlost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
 	trucker_filter_follow(&altered);
@@ -438,6 +440,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	}
 	if (trucker_written_in_batch())
 		writes_of_utility(pstmt->utilityStmt);
+	trucker_publication_refuse(pstmt->utilityStmt);
+	trucker_publication_before(pstmt->utilityStmt);
 	if (renames_server(pstmt->utilityStmt))
 		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
 	PG_TRY();

@@ -32,6 +32,7 @@
 #include "catalog/pg_db_role_setting.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
@@ -150,6 +151,8 @@ trucker_identity_begin(Oid role, bool role_is_superuser, const char *search_path
 	/* what the text form of a value means must not depend on a role's setting */
 	set_local("array_nulls", "on");
 	set_local("xmloption", "content");
+	/* nor in which encoding its binary form is: what we receive is in the database's */
+	set_local("client_encoding", GetDatabaseEncodingName());
 	SetUserIdAndSecContext(role, SECURITY_LOCAL_USERID_CHANGE);
 }
 

@@ -336,7 +336,9 @@ trucker_net_complete(TruckerNet *net, TruckerRow *row)
 	{
 		int			at = side->attnums[i] - 1;
 
+		/* a generated value that is absent depends on others, which may have changed */
 		if (row->newpresence[at] != TRUCKER_ABSENT ||
+			TupleDescAttr(net->relation->desc, at)->attgenerated != '\0' ||
 			bms_is_member(at + 1, net->found->as_of_now))
 			continue;
 		if (!deformed)

@@ -38,6 +38,7 @@
 #include "remote_session.h"
 #include "remote_sql.h"
 #include "remote_types.h"
+#include "value.h"
 
 /*
  * In bytes of parameters.  test/bench/remote.sh showed no difference in time between the
@@ -248,7 +249,7 @@ copy_rows(TruckerRemote *remote, RemotePlan *plan, const TruckerRows *rows)
 	MemoryContext old = CurrentMemoryContext;
 	StringInfoData buffer;
 	PGresult   *result;
-	int			nestlevel = trucker_remote_set_formats();
+	int			nestlevel = trucker_value_set_formats();
 
 	PQclear(trucker_conn_exec(remote->conn, command, PGRES_COPY_IN));
 	initStringInfo(&buffer);
@@ -306,7 +307,7 @@ remote_execute(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 	trucker_remote_begin(remote);
 	if (plan->reads_rows)
 	{
-		nestlevel = trucker_remote_set_formats();
+		nestlevel = trucker_value_set_formats();
 		params = trucker_remote_params(plan->shape, rows, SMALL_RUN);
 		AtEOXact_GUC(false, nestlevel);
 	}

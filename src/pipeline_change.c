@@ -10,6 +10,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "generated.h"
 #include "pipeline_internal.h"
 #include "toast.h"
 
@@ -66,7 +67,10 @@ complete_row(TruckerPipeline *pipeline, TruckerInput *input)
 	if (pipeline->toast_taken)
 		trucker_toast_check_taken(input->row, relation, pipeline->toast_taken);
 	if (input->net)
+	{
 		trucker_net_complete(input->net, input->row);
+		trucker_generated_fill(input->row, input->program->relation);
+	}
 	if (!trucker_toast_is_needed(input->row, relation, input->program->type))
 		return;
 	if (pipeline->toast_taken == NULL)
@@ -190,10 +194,14 @@ handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage 
 	TruckerRow *row = input->row;
 
 	row->xid = pipeline->xid;
+	if (message->decoder->omits_generated)
+		trucker_generated_prepare(input->program->relation, input->rel);
 	trucker_row_from_message(row, input->program->relation, trucker_pipeline_part(input, message),
 							 trucker_pipeline_columns(pipeline, input, message), message);
 	row->lsn = pipeline->commit_lsn;
 	row->committed_at = pipeline->committed_at;
+	if (message->decoder->omits_generated)
+		trucker_generated_fill(row, input->program->relation);
 	check_key(input);
 	if (input->net && !trucker_net_find(input->net, row))
 	{

@@ -32,6 +32,7 @@
 #include "budget.h"
 #include "gather.h"
 #include "identity.h"
+#include "publication.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -207,6 +208,7 @@ trucker_probe_main(Datum main_arg)
 		streams = trucker_state_wanted_streams();
 		needed = trucker_state_slot_names();
 		trucker_state_note_confirmed();
+		trucker_publication_clean();
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);

@@ -23,6 +23,7 @@
 
 #include "catalog.h"
 #include "quarantine.h"
+#include "value.h"
 
 /* how many changes are read at a time, at most */
 #define CHUNK "100"
@@ -138,6 +139,13 @@ trucker_quarantine_open(TruckerQuarantine *quarantine, const TruckerMessage *beg
 	return held;
 }
 
+/* A value in binary form becomes text, which does not depend on a type's version, and can be looked at. */
+static const char *
+field_text(const TruckerField *field)
+{
+	return field->binary ? trucker_value_text(field->value, field->len, field->type_oid) : field->value;
+}
+
 /* Names, attnums and texts of a row as three arrays; NULLs for a row that is not there. */
 static void
 form_fields(const TruckerField *fields, int n, Datum *values, char *nulls)
@@ -154,7 +162,7 @@ form_fields(const TruckerField *fields, int n, Datum *values, char *nulls)
 		names[i] = CStringGetTextDatum(fields[i].name);
 		attnums[i] = Int32GetDatum(fields[i].attnum);
 		absent[i] = fields[i].value == NULL;
-		texts[i] = absent[i] ? (Datum) 0 : CStringGetTextDatum(fields[i].value);
+		texts[i] = absent[i] ? (Datum) 0 : CStringGetTextDatum(field_text(&fields[i]));
 	}
 	values[0] = PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT));
 	values[1] = PointerGetDatum(construct_array(attnums, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));

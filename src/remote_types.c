@@ -192,30 +192,6 @@ trucker_remote_shape_columns(const TruckerRemoteShape *shape)
  * ----
  */
 
-/*
- * Let output functions write what input functions take for the same value, whatever
- * the role's settings.  Undo with AtEOXact_GUC(false, result).
- */
-int
-trucker_remote_set_formats(void)
-{
-	static const char *const settings[][2] = {
-		{"DateStyle", "ISO, YMD"},
-		{"IntervalStyle", "postgres"},
-		{"extra_float_digits", "3"},
-		{"bytea_output", "hex"},
-		{"xmlbinary", "base64"},
-		/* names of objects (regclass) are written with their schema */
-		{"search_path", "pg_catalog"},
-	};
-	int			nestlevel = NewGUCNestLevel();
-
-	for (int i = 0; i < lengthof(settings); i++)
-		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	return nestlevel;
-}
-
 static char *
 value_text(TruckerRemoteColumn *column, Datum value)
 {

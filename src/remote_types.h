@@ -39,6 +39,5 @@ extern char *trucker_remote_shape_table_query(const TruckerRemoteShape *shape, c
 extern char *trucker_remote_shape_columns(const TruckerRemoteShape *shape);
 extern char **trucker_remote_params(TruckerRemoteShape *shape, const TruckerRows *rows, Size limit);
 extern void trucker_remote_copy_row(TruckerRemoteShape *shape, TupleTableSlot *slot, StringInfo line);
-extern int	trucker_remote_set_formats(void);
 
 #endif							/* TRUCKER_REMOTE_TYPES_H */

@@ -147,6 +147,15 @@ forget_members(TruckerStream *stream, List *trucks)
 	return changed;
 }
 
+/* A text of the row may be another one now; either may be NULL. */
+static void
+take_text(TruckerStream *stream, char **kept, const char *text)
+{
+	if (*kept == text || (*kept && text && strcmp(*kept, text) == 0))
+		return;
+	*kept = text ? MemoryContextStrdup(stream->context, text) : NULL;
+}
+
 /*
  * Read the stream's row again: it may be the home no more, or have become it.  A
  * note of where the slot stands was made while no truck should run; if this worker
@@ -163,6 +172,8 @@ refresh_row(TruckerStream *stream, bool *written)
 		return true;
 	changed = row->home != stream->row->home;
 	stream->row->home = row->home;
+	take_text(stream, &stream->row->output_plugin, row->output_plugin);
+	take_text(stream, &stream->row->publication, row->publication);
 	if (XLogRecPtrIsInvalid(stream->confirmed))
 		stream->row->confirmed_lsn = row->confirmed_lsn;
 	else if (!XLogRecPtrIsInvalid(row->confirmed_lsn))

@@ -168,6 +168,8 @@ trucker_relation_build(Relation rel)
 	relation->need_old = palloc0(Max(natts, 1) * sizeof(bool));
 	relation->input = palloc0(Max(natts, 1) * sizeof(FmgrInfo));
 	relation->input_param = palloc0(Max(natts, 1) * sizeof(Oid));
+	relation->receive = palloc0(Max(natts, 1) * sizeof(FmgrInfo));
+	relation->receive_param = palloc0(Max(natts, 1) * sizeof(Oid));
 	relation->altered_by = columns_altered_by(relation->relid, natts);
 	relation->names_objects = palloc0(Max(natts, 1) * sizeof(bool));
 
@@ -353,11 +355,22 @@ trucker_row_missing(const TruckerRow *row, const TruckerRelation *relation, int 
 	return getmissingattr(desc, attr->attnum, isnull);
 }
 
-/* The same where only the column as it is now can tell whether there was a default. */
+/*
+ * The same where only the column as it is now can tell whether there was a default.  A
+ * column that was there then (perhaps as a generated one, which the plugin does not send),
+ * or may have been, has no missing value.
+ */
 static Datum
 missing_value(const TruckerRow *row, const TruckerRelation *relation, Form_pg_attribute attr,
 			  bool *isnull)
 {
+	if (row->then ? bms_is_member(attr->attnum, row->then->attnums) : row->absent_in_doubt)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a change of table %s carries no value for column \"%s\"",
+						relation->name, NameStr(attr->attname)),
+				 errdetail("The column, or its name, was another when the change was made."),
+				 errhint("Call trucker.resync() to load the table anew.")));
 	return trucker_row_missing(row, relation, attr->attnum, attr->atthasdef || attr->attidentity != '\0', isnull);
 }
 

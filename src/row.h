@@ -42,7 +42,10 @@ typedef struct TruckerRelation
 	FmgrInfo   *input;			/* input functions, looked up when first needed */
 	Oid		   *input_param;
 	TransactionId *altered_by;	/* xmin of the pg_attribute row */
+	FmgrInfo   *receive;		/* receive functions, likewise */
+	Oid		   *receive_param;
 	bool	   *names_objects;	/* is the text an object's name (regclass ...)? */
+	struct TruckerGenerated *generated; /* NULL: not looked at (generated.c) */
 	int			converting;		/* attnum at hand, for errors; 0: none */
 
 	/* of a partitioned table; the identity is what all partitions log (part.c) */
@@ -120,6 +123,7 @@ typedef struct TruckerRow
 	Datum	   *oldvalues;
 	TruckerPresence *oldpresence;
 	bool		old_in_doubt;	/* the old row holds columns that are not known any more */
+	bool		absent_in_doubt;	/* what a column that is absent was then, is not known */
 	Bitmapset  *as_of_now;		/* new values that are today's, not the change's */
 	XLogRecPtr	lsn;
 	TransactionId xid;

@@ -4,11 +4,13 @@
  *
  * Columns are matched by the names that the table's columns had when the change was made
  * (columns.c), a partition's, too.  Where these are not known: those of the new row by
- * attnum, which survives a rename; the old row's, which wal2json sends by name only, by
- * name through the same message's new row, or through the table.  A partition's columns
+ * attnum, which survives a rename, if it is sent; the old row's, which wal2json sends by
+ * name only, and all that pgoutput sends, by name through the same message's new row, or
+ * through the table.  A partition's columns
  * lie elsewhere than the table's (part.c), but have the same names.
  *
- * Text is converted by the type's input function, which may run the owner's
+ * Text is converted by the type's input function, a value in binary form by its receive
+ * function (value.c).  Both may run the owner's
  * code (the CHECK of a domain); so callers are in the owner's transaction.
  */
 #include "trucker.h"
@@ -19,8 +21,10 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "row.h"
+#include "value.h"
 
 /* Types whose NaN and infinity wal2json 2.5 writes as null; domains it does not. */
 bool
@@ -108,6 +112,44 @@ convert(TruckerRelation *relation, int attnum, const char *text, Oid type,
 							 relation->input_param[attnum - 1], attr->atttypmod);
 }
 
+/*
+ * The same of a value in binary form.  One of another type than the column has now goes
+ * through text, as it would have come from another plugin.
+ */
+static Datum
+convert_binary(TruckerRelation *relation, int attnum, const TruckerField *field,
+			   const TruckerDecoder *decoder)
+{
+	Form_pg_attribute attr = TupleDescAttr(relation->desc, attnum - 1);
+	FmgrInfo   *receive = &relation->receive[attnum - 1];
+
+	if (field->type_oid != attr->atttypid)
+		return convert(relation, attnum, trucker_value_text(field->value, field->len, field->type_oid),
+					   field->type_oid, decoder);
+	if (!OidIsValid(receive->fn_oid))
+	{
+		Oid			function;
+
+		getTypeBinaryInputInfo(attr->atttypid, &function, &relation->receive_param[attnum - 1]);
+		fmgr_info_cxt(function, receive, GetMemoryChunkContext(relation));
+	}
+	return trucker_value_receive(receive, relation->receive_param[attnum - 1], attr->atttypmod,
+								 field->value, field->len);
+}
+
+/* Was the column's type altered from bytea to another, or to bytea? */
+static bool
+is_refused(const TruckerRelation *relation, int attnum, const TruckerField *field, const TruckerColumnThen *column)
+{
+	Oid			type = TupleDescAttr(relation->desc, attnum - 1)->atttypid;
+
+	if (column)
+		return column->refused;
+	return OidIsValid(field->type_oid) && field->type_oid != type &&
+		(getBaseType(type) == BYTEAOID) !=
+		(SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(field->type_oid)) && getBaseType(field->type_oid) == BYTEAOID);
+}
+
 static void
 raise_refused(const TruckerRelation *relation, int attnum)
 {
@@ -133,10 +175,11 @@ store_value(Datum *values, TruckerPresence *presence, int attnum,
 		presence[attnum - 1] = TRUCKER_IS_NULL;
 		return;
 	}
-	if (column && column->refused)
+	if (is_refused(relation, attnum, field, column))
 		raise_refused(relation, attnum);
 	relation->converting = attnum;
-	values[attnum - 1] = convert(relation, attnum, field->value, type, decoder);
+	values[attnum - 1] = field->binary ? convert_binary(relation, attnum, field, decoder) :
+		convert(relation, attnum, field->value, type, decoder);
 	relation->converting = 0;
 	presence[attnum - 1] = TRUCKER_PRESENT;
 }
@@ -297,7 +340,7 @@ take_new(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 		else if (is_former(row->part))
 			attnum = attnum_of_former(relation, field->name, relation->need_new, row->xid, &hint);
 		else if (field->attnum == 0)
-			attnum = attnum_of_name(relation, field->name, NULL, row->xid, &hint);
+			attnum = attnum_of_name(relation, field->name, relation->need_new, row->xid, &hint);
 		else
 			attnum = attnum_of_whole(relation, row->part, field->attnum);
 		if (attnum == 0)
@@ -395,6 +438,8 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 	row->part = part;
 	row->then = then;
 	row->old_in_doubt = false;
+	/* the plugin tells columns by name only, and leaves some out */
+	row->absent_in_doubt = then == NULL && message->decoder->omits_generated;
 	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
 		message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_UPDATE : TRUCKER_DELETE;
 	take_new(row, relation, message);

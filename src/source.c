@@ -58,6 +58,7 @@ trucker_check(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 	int			new_trucks = 0;
 	int			new_slots = 0;
+	List	   *decoders = NIL;
 
 	/* who may not manage the truck learns nothing of the server either */
 	names = PG_ARGISNULL(0) ? trucker_truck_own_names() : list_make1(text_to_cstring(PG_GETARG_TEXT_PP(0)));
@@ -68,12 +69,15 @@ trucker_check(PG_FUNCTION_ARGS)
 		trucks = lappend(trucks, truck);
 		new_trucks += truck->enabled ? 0 : 1;
 		new_slots += truck->has_stream ? 0 : 1;
+		decoders = list_append_unique_ptr(decoders, unconstify(TruckerDecoder *, trucker_check_decoder(truck)));
 	}
 
 	InitMaterializedSRF(fcinfo, 0);
 	list = trucker_checklist_create(rsinfo);
 	/* trucks that start together share what they need */
-	trucker_check_list_server(list, Min(new_trucks, 1), Min(new_slots, 1));
+	if (decoders == NIL)
+		decoders = list_make1(unconstify(TruckerDecoder *, trucker_decoder_wanted(NULL)));
+	trucker_check_list_server(list, Min(new_trucks, 1), Min(new_slots, 1), decoders);
 	foreach(lc, trucks)
 		trucker_check_list_truck(list, lfirst(lc));
 	return (Datum) 0;

@@ -25,6 +25,8 @@ typedef struct TruckerStreamRow
 	bool		home;			/* trucks end here; else it is a catch-up stream */
 	char	   *slot_name;		/* NULL: trucks may still come aboard */
 	XLogRecPtr	confirmed_lsn;	/* of its slot, noted while it rests; 0: not noted */
+	char	   *publication;	/* what a slot of pgoutput is read with; NULL: none yet */
+	char	   *output_plugin;	/* that it shall be read by; NULL: as trucker.output_plugin says */
 } TruckerStreamRow;
 
 /*
@@ -123,7 +125,11 @@ extern int	trucker_state_gather(const pg_uuid_t *from, const pg_uuid_t *to, XLog
 extern pg_uuid_t trucker_state_board(const TruckerTruck *truck);
 extern void trucker_state_set_slot(const pg_uuid_t *stream_id, const char *slot_name);
 extern bool trucker_state_reopen(const pg_uuid_t *stream_id);
-extern pg_uuid_t trucker_state_add_catchup(const TruckerTruck *truck, const char *slot_name);
+extern pg_uuid_t trucker_state_add_catchup(const TruckerTruck *truck, const char *slot_name, const char *publication);
+extern void trucker_state_set_publication(const pg_uuid_t *stream_id, const char *publication);
+extern char *trucker_state_publication_of(const TruckerStreamRow *stream);
+extern List *trucker_state_set_output_plugin(Oid owner, const char *name, const char *plugin);
+extern char *trucker_state_output_plugin(Oid owner, const char *name);
 extern List *trucker_state_catchup_streams(const pg_uuid_t *truck_id);
 extern void trucker_state_move(const pg_uuid_t *truck_id, const pg_uuid_t *stream_id, XLogRecPtr applied_lsn);
 extern bool trucker_state_hand_over(const pg_uuid_t *truck_id, const pg_uuid_t *from, const pg_uuid_t *to,

@@ -24,7 +24,8 @@
 #define SHALL_RUN "s.enabled AND NOT s.lost AND NOT " TRUCKER_UNREADABLE
 
 #define STREAM_COLUMNS \
-	"x.id, x.owner::oid, x.run_as::oid, x.name, x.home, x.slot_name, coalesce(x.confirmed_lsn, '0/0') " \
+	"x.id, x.owner::oid, x.run_as::oid, x.name, x.home, x.slot_name, coalesce(x.confirmed_lsn, '0/0'), x.publication, " \
+	"(SELECT g.output_plugin FROM trucker.stream_setting g WHERE (g.owner, g.name) = (x.owner, x.name)) " \
 	"FROM trucker.stream x "
 
 static void *
@@ -40,6 +41,8 @@ form_stream(HeapTuple tuple)
 	row->home = trucker_bool_column(tuple, 5);
 	row->slot_name = trucker_text_column(tuple, 6);
 	row->confirmed_lsn = DatumGetLSN(trucker_column(tuple, 7, &isnull));
+	row->publication = trucker_text_column(tuple, 8);
+	row->output_plugin = trucker_text_column(tuple, 9);
 	return row;
 }
 
@@ -191,21 +194,22 @@ trucker_state_catchup_streams(const pg_uuid_t *truck_id)
 
 /* Insert a stream and return its id; false: a unique index stands against it. */
 static bool
-insert_stream(Oid owner, Oid role, const char *name, const char *slot_name, pg_uuid_t *id)
+insert_stream(Oid owner, Oid role, const char *name, const char *slot_name, const char *publication, pg_uuid_t *id)
 {
-	Oid			types[] = {OIDOID, OIDOID, TEXTOID, TEXTOID};
+	Oid			types[] = {OIDOID, OIDOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {ObjectIdGetDatum(owner), ObjectIdGetDatum(role), CStringGetTextDatum(name),
-		slot_name ? CStringGetTextDatum(slot_name) : (Datum) 0};
-	char		nulls[] = {' ', ' ', ' ', slot_name ? ' ' : 'n', '\0'};
+		slot_name ? CStringGetTextDatum(slot_name) : (Datum) 0,
+		publication ? CStringGetTextDatum(publication) : (Datum) 0};
+	char		nulls[] = {' ', ' ', ' ', slot_name ? ' ' : 'n', publication ? ' ' : 'n', '\0'};
 	TruckerCatalog access;
 	bool		inserted;
 
 	trucker_catalog_begin(&access);
-	inserted = trucker_catalog_execute("INSERT INTO trucker.stream (owner, run_as, name, slot_name, home) "
-									   "SELECT $1::regrole, $2::regrole, $3, $4, $4 IS NULL AND NOT EXISTS "
+	inserted = trucker_catalog_execute("INSERT INTO trucker.stream (owner, run_as, name, slot_name, publication, home) "
+									   "SELECT $1::regrole, $2::regrole, $3, $4, $5, $4 IS NULL AND NOT EXISTS "
 									   "(SELECT FROM trucker.stream WHERE (owner, run_as, name) = ($1, $2, $3) AND home) "
 									   "ON CONFLICT DO NOTHING RETURNING id",
-									   4, types, values, nulls, SPI_OK_INSERT_RETURNING) > 0;
+									   5, types, values, nulls, SPI_OK_INSERT_RETURNING) > 0;
 	if (inserted)
 		*id = trucker_uuid_column(SPI_tuptable->vals[0], 1);
 	trucker_catalog_end(&access);
@@ -243,7 +247,7 @@ trucker_state_board(const TruckerTruck *truck)
 	pg_uuid_t	id;
 
 	while (!find_boarding(truck, &id) &&
-		   !insert_stream(truck->owner, truck->role, truck->stream_name, NULL, &id))
+		   !insert_stream(truck->owner, truck->role, truck->stream_name, NULL, NULL, &id))
 		CHECK_FOR_INTERRUPTS();	/* another one's has been left, or deleted, in between */
 	trucker_state_move(&truck->id, &id, InvalidXLogRecPtr);
 	return id;
@@ -272,13 +276,13 @@ trucker_state_reopen(const pg_uuid_t *stream_id)
 								 "AND NOT s.needs_backfill)", stream_id, NULL, SPI_OK_UPDATE) > 0;
 }
 
-/* A new catch-up stream for a truck, with a slot that is yet to be made. */
+/* A new catch-up stream for a truck, with a slot that is yet to be made, perhaps for that publication. */
 pg_uuid_t
-trucker_state_add_catchup(const TruckerTruck *truck, const char *slot_name)
+trucker_state_add_catchup(const TruckerTruck *truck, const char *slot_name, const char *publication)
 {
 	pg_uuid_t	id;
 
-	if (!insert_stream(truck->owner, truck->role, truck->stream_name, slot_name, &id))
+	if (!insert_stream(truck->owner, truck->role, truck->stream_name, slot_name, publication, &id))
 		elog(ERROR, "could not add a catch-up stream");
 	return id;
 }
@@ -428,4 +432,94 @@ trucker_state_delete_empty(const pg_uuid_t *stream_id)
 	trucker_catalog_write("DELETE FROM trucker.stream x WHERE x.id = $1 AND NOT EXISTS "
 						  "(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id)",
 						  stream_id, NULL, SPI_OK_DELETE);
+}
+
+/* ----
+ * What streams are read by
+ * ----
+ */
+
+void
+trucker_state_set_publication(const pg_uuid_t *stream_id, const char *publication)
+{
+	trucker_catalog_write("UPDATE trucker.stream SET publication = $2 WHERE id = $1",
+						  stream_id, publication, SPI_OK_UPDATE);
+}
+
+/*
+ * The publication that a stream should share: its home's, else that of another one of
+ * its owner, role and name; NULL: none has any.
+ */
+char *
+trucker_state_publication_of(const TruckerStreamRow *stream)
+{
+	List	   *names = trucker_catalog_list("SELECT y.publication FROM trucker.stream x JOIN trucker.stream y "
+											 "ON (y.owner, y.run_as, y.name) = (x.owner, x.run_as, x.name) "
+											 "WHERE x.id = $1 AND y.publication IS NOT NULL ORDER BY NOT y.home, y.id",
+											 &stream->id, form_text);
+
+	return names == NIL ? NULL : linitial(names);
+}
+
+static void *
+form_id(HeapTuple tuple)
+{
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+
+	*id = trucker_uuid_column(tuple, 1);
+	return id;
+}
+
+/*
+ * Set the output plugin for the streams of that owner and name; NULL: as the setting
+ * says.  Returns the streams (pg_uuid_t *) that there are.
+ */
+List *
+trucker_state_set_output_plugin(Oid owner, const char *name, const char *plugin)
+{
+	Oid			types[] = {OIDOID, TEXTOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(owner), CStringGetTextDatum(name),
+	plugin ? CStringGetTextDatum(plugin) : (Datum) 0};
+	TruckerCatalog access;
+	MemoryContext old;
+	List	   *ids = NIL;
+
+	trucker_catalog_begin(&access);
+	if (plugin)
+		trucker_catalog_execute("INSERT INTO trucker.stream_setting VALUES ($1::regrole, $2, $3) "
+								"ON CONFLICT (owner, name) DO UPDATE SET output_plugin = excluded.output_plugin",
+								3, types, values, NULL, SPI_OK_INSERT);
+	else
+		trucker_catalog_execute("DELETE FROM trucker.stream_setting WHERE (owner, name) = ($1, $2)",
+								2, types, values, NULL, SPI_OK_DELETE);
+	trucker_catalog_execute("SELECT id FROM trucker.stream WHERE (owner, name) = ($1, $2)",
+							2, types, values, NULL, SPI_OK_SELECT);
+	old = MemoryContextSwitchTo(access.result_context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		ids = lappend(ids, form_id(SPI_tuptable->vals[i]));
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
+	return ids;
+}
+
+/* The same read: NULL if none is set.  For a stream that there is, see its row. */
+char *
+trucker_state_output_plugin(Oid owner, const char *name)
+{
+	Oid			types[] = {OIDOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(owner), CStringGetTextDatum(name)};
+	TruckerCatalog access;
+	MemoryContext old;
+	char	   *plugin = NULL;
+
+	trucker_catalog_begin(&access);
+	if (trucker_catalog_execute("SELECT output_plugin FROM trucker.stream_setting WHERE (owner, name) = ($1, $2)",
+								2, types, values, NULL, SPI_OK_SELECT) > 0)
+	{
+		old = MemoryContextSwitchTo(access.result_context);
+		plugin = trucker_text_column(SPI_tuptable->vals[0], 1);
+		MemoryContextSwitchTo(old);
+	}
+	trucker_catalog_end(&access);
+	return plugin;
 }

@@ -25,9 +25,11 @@
 
 #include "check.h"
 #include "identity.h"
+#include "publication.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
+#include "value.h"
 
 /* how often, at least, to look for other trucks than those that it knows */
 #define LOOK_INTERVAL_MS 100
@@ -275,7 +277,7 @@ learn_names(TruckerStream *stream)
 
 /* Ready to decode what the slot's output plugin writes. */
 static void
-choose_decoder(TruckerStream *stream)
+choose_decoder(TruckerStream *stream, const TruckerDecodeRequest *request)
 {
 	const char *name = stream->row->slot_name;
 	TruckerSlotInfo info;
@@ -284,7 +286,23 @@ choose_decoder(TruckerStream *stream)
 	if (stream->decoder == NULL)
 		elog(ERROR, "replication slot \"%s\" cannot be read", name);
 	stream->decoder = trucker_decoder_installed(stream->decoder);
-	stream->decoding = stream->decoder->begin ? stream->decoder->begin() : NULL;
+	stream->decoding = stream->decoder->begin ? stream->decoder->begin(request) : NULL;
+}
+
+/* Are there columns whose values cannot all come in binary form? */
+static bool
+wants_text(const TruckerStream *stream)
+{
+	MemoryContext context = CurrentMemoryContext;
+	bool		wanted = stream->as_text;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	foreach(lc, stream->tables)
+		wanted = wanted || !trucker_value_table_is_binary(((TruckerTable *) lfirst(lc))->relid);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return wanted;
 }
 
 static void
@@ -297,7 +315,9 @@ begin_pass(TruckerStream *stream)
 	stream->pass_context = AllocSetContextCreate(stream->context, "trucker pass", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(stream->pass_context);
 	trucker_tables_build(stream);
-	choose_decoder(stream);
+	request.message_prefix = read_message_prefix();
+	request.as_text = wants_text(stream);
+	choose_decoder(stream, &request);
 	stream->batch = trucker_batch_create(stream->decoder, list_length(stream->tables));
 	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
 													ALLOCSET_DEFAULT_SIZES);
@@ -311,7 +331,8 @@ begin_pass(TruckerStream *stream)
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
 	trucker_tables_find_needs(stream, &request);
-	request.message_prefix = read_message_prefix();
+	if (stream->decoder->needs_publication)
+		request.publications = trucker_publication_names(stream->row->publication);
 	trucker_replication_start(stream->replication, stream->row->slot_name,
 							  trucker_slot_confirmed(stream->row->slot_name), stream->decoder, &request);
 
@@ -389,7 +410,8 @@ pass_must_end(TruckerStream *stream)
 	}
 	if (trucker_retry_is_due(stream))
 		trucker_retry_work(stream);
-	if (trucker_added_is_due(stream))
+	stream->switches = trucker_switch_is_due(stream);
+	if (trucker_added_is_due(stream) || stream->switches)
 		return true;
 	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
 		return true;
@@ -453,6 +475,8 @@ trucker_stream_follow(TruckerStream *stream)
 		trucker_retry_work(stream);
 		trucker_transition_let_leave(stream);
 		if (stream->rekeyed)
+			continue;
+		if ((stream->switches || trucker_switch_is_due(stream)) && trucker_switch(stream))
 			continue;
 		if (trucker_added_is_due(stream))
 			trucker_added_begin(stream);

@@ -86,6 +86,8 @@ typedef struct TruckerStream
 	TimestampTz sent_at;
 	TimestampTz confirmed_at;
 	TimestampTz looked_at;		/* when we last looked who is aboard */
+	TimestampTz switch_at;		/* when to look again whether it can be switched to another plugin */
+	bool		switches;		/* it can, between passes */
 	XLogRecPtr	standby_lsn;	/* record of running transactions, written to join */
 	TimestampTz standby_at;		/* 0: not written */
 	TimestampTz joined_at;		/* when we last tried to join the home */
@@ -93,6 +95,7 @@ typedef struct TruckerStream
 
 	/* from one attempt to the next */
 	int			failures;		/* of the stream itself, in a row */
+	bool		as_text;		/* the walsender could not send a value in binary form */
 	TimestampTz next_attempt_at;	/* 0: at once */
 	XLogRecPtr	published;		/* what shared memory says of the active trucks */
 	XLogRecPtr	confirmed;		/* what the slot can have been told by now; 0: not known */
@@ -139,6 +142,13 @@ extern void trucker_transition_board_again(TruckerStream *stream, TruckerMember 
 extern void trucker_transition_reopen(TruckerStream *stream);
 extern bool trucker_transition_promote(TruckerStream *stream);
 extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *member);
+
+/* in switch.c: another output plugin */
+extern bool trucker_switch_is_due(TruckerStream *stream);
+extern bool trucker_switch(TruckerStream *stream);
+extern bool trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
+								 const TruckerTruck *truck, XLogRecPtr lsn);
+extern bool trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home);
 
 /* in retry.c */
 extern bool trucker_retry_is_due(const TruckerStream *stream);

@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "publication.h"
 #include "slots.h"
 #include "stream.h"
 
@@ -452,6 +453,8 @@ trucker_tables_check_names(TruckerStream *stream, TruckerMember *member)
 		return;
 	member->names_seen = alterations;
 	trouble = trucker_ddl_unnoted(&member->truck_id);
+	if (trouble == NULL && stream->decoder->needs_publication)
+		trouble = trucker_publication_trouble(stream->row->publication, member->truck);
 	if (trouble)
 		trucker_member_raise_lost(member, trouble);
 	if (trucker_pipeline_has_old_columns(member->pipeline))

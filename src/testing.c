@@ -32,6 +32,8 @@ PG_FUNCTION_INFO_V1(trucker_test_render);
 PG_FUNCTION_INFO_V1(trucker_test_uses_operation);
 PG_FUNCTION_INFO_V1(trucker_test_decode);
 PG_FUNCTION_INFO_V1(trucker_test_wal2json_options);
+PG_FUNCTION_INFO_V1(trucker_test_pgoutput);
+PG_FUNCTION_INFO_V1(trucker_test_pgoutput_options);
 
 /*
  * trucker_test_render(template text, operation text) returns text
@@ -99,14 +101,57 @@ dump_fields(StringInfo buf, const char *label, const TruckerField *fields, int n
 
 	appendStringInfo(buf, " %s:", label);
 	for (int i = 0; i < n; i++)
-		appendStringInfo(buf, " %s#%d=%s", fields[i].name, fields[i].attnum,
-						 fields[i].value ? quote_literal_cstr(fields[i].value) : "NULL");
+	{
+		const TruckerField *field = &fields[i];
+
+		if (OidIsValid(field->type_oid))
+			appendStringInfo(buf, " %s:%u=", field->name, field->type_oid);
+		else
+			appendStringInfo(buf, " %s#%d=", field->name, field->attnum);
+		if (field->value == NULL)
+			appendStringInfoString(buf, "NULL");
+		else if (!field->binary)
+			appendStringInfoString(buf, quote_literal_cstr(field->value));
+		else
+		{
+			appendStringInfoChar(buf, 'x');
+			for (int b = 0; b < field->len; b++)
+				appendStringInfo(buf, "%02x", (unsigned char) field->value[b]);
+			if (field->value[field->len] != '\0')
+				elog(ERROR, "a value is not followed by a zero byte");
+		}
+	}
+}
+
+/* On one line, but for line feeds in values. */
+static void
+dump_message(StringInfo buf, const TruckerMessage *message)
+{
+	appendStringInfoString(buf, kind_name(message->kind));
+	appendStringInfo(buf, " xid=%u", message->xid);
+	if (message->kind == TRUCKER_MSG_BEGIN || message->kind == TRUCKER_MSG_COMMIT)
+		appendStringInfo(buf, " commit_lsn=%X/%X end_lsn=%X/%X",
+						 LSN_FORMAT_ARGS(message->commit_lsn),
+						 LSN_FORMAT_ARGS(message->end_lsn));
+	if (message->committed_at != 0)
+		appendStringInfo(buf, " committed_at=%s",
+						 timestamptz_to_str(message->committed_at));
+	if (message->schema != NULL || message->table != NULL)
+		appendStringInfo(buf, " %s",
+						 quote_qualified_identifier(message->schema, message->table));
+	dump_fields(buf, "new", message->newfields, message->nnew);
+	dump_fields(buf, "old", message->oldfields, message->nold);
+	if (message->kind == TRUCKER_MSG_LOGICAL)
+		appendStringInfo(buf, " transactional=%s prefix=%s content=%s",
+						 message->transactional ? "true" : "false",
+						 quote_literal_cstr(message->prefix),
+						 quote_literal_cstr(message->content));
 }
 
 /*
  * trucker_test_decode(message text) returns text
  *
- * Decode one message and print it on one line (but for line feeds in values).
+ * Decode one message and print it.
  */
 Datum
 trucker_test_decode(PG_FUNCTION_ARGS)
@@ -118,26 +163,68 @@ trucker_test_decode(PG_FUNCTION_ARGS)
 	(void) trucker_wal2json.decode(NULL, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), &message);
 
 	initStringInfo(&buf);
-	appendStringInfoString(&buf, kind_name(message.kind));
-	appendStringInfo(&buf, " xid=%u", message.xid);
-	if (message.kind == TRUCKER_MSG_BEGIN || message.kind == TRUCKER_MSG_COMMIT)
-		appendStringInfo(&buf, " commit_lsn=%X/%X end_lsn=%X/%X",
-						 LSN_FORMAT_ARGS(message.commit_lsn),
-						 LSN_FORMAT_ARGS(message.end_lsn));
-	if (message.committed_at != 0)
-		appendStringInfo(&buf, " committed_at=%s",
-						 timestamptz_to_str(message.committed_at));
-	if (message.schema != NULL || message.table != NULL)
-		appendStringInfo(&buf, " %s",
-						 quote_qualified_identifier(message.schema, message.table));
-	dump_fields(&buf, "new", message.newfields, message.nnew);
-	dump_fields(&buf, "old", message.oldfields, message.nold);
-	if (message.kind == TRUCKER_MSG_LOGICAL)
-		appendStringInfo(&buf, " transactional=%s prefix=%s content=%s",
-						 message.transactional ? "true" : "false",
-						 quote_literal_cstr(message.prefix),
-						 quote_literal_cstr(message.content));
+	dump_message(&buf, &message);
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(buf.data, buf.len));
+}
 
+/*
+ * trucker_test_pgoutput(prefix text, messages bytea[]) returns text
+ *
+ * Decode messages of one stream, and print those that the decoder does not keep to
+ * itself, each on a line; another table of the same TRUNCATE after an "also".
+ */
+Datum
+trucker_test_pgoutput(PG_FUNCTION_ARGS)
+{
+	TruckerDecodeRequest request = {.message_prefix = text_to_cstring(PG_GETARG_TEXT_PP(0))};
+	void	   *state = trucker_pgoutput.begin(&request);
+	StringInfoData buf;
+	Datum	   *messages;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), BYTEAOID, -1, false, TYPALIGN_INT,
+					  &messages, &nulls, &n);
+	initStringInfo(&buf);
+	for (int i = 0; i < n; i++)
+	{
+		bytea	   *data;
+		TruckerMessage message;
+
+		if (nulls[i])
+			elog(ERROR, "no message may be null");
+		data = DatumGetByteaPP(messages[i]);
+		if (!trucker_pgoutput.decode(state, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), &message))
+			continue;
+		if (buf.len > 0)
+			appendStringInfoChar(&buf, '\n');
+		dump_message(&buf, &message);
+		for (TruckerMessage *also = message.also; also; also = also->also)
+		{
+			appendStringInfoString(&buf, " also ");
+			dump_message(&buf, also);
+		}
+	}
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(buf.data, buf.len));
+}
+
+/*
+ * trucker_test_pgoutput_options(publications text[], as_text boolean) returns text
+ */
+Datum
+trucker_test_pgoutput_options(PG_FUNCTION_ARGS)
+{
+	TruckerDecodeRequest request = {.as_text = PG_GETARG_BOOL(1)};
+	StringInfoData buf;
+	Datum	   *names;
+	int			n;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
+					  &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		request.publications = lappend(request.publications, TextDatumGetCString(names[i]));
+	initStringInfo(&buf);
+	trucker_pgoutput.append_options(&buf, &request);
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(buf.data, buf.len));
 }
 

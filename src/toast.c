@@ -69,7 +69,8 @@ absent_attribute(const TruckerRow *row, const TruckerRelation *relation,
 		row->newpresence[column->number - 1] != TRUCKER_ABSENT)
 		return NULL;
 	attr = TupleDescAttr(relation->desc, column->number - 1);
-	return is_toastable(attr) ? attr : NULL;
+	/* a generated value may depend on a large one (generated.c) */
+	return is_toastable(attr) || attr->attgenerated != '\0' ? attr : NULL;
 }
 
 /* Does this change lack a value that is read, and might be an unchanged one? */

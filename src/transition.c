@@ -182,7 +182,7 @@ wait_for_last_walsender(const char *slot_name)
 
 /* Of the catch-up streams, the one that a truck at lsn can ride with the least to read. */
 static TruckerStreamRow *
-nearest(const TruckerStream *stream, List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
+nearest(const TruckerStream *stream, const TruckerTruck *truck, List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 {
 	TruckerStreamRow *best = NULL;
 	ListCell   *lc;
@@ -196,7 +196,8 @@ nearest(const TruckerStream *stream, List *streams, XLogRecPtr lsn, XLogRecPtr *
 			continue;
 		wait_for_last_walsender(row->slot_name);
 		at = trucker_slot_confirmed(row->slot_name);
-		if (!slot_will_do(row, lsn) || at > lsn || (best && at < *confirmed))
+		if (!slot_will_do(row, lsn) || at > lsn || (best && at < *confirmed) ||
+			!trucker_switch_suits(stream->row, row, truck, lsn))
 			continue;
 		best = row;
 		*confirmed = at;
@@ -261,7 +262,7 @@ split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 	/* it would be a pity to make a slot for a truck that cannot be moved */
 	splitting = trucker_state_lock_truck(&member->truck_id, &stream->id);
 	if (splitting)
-		id = trucker_state_add_catchup(member->truck, slot_name);
+		id = trucker_state_add_catchup(member->truck, slot_name, stream->row->publication);
 	commit();
 	if (!splitting)
 		return false;
@@ -288,7 +289,7 @@ leave(TruckerStream *stream, TruckerMember *member)
 	lsn = trucker_position_confirmable(member->position);
 	begin();
 	if (member->unloaded == NIL)
-		best = nearest(stream, trucker_state_catchup_streams(&member->truck_id), lsn, &confirmed);
+		best = nearest(stream, member->truck, trucker_state_catchup_streams(&member->truck_id), lsn, &confirmed);
 	can_copy = slot_can_be_had();
 	commit();
 
@@ -447,6 +448,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 		TruckerMember *member = lfirst(lc);
 
 		member->moved = possible && member->active &&
+			trucker_switch_suits(stream->row, locked, member->truck, stream->applied) &&
 			trucker_state_hand_over(&member->truck_id, &stream->id, &home->id, stream->applied);
 		any |= member->moved;
 	}
@@ -502,7 +504,7 @@ trucker_transition_join(TruckerStream *stream)
 	if (!trucker_find_worker(MyDatabaseId, &home->id, &info) || info.pid == 0 ||
 		XLogRecPtrIsInvalid(info.applied_lsn) ||
 		(info.applied_lsn > stream->applied && info.applied_lsn - stream->applied > JOIN_BYTES) ||
-		!restart_is_near(stream, &info, now))
+		!restart_is_near(stream, &info, now) || !trucker_switch_prepare_to_join(stream, home))
 		return false;
 	if (!try_transition(join, stream, NULL))
 		return false;

@@ -37,8 +37,15 @@ int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
 bool		trucker_refuse_unsafe_types = false;
 bool		trucker_require_ssl = false;
+int			trucker_output_plugin = TRUCKER_PLUGIN_WAL2JSON;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
+
+static const struct config_enum_entry output_plugins[] = {
+	{"wal2json", TRUCKER_PLUGIN_WAL2JSON, false},
+	{"pgoutput", TRUCKER_PLUGIN_PGOUTPUT, false},
+	{NULL, 0, false}
+};
 
 extern PGDLLEXPORT void _PG_init(void);
 
@@ -178,6 +185,11 @@ define_settings(void)
 							 "Refuses to start trucks that read columns whose values the output plugin cannot always carry.",
 							 "Off: they are warned of.",
 							 &trucker_refuse_unsafe_types, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("trucker.output_plugin",
+							 "Output plugin that decodes the WAL for streams for which no other one is set.",
+							 "Streams that run switch to it by themselves.",
+							 &trucker_output_plugin, TRUCKER_PLUGIN_WAL2JSON, output_plugins,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("trucker.require_ssl",
 							 "Refuses connections to other servers that are not encrypted.",

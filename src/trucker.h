@@ -25,6 +25,15 @@
 /* The exact prefix of worker and replication connection names. */
 #define TRUCKER_APPLICATION_NAME "trucker %s"
 
+/* Values of trucker.output_plugin. */
+typedef enum TruckerPlugin
+{
+	TRUCKER_PLUGIN_WAL2JSON,
+	TRUCKER_PLUGIN_PGOUTPUT
+} TruckerPlugin;
+
+#define TRUCKER_PLUGINS 2
+
 /* Settings; documented in doc/reference.md.  in trucker.c */
 extern int	trucker_max_run_rows;
 extern int	trucker_max_batch_rows;
@@ -44,6 +53,7 @@ extern int	trucker_max_catchup_streams;
 extern int	trucker_max_retained_wal;
 extern bool trucker_refuse_unsafe_types;
 extern bool trucker_require_ssl;
+extern int	trucker_output_plugin;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
 

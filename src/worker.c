@@ -113,6 +113,8 @@ handle_error(TruckerStream *stream)
 		edata = CopyErrorData();
 		FlushErrorState();
 		stream->failures++;
+		/* so says a type's function for its binary form of what it holds, of a column perhaps that is no more */
+		stream->as_text |= edata->sqlerrcode == ERRCODE_UNDEFINED_FUNCTION;
 		stream->next_attempt_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 															  trucker_retry_delay(stream->failures, trucker_retry_max_delay));
 		RESUME_INTERRUPTS();

@@ -75,6 +75,9 @@ trucker.max_failures = 0
 	$node->append_conf('postgresql.conf',
 		"output_plugin_libraries = 'pgoutput, test_decoding, wal2json'")
 	  if server_knows($node, 'output_plugin_libraries');
+	# the whole suite can be run with another decoder
+	$node->append_conf('postgresql.conf', "trucker.output_plugin = $ENV{TRUCKER_OUTPUT_PLUGIN}")
+	  if $ENV{TRUCKER_OUTPUT_PLUGIN};
 	$node->append_conf('postgresql.conf', $opts{conf}) if defined $opts{conf};
 
 	if ($opts{start} // 1)

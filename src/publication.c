@@ -1,0 +1,410 @@
+/*
+ * publication.c
+ *	  The publications that streams read by pgoutput.
+ *
+ * pgoutput knows no list of tables of its own: it sends what publications hold.  And it
+ * looks a change's publications up as they were when the change was made.  From that
+ * follows nearly everything here:
+ *
+ *	- The publication must be there before the slot: pgoutput fails on every change that
+ *	  is older than a publication that it has been given the name of.  So a stream has
+ *	  one for all its tables, from before its slot on, and keeps it: streams that are
+ *	  copied from it, and those of the same owner, role and name, share it.
+ *	- A change that was made before its table was added never arrives, and nobody is
+ *	  told.  A transaction may have made some changes before, and go on afterwards.  So
+ *	  of a table that is added only what commits after the last transaction that ran
+ *	  then has ended can be relied upon: from usable_lsn on.  A slot that is made after
+ *	  a table was added needs no such care, for making one waits for just these.
+ *	- No table is taken out while a truck of these streams reads it.
+ *
+ * To publish the updates and deletes of a table without a replica identity would make
+ * the application's fail.  Trucks that read nothing but inserts may have such tables: for
+ * them there is a second publication, of inserts and truncates, beside each one, with
+ * the same name and "_i" after it.  What keeps DDL from leading there later is in
+ * publication_guard.c.
+ *
+ * Publications name partitioned tables, and their partitions' changes are sent as those
+ * of the partitions: what wal2json sends, and what toast.c and part.c have to know.
+ *
+ * The only file that knows the columns of trucker.published_table.  Everything that
+ * changes publications does so one after the other (lock_all).
+ */
+#include "trucker.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "deadlock.h"
+#include "publication.h"
+
+/* the trucks, of whatever state, that a publication $1 is for: t is trucker.truck */
+#define READERS \
+	"FROM trucker.truck t WHERE (t.owner, t.run_as, coalesce(t.options->>'stream', '" TRUCKER_DEFAULT_STREAM "')) IN " \
+	"(SELECT x.owner, x.run_as, x.name FROM trucker.stream x WHERE x.publication = p.publication) " \
+	"OR t.id IN (SELECT s.truck_id FROM trucker.truck_state s JOIN trucker.stream x ON x.id = s.stream_id " \
+	"WHERE x.publication = p.publication)"
+
+/* ----
+ * Publications
+ * ----
+ */
+
+static char *
+inserts_name(const char *name)
+{
+	return psprintf("%s" TRUCKER_INSERTS_SUFFIX, name);
+}
+
+/* Both, as pgoutput is to be told of them. */
+List *
+trucker_publication_names(const char *name)
+{
+	return list_make2(pstrdup(name), inserts_name(name));
+}
+
+static char *
+new_name(void)
+{
+	uint64		token;
+
+	if (!pg_strong_random(&token, sizeof(token)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	return psprintf(TRUCKER_SLOT_PREFIX "%016llx", (unsigned long long) token);
+}
+
+static void
+utility(const char *sql)
+{
+	if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+}
+
+/* Whoever changes publications takes turns; readers of the table are not held up. */
+static void
+lock_all(void)
+{
+	utility("LOCK TABLE trucker.published_table IN SHARE ROW EXCLUSIVE MODE");
+}
+
+/* It goes with the extension, and is no part of a dump: a slot does not survive one either. */
+static void
+create_one(const char *name, const char *actions)
+{
+	ObjectAddress myself;
+	ObjectAddress extension;
+
+	if (OidIsValid(get_publication_oid(name, true)))
+		return;
+	utility(psprintf("CREATE PUBLICATION %s WITH (publish = '%s')", quote_identifier(name), actions));
+	CommandCounterIncrement();
+	ObjectAddressSet(myself, PublicationRelationId, get_publication_oid(name, false));
+	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("trucker", false));
+	recordDependencyOn(&myself, &extension, DEPENDENCY_EXTENSION);
+}
+
+static void
+drop_one(const char *name)
+{
+	Oid			oid = get_publication_oid(name, true);
+	ObjectAddress address;
+
+	if (!OidIsValid(oid))
+		return;
+	ObjectAddressSet(address, PublicationRelationId, oid);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL | PERFORM_DELETION_SKIP_EXTENSIONS);
+}
+
+static bool
+holds(const char *name, Oid relid)
+{
+	Oid			oid = get_publication_oid(name, true);
+
+	return OidIsValid(oid) && SearchSysCacheExists2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid), ObjectIdGetDatum(oid));
+}
+
+/* ----
+ * Tables
+ * ----
+ */
+
+/* Does trucker.published_table have the table, for inserts, or for all changes? */
+static bool
+is_recorded(const char *name, Oid relid, bool inserts_only)
+{
+	Oid			types[] = {TEXTOID, OIDOID, BOOLOID};
+	Datum		values[] = {CStringGetTextDatum(name), ObjectIdGetDatum(relid), BoolGetDatum(inserts_only)};
+
+	return trucker_catalog_execute("SELECT FROM trucker.published_table WHERE publication = $1 AND relid = $2 "
+								   "AND ($3 OR NOT inserts_only)", 3, types, values, NULL, SPI_OK_SELECT) > 0;
+}
+
+static void
+record(const char *name, Oid relid, bool inserts_only)
+{
+	Oid			types[] = {TEXTOID, OIDOID, BOOLOID};
+	Datum		values[] = {CStringGetTextDatum(name), ObjectIdGetDatum(relid), BoolGetDatum(inserts_only)};
+
+	(void) trucker_catalog_execute("DELETE FROM trucker.published_table WHERE publication = $1 AND relid = $2",
+								   2, types, values, NULL, SPI_OK_DELETE);
+	(void) trucker_catalog_execute("INSERT INTO trucker.published_table (publication, relid, inserts_only) "
+								   "VALUES ($1, $2, $3)", 3, types, values, NULL, SPI_OK_INSERT);
+}
+
+static void
+check_identity(Oid relid)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(relid);
+	char	   *part;
+
+	if (trucker_catalog_execute("SELECT format('%I.%I', schema_name, table_name) FROM trucker.input_parts($1) "
+								"WHERE kind = 'r' AND NOT has_identity LIMIT 1", 1, &type, &value, NULL, SPI_OK_SELECT) == 0)
+		return;
+	part = trucker_text_column(SPI_tuptable->vals[0], 1);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table %s has no replica identity", part),
+			 errdetail("If its changes were published, the application's updates and deletes of it would fail."),
+			 errhint("Add a primary key, or: ALTER TABLE %s REPLICA IDENTITY FULL;", part)));
+}
+
+/*
+ * Let the publication hold a table.  The lock keeps the replica identity as it is, and is
+ * in the way of nothing but DDL and VACUUM; who holds one for long makes us give up and
+ * try again (trucker_catalog_begin() has set a lock_timeout).
+ */
+static void
+add_table(const char *name, Oid relid, bool inserts_only)
+{
+	const char *into = inserts_only ? inserts_name(name) : name;
+	bool		is_there = holds(name, relid) || (inserts_only && holds(into, relid));
+
+	if (is_there && is_recorded(name, relid, inserts_only))
+		return;
+	LockRelationOid(relid, ShareUpdateExclusiveLock);
+	if (get_rel_name(relid) == NULL)
+		return;					/* it has just been dropped: the truck will say so itself */
+	if (!inserts_only)
+		check_identity(relid);
+	if (!is_there)
+		trucker_publication_enter(into, relid);
+	record(name, relid, inserts_only);
+}
+
+/* The stream's publication, which is made if it has none.  In an open access to the catalog. */
+static char *
+find_or_create(const pg_uuid_t *stream_id)
+{
+	TruckerStreamRow *row = trucker_state_lock_stream(stream_id);
+	char	   *name;
+
+	if (row == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the stream has just been removed")));
+	name = row->publication ? row->publication : trucker_state_publication_of(row);
+	if (name == NULL)
+		name = new_name();
+	if (row->publication == NULL)
+		trucker_state_set_publication(stream_id, name);
+	create_one(name, "insert, update, delete, truncate");
+	create_one(inserts_name(name), "insert, truncate");
+	CommandCounterIncrement();
+	return name;
+}
+
+/*
+ * Let the stream have a publication that holds the inputs of all these trucks
+ * (TruckerTruck *); returns its name, in the current memory context.  Committed, and
+ * flushed, when it returns.  Outside any transaction.  Raises an error if a table lacks a
+ * replica identity, or is locked for long.
+ */
+char *
+trucker_publication_prepare(const pg_uuid_t *stream_id, List *trucks)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TruckerCatalog access;
+	char	   *name;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	trucker_catalog_begin(&access);
+	trucker_give_way_in_deadlocks(true);
+	lock_all();
+	name = find_or_create(stream_id);
+	foreach(lc, trucks)
+	{
+		const TruckerTruck *truck = lfirst(lc);
+
+		for (int i = 0; i < truck->ninputs; i++)
+			add_table(name, truck->inputs[i], truck->inserts_only);
+	}
+	trucker_give_way_in_deadlocks(false);
+	name = MemoryContextStrdup(context, name);
+	trucker_catalog_end(&access);
+	CommitTransactionCommand();
+	XLogFlush(XactLastCommitEnd);
+	MemoryContextSwitchTo(context);
+	trucker_stop_point("published");
+	return name;
+}
+
+/*
+ * Find out from where on tables that were added can be relied upon: not before every
+ * transaction that ran when they were has ended.  To be called again and again.  Outside
+ * any transaction.
+ */
+void
+trucker_publication_settle(const char *name)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(name);
+	TruckerCatalog access;
+
+	StartTransactionCommand();
+	trucker_catalog_begin(&access);
+	if (trucker_catalog_execute("SELECT FROM trucker.published_table WHERE publication = $1 AND usable_lsn IS NULL",
+								1, &type, &value, NULL, SPI_OK_SELECT) > 0)
+	{
+		/* that commit is in the WAL before its transaction is seen to have ended */
+		(void) trucker_catalog_execute("UPDATE trucker.published_table SET usable_lsn = pg_current_wal_insert_lsn() "
+									   "WHERE publication = $1 AND usable_lsn IS NULL "
+									   "AND added_before <= pg_snapshot_xmin(pg_current_snapshot())",
+									   1, &type, &value, NULL, SPI_OK_UPDATE);
+		/* our own number is greater than that of all that have one already */
+		(void) trucker_catalog_execute("UPDATE trucker.published_table SET added_before = pg_current_xact_id() "
+									   "WHERE publication = $1 AND added_before IS NULL",
+									   1, &type, &value, NULL, SPI_OK_UPDATE);
+	}
+	trucker_catalog_end(&access);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Does the publication hold all that commits at or after lsn, and that the truck wants to
+ * know of its inputs?  In a transaction.
+ */
+bool
+trucker_publication_covers(const char *name, const TruckerTruck *truck, XLogRecPtr lsn)
+{
+	Oid			types[] = {TEXTOID, UUIDOID, PG_LSNOID, BOOLOID};
+	Datum		values[] = {CStringGetTextDatum(name), UUIDPGetDatum(&truck->id), LSNGetDatum(lsn), BoolGetDatum(truck->inserts_only)};
+	TruckerCatalog access;
+	bool		covered;
+
+	if (trucker_publication_trouble(name, truck) != NULL)
+		return false;
+	trucker_catalog_begin(&access);
+	covered = trucker_catalog_execute("SELECT FROM trucker.truck t, unnest(t.input_tables::oid[]) AS i WHERE t.id = $2 AND NOT EXISTS "
+									  "(SELECT FROM trucker.published_table p WHERE (p.publication, p.relid) = ($1, i) "
+									  "AND p.usable_lsn <= $3 AND ($4 OR NOT p.inserts_only))",
+									  4, types, values, NULL, SPI_OK_SELECT) == 0;
+	trucker_catalog_end(&access);
+	return covered;
+}
+
+/*
+ * Does the publication not hold a table that the truck reads?  Returns why the truck
+ * cannot go on, or NULL.  In a transaction.
+ */
+const char *
+trucker_publication_trouble(const char *name, const TruckerTruck *truck)
+{
+	for (int i = 0; i < truck->ninputs; i++)
+	{
+		Oid			relid = truck->inputs[i];
+
+		if (holds(name, relid) || (truck->inserts_only && holds(inserts_name(name), relid)))
+			continue;
+		return psprintf("its input table %s is not in publication \"%s\" any more",
+						get_rel_name(relid) ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)) :
+						psprintf("(OID %u)", relid), name);
+	}
+	return NULL;
+}
+
+/* ----
+ * What nobody needs any more
+ * ----
+ */
+
+static void
+drop_unused(void)
+{
+	int			n;
+	char	  **names;
+
+	n = (int) trucker_catalog_execute("SELECT pubname FROM pg_publication WHERE pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}$' "
+									  "AND pubname::text NOT IN (SELECT publication FROM trucker.stream WHERE publication IS NOT NULL)",
+									  0, NULL, NULL, NULL, SPI_OK_SELECT);
+	names = palloc(Max(n, 1) * sizeof(char *));
+	for (int i = 0; i < n; i++)
+		names[i] = pstrdup(NameStr(*DatumGetName(trucker_column(SPI_tuptable->vals[i], 1, &(bool) {0}))));
+	for (int i = 0; i < n; i++)
+	{
+		drop_one(names[i]);
+		drop_one(inserts_name(names[i]));
+		ereport(LOG, (errmsg("dropped publication \"%s\", which no stream needs", names[i])));
+	}
+	(void) trucker_catalog_execute("DELETE FROM trucker.published_table p WHERE NOT EXISTS "
+								   "(SELECT FROM trucker.stream x WHERE x.publication = p.publication)",
+								   0, NULL, NULL, NULL, SPI_OK_DELETE);
+}
+
+/* Take tables out of their publications that none of the trucks reads that these are for. */
+static void
+remove_unread(void)
+{
+	int			n = (int) trucker_catalog_execute("DELETE FROM trucker.published_table p WHERE p.relid NOT IN "
+												  "(SELECT unnest(t.input_tables::oid[]) " READERS ") RETURNING p.publication, p.relid",
+												  0, NULL, NULL, NULL, SPI_OK_DELETE_RETURNING);
+	SPITupleTable *rows = SPI_tuptable;
+
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		char	   *name = TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull));
+		Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull));
+
+		trucker_publication_withdraw(name, relid);
+		trucker_publication_withdraw(inserts_name(name), relid);
+	}
+}
+
+/*
+ * Drop publications that no stream needs, and take tables out that no truck reads.  In a
+ * transaction, of a probe.
+ */
+void
+trucker_publication_clean(void)
+{
+	TruckerCatalog access;
+
+	trucker_catalog_begin(&access);
+	if (trucker_catalog_execute("SELECT FROM pg_publication WHERE pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}$'",
+								0, NULL, NULL, NULL, SPI_OK_SELECT) > 0)
+	{
+		lock_all();
+		drop_unused();
+		remove_unread();
+	}
+	trucker_catalog_end(&access);
+}

@@ -1,0 +1,203 @@
+/*
+ * publication_guard.c
+ *	  Nothing that others do may fail because of trucker's publications; and nothing that
+ *	  they do may take from these what trucks need.
+ *
+ * The server refuses updates and deletes of a table that publishes them and has no
+ * replica identity, and it refuses to make a published table unlogged.  Trucker's own
+ * publications must not lead to either: a table that has lost its identity, or has a
+ * partition without one, is published for inserts only from then on, in the very
+ * transaction of the statement that did it; and one that is to be unlogged leaves them
+ * before.  What that means for trucks is input_ddl.c's concern.
+ *
+ * On the other hand only superusers could alter these publications, as with a replication
+ * slot; but a slot that has been dropped is noticed, and changes that are not sent are
+ * not.  So that is refused.
+ */
+#include "trucker.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "publication.h"
+
+#define TOKEN_DIGITS 16
+
+/* Is this a name that publication.c gives? */
+bool
+trucker_publication_is_ours(const char *name)
+{
+	size_t		prefix = strlen(TRUCKER_SLOT_PREFIX);
+
+	return strncmp(name, TRUCKER_SLOT_PREFIX, prefix) == 0 &&
+		strspn(name + prefix, "0123456789abcdef") == TOKEN_DIGITS &&
+		(name[prefix + TOKEN_DIGITS] == '\0' ||
+		 strcmp(name + prefix + TOKEN_DIGITS, TRUCKER_INSERTS_SUFFIX) == 0);
+}
+
+/* ----
+ * Altering what is ours
+ * ----
+ */
+
+static const char *
+altered_publication(Node *statement)
+{
+	switch (nodeTag(statement))
+	{
+		case T_AlterPublicationStmt:
+			return ((AlterPublicationStmt *) statement)->pubname;
+		case T_RenameStmt:
+			if (((RenameStmt *) statement)->renameType == OBJECT_PUBLICATION)
+				return strVal(((RenameStmt *) statement)->object);
+			return NULL;
+		default:
+			return NULL;
+	}
+}
+
+/* Before a statement: it must not alter a publication of ours. */
+void
+trucker_publication_refuse(Node *statement)
+{
+	const char *name = altered_publication(statement);
+
+	if (name == NULL || !trucker_publication_is_ours(name) || !OidIsValid(get_publication_oid(name, true)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("publication \"%s\" belongs to trucker", name),
+			 errdetail("Trucks would miss changes without noticing."),
+			 errhint("The view trucker.publications shows which trucks need it.")));
+}
+
+/* ----
+ * What would make others' statements fail
+ * ----
+ */
+
+/* Take a table out of a publication, if it is in there. */
+void
+trucker_publication_withdraw(const char *name, Oid relid)
+{
+	Oid			publication = get_publication_oid(name, true);
+	Oid			entry;
+	ObjectAddress address;
+
+	if (!OidIsValid(publication))
+		return;
+	/* of two that do this the second one finds it done */
+	LockRelationOid(relid, ShareUpdateExclusiveLock);
+	entry = GetSysCacheOid2(PUBLICATIONRELMAP, Anum_pg_publication_rel_oid,
+							ObjectIdGetDatum(relid), ObjectIdGetDatum(publication));
+	if (!OidIsValid(entry))
+		return;
+	ObjectAddressSet(address, PublicationRelRelationId, entry);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	CommandCounterIncrement();
+}
+
+/* Let a publication hold a table, which is locked. */
+void
+trucker_publication_enter(const char *name, Oid relid)
+{
+	PublicationRelInfo info = {.relation = table_open(relid, NoLock)};
+
+	(void) publication_add_relation(get_publication_oid(name, false), &info, true);
+	table_close(info.relation, NoLock);
+	CommandCounterIncrement();
+}
+
+/* Before a statement: a table that it makes unlogged must not be published. */
+void
+trucker_publication_before(Node *statement)
+{
+	AlterTableStmt *alter = (AlterTableStmt *) statement;
+	bool		to_unlogged = false;
+	ListCell   *lc;
+	Oid			relid;
+
+	if (!IsA(statement, AlterTableStmt) || alter->objtype != OBJECT_TABLE)
+		return;
+	foreach(lc, alter->cmds)
+		to_unlogged |= lfirst_node(AlterTableCmd, lc)->subtype == AT_SetUnLogged;
+	if (!to_unlogged)
+		return;
+	relid = RangeVarGetRelid(alter->relation, NoLock, true);
+	if (!OidIsValid(relid) || !pg_class_ownercheck(relid, GetUserId()))
+		return;					/* the statement will fail by itself */
+	foreach(lc, GetRelationPublications(relid))
+	{
+		char	   *name = get_publication_name(lfirst_oid(lc), true);
+
+		if (name && trucker_publication_is_ours(name))
+			trucker_publication_withdraw(name, relid);
+	}
+}
+
+/* Is any table in a publication of ours that publishes updates? */
+static bool
+any_is_published(void)
+{
+	Relation	rel = table_open(PublicationRelRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	bool		found = false;
+
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		char	   *name = get_publication_name(((Form_pg_publication_rel) GETSTRUCT(tuple))->prpubid, true);
+
+		found = name && trucker_publication_is_ours(name);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/*
+ * After a statement that may have altered tables: those that we publish, and of which
+ * updates would fail now, are published for inserts only.
+ */
+void
+trucker_publication_after(void)
+{
+	TruckerCatalog access;
+	int			n;
+	SPITupleTable *rows;
+
+	if (!any_is_published())
+		return;
+	trucker_catalog_begin(&access);
+	n = (int) trucker_catalog_execute("SELECT p.pubname::text, r.prrelid FROM pg_publication_rel r "
+									  "JOIN pg_publication p ON p.oid = r.prpubid "
+									  "WHERE p.pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}$' AND EXISTS "
+									  "(SELECT FROM trucker.input_parts(r.prrelid) WHERE kind = 'r' AND NOT has_identity)",
+									  0, NULL, NULL, NULL, SPI_OK_SELECT);
+	rows = SPI_tuptable;
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		char	   *name = TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull));
+		Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull));
+
+		trucker_publication_withdraw(name, relid);
+		trucker_publication_enter(psprintf("%s" TRUCKER_INSERTS_SUFFIX, name), relid);
+	}
+	trucker_catalog_end(&access);
+}
