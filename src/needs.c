@@ -33,11 +33,24 @@ is_needed(const TruckerRelation *relation, int attnum)
 	return relation->need_new[attnum - 1] || relation->need_old[attnum - 1];
 }
 
+/*
+ * A stored generated column that the plugin leaves out is computed from others, which are
+ * found out only when the first change comes (generated.c).
+ */
+static bool
+needs_generated(const TruckerRelation *relation)
+{
+	for (int attnum = 1; attnum <= relation->desc->natts; attnum++)
+		if (TupleDescAttr(relation->desc, attnum - 1)->attgenerated && is_needed(relation, attnum))
+			return true;
+	return false;
+}
+
 /* And what a truck needs whose SQL has been compiled for the table.  relation NULL: that is not known. */
 void
 trucker_needs_add(TruckerNeeds *needs, const TruckerRelation *relation)
 {
-	if (relation == NULL)
+	if (relation == NULL || needs_generated(relation))
 	{
 		needs->all = true;
 		return;
