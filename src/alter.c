@@ -31,6 +31,7 @@
 #include "api.h"
 #include "check.h"
 #include "connection.h"
+#include "filter.h"
 #include "program.h"
 #include "quarantine.h"
 #include "state.h"
@@ -88,6 +89,7 @@ set_sql(TruckerTruck *truck, FunctionCallInfo fcinfo)
 		truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 }
 
+/* but for filters, which have tables of their own */
 static void
 set_options(TruckerTruck *truck, Jsonb *changes)
 {
@@ -179,6 +181,8 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	TruckerTruck *old = lock_truck(fcinfo);
 	TruckerTruck *truck = palloc(sizeof(TruckerTruck));
 	List	   *written = NIL;
+	TruckerFilterOptions filters = {NULL, NULL};
+	bool		filters_change = !PG_ARGISNULL(1);
 	bool		runs;
 	bool		moves;
 	uint64		discarded;
@@ -191,7 +195,10 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 			trucker_raise_dropped(truck->name, truck->inputs[i]);
 	set_sql(truck, fcinfo);
 	if (!PG_ARGISNULL(4))
-		set_options(truck, PG_GETARG_JSONB_P(4));
+		set_options(truck, trucker_filter_take_options(PG_GETARG_JSONB_P(4), &filters));
+	filters_change |= filters.only || filters.except;
+	if (filters_change)
+		trucker_filter_set(truck, &filters);
 	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
 	if (!trucker_connection_is_local(truck->connection))
@@ -204,6 +211,8 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 		written = trucker_check_truck(truck);
 
 	trucker_truck_update(truck);
+	if (filters_change)
+		trucker_filter_store(truck);
 	trucker_written_readers_changed();
 	/* what it has written so far stays known: the worker goes on with that SQL until we commit */
 	if (runs)
