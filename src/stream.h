@@ -146,6 +146,7 @@ extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *membe
 /* in switch.c: another output plugin */
 extern bool trucker_switch_is_due(TruckerStream *stream);
 extern bool trucker_switch(TruckerStream *stream);
+extern const char *trucker_switch_publication(const TruckerStreamRow *stream);
 extern bool trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
 								 const TruckerMember *member, XLogRecPtr lsn);
 extern bool trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home);
