@@ -31,6 +31,32 @@ COMMENT ON TABLE trucker.truck IS
 
 SELECT pg_catalog.pg_extension_config_dump('trucker.truck', '');
 
+-- Which columns of its input tables a truck's r has: the options only_columns (keeps) and
+-- except_columns.  Of the rows for a truck and a table that with the greatest "since"
+-- counts; a transaction that renames columns adds one.  Dumped and restored.
+CREATE TABLE trucker.column_filter (
+	truck_id    uuid NOT NULL,
+	input_table regclass NOT NULL,
+	keeps       boolean NOT NULL,	-- r has only these columns, and the key; else all but these
+	columns     text[] NOT NULL,	-- their names
+	since       pg_lsn NOT NULL
+);
+COMMENT ON TABLE trucker.column_filter IS
+'which columns of their input tables trucks read, by name';
+
+SELECT pg_catalog.pg_extension_config_dump('trucker.column_filter', '');
+
+-- The same by attnum, which is what counts in this database: no rename changes it.
+-- No row for a truck that has one above: it was restored from a dump.  (filter_store.c)
+CREATE TABLE trucker.filter_attnum (
+	truck_id uuid NOT NULL,
+	relid    oid NOT NULL,
+	keeps    boolean NOT NULL,
+	attnums  int2[] NOT NULL
+);
+COMMENT ON TABLE trucker.filter_attnum IS
+'which columns of their input tables trucks read, by number; not dumped';
+
 -- A stream: one replication slot, and one worker while one of its trucks shall run.
 -- Trucks of one owner and one role that name the same stream end on its "home".
 -- The others are catch-up streams: trucks that start, or have fallen behind, ride
@@ -214,6 +240,8 @@ COMMENT ON TABLE trucker.quarantined_change IS
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.column_filter ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.filter_attnum ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.stream_setting ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.published_table ENABLE ROW LEVEL SECURITY;

@@ -10,7 +10,7 @@
  *	- a table that is not read any more: its row in trucker.input_table is gone
  *	- a table that was added: has no such row until it has been loaded
  *	  (added_tables.c).  With "backfill": false it gets its row here: the truck reads
- *	  what commits from now on
+ *	  what commits from now on; but for a stream of pgoutput, where it must be published first
  *	- another role or stream: the truck is not where it belongs, and moves
  *	  (transition.c)
  *
@@ -31,6 +31,7 @@
 #include "api.h"
 #include "check.h"
 #include "connection.h"
+#include "filter.h"
 #include "program.h"
 #include "quarantine.h"
 #include "state.h"
@@ -88,6 +89,7 @@ set_sql(TruckerTruck *truck, FunctionCallInfo fcinfo)
 		truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 }
 
+/* but for filters, which have tables of their own */
 static void
 set_options(TruckerTruck *truck, Jsonb *changes)
 {
@@ -129,6 +131,15 @@ begin_reading(const TruckerTruck *truck)
 	foreach(lc, names)
 		((TruckerInputName *) lfirst(lc))->from_lsn = GetXLogInsertRecPtr();
 	trucker_state_add_input_names(&truck->id, names);
+}
+
+/* Does the stream that carries it get only what a publication holds? */
+static bool
+is_published_for(const TruckerTruck *truck)
+{
+	TruckerStreamRow *stream = truck->has_stream ? trucker_state_stream(&truck->stream_id) : NULL;
+
+	return stream && trucker_switch_publication(stream) != NULL;
 }
 
 /* Where the definition alone does not make the truck run. */
@@ -179,6 +190,8 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	TruckerTruck *old = lock_truck(fcinfo);
 	TruckerTruck *truck = palloc(sizeof(TruckerTruck));
 	List	   *written = NIL;
+	TruckerFilterOptions filters = {NULL, NULL};
+	bool		filters_change = !PG_ARGISNULL(1);
 	bool		runs;
 	bool		moves;
 	uint64		discarded;
@@ -191,7 +204,10 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 			trucker_raise_dropped(truck->name, truck->inputs[i]);
 	set_sql(truck, fcinfo);
 	if (!PG_ARGISNULL(4))
-		set_options(truck, PG_GETARG_JSONB_P(4));
+		set_options(truck, trucker_filter_take_options(PG_GETARG_JSONB_P(4), &filters));
+	filters_change |= filters.only || filters.except;
+	if (filters_change)
+		trucker_filter_set(truck, &filters);
 	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
 	if (!trucker_connection_is_local(truck->connection))
@@ -204,6 +220,8 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 		written = trucker_check_truck(truck);
 
 	trucker_truck_update(truck);
+	if (filters_change)
+		trucker_filter_store(truck);
 	trucker_written_readers_changed();
 	/* what it has written so far stays known: the worker goes on with that SQL until we commit */
 	if (runs)
@@ -214,7 +232,8 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg(UINT64_FORMAT " quarantined changes of tables that truck \"%s\" reads no more are discarded",
 						discarded, truck->name)));
-	if (!truck->needs_backfill && !truck->lost && !truck->backfill)
+	/* a table that is yet to be published cannot be read from now on (added_tables.c) */
+	if (!truck->needs_backfill && !truck->lost && !truck->backfill && !is_published_for(truck))
 		begin_reading(truck);
 	moves = truck->role != old->role || strcmp(truck->stream_name, old->stream_name) != 0;
 	if (moves && truck->needs_backfill && runs)

@@ -31,6 +31,7 @@
 #include "budget.h"
 #include "check.h"
 #include "connection.h"
+#include "filter.h"
 #include "position.h"
 #include "program.h"
 #include "quarantine.h"
@@ -164,6 +165,7 @@ Datum
 trucker_create_truck(PG_FUNCTION_ARGS)
 {
 	TruckerTruck *truck = palloc0(sizeof(TruckerTruck));
+	TruckerFilterOptions filters;
 	char	   *role_name;
 
 	require_argument(fcinfo, 0, "name");
@@ -179,16 +181,19 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
 	truck->connection = NameStr(*PG_GETARG_NAME(4));
-	truck->options = PG_GETARG_JSONB_P(5);
+	truck->options = trucker_filter_take_options(PG_GETARG_JSONB_P(5), &filters);
 	trucker_truck_parse_options(truck, &role_name);
 	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
 	truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 	truck->owner = GetUserId();
 	trucker_argument_role(truck, role_name);
+	trucker_filter_set(truck, &filters);
 	if (!trucker_connection_is_local(truck->connection))
 		trucker_connection_check(truck->connection, truck->role);
 	trucker_truck_insert(truck);
+	if (truck->filters != NIL)
+		trucker_filter_store(truck);
 	trucker_written_readers_changed();
 	PG_RETURN_VOID();
 }
@@ -274,6 +279,8 @@ start_truck(TruckerTruck *truck, bool one_of_many)
 		error_context_stack = &callback;
 	moved = take_as_local(truck);
 	written = trucker_check_truck(truck);
+	if (truck->filters_restored)
+		trucker_filter_store(truck);
 	trucker_written_start(truck, written, trucker_state_set_enabled(&truck->id, true));
 	if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
 		truck->stream_id = trucker_state_board(truck);

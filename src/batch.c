@@ -8,6 +8,9 @@
  * reads, not on how many there are.  A truck that reads several gets their changes
  * in the order of the source, by number.
  *
+ * Of a change only the columns are kept that some truck needs which reads the table; what
+ * cannot be told for certain is kept.
+ *
  * The tables' changes are tuplestores, which go to disk when they grow.  Each
  * table that occurs in a batch is given half of the memory that is left of
  * trucker.batch_memory: the first ones, which are mostly the only ones, get most.
@@ -59,14 +62,37 @@ typedef struct PackedField
 	bool		binary;
 } PackedField;
 
-static void
-pack_fields(StringInfo buf, const TruckerField *fields, int n)
+/*
+ * A column's attnum in the message's own table; 0: it is not known.  The old row's columns
+ * come by name only, perhaps, and so do a deleted row's.
+ */
+static int
+attnum_of(const TruckerMessage *message, const TruckerField *field, int *hint)
 {
+	return field->attnum != 0 ? field->attnum : trucker_message_attnum(message, field->name, hint);
+}
+
+/*
+ * Those fields that somebody needs, or all (needs is NULL); how many these are.  The
+ * message's attnums must be the table's.
+ */
+static int
+pack_fields(StringInfo buf, const TruckerMessage *message, const TruckerField *fields, int n,
+			const TruckerNeeds *needs)
+{
+	int			hint = 0;
+	int			count = 0;
+
 	for (int i = 0; i < n; i++)
 	{
 		const TruckerField *field = &fields[i];
-		PackedField packed = {field->attnum, field->type_oid, PACKED_NULL, field->binary};
+		/* not looked up again, when the new row's columns may be missing */
+		int			attnum = needs ? attnum_of(message, field, &hint) : field->attnum;
+		PackedField packed = {attnum, field->type_oid, PACKED_NULL, field->binary};
 
+		if (needs && attnum > 0 && !trucker_needs_column(needs, attnum))
+			continue;
+		count++;
 		if (field->value)
 			packed.len = field->binary ? field->len : (int) strlen(field->value);
 		appendBinaryStringInfo(buf, (char *) &packed, sizeof(packed));
@@ -74,21 +100,23 @@ pack_fields(StringInfo buf, const TruckerField *fields, int n)
 		if (field->value)
 			appendBinaryStringInfo(buf, field->value, packed.len + 1);
 	}
+	return count;
 }
 
 /* A change's kind, columns and values, without its transaction and table. */
 static bytea *
-pack_message(const TruckerMessage *message)
+pack_message(const TruckerMessage *message, const TruckerNeeds *needs)
 {
 	StringInfoData buf;
-	int32		header[4] = {message->kind, message->nnew, message->nold, (int32) message->leaf};
+	int32		header[4] = {message->kind, 0, 0, (int32) message->leaf};
 
 	initStringInfo(&buf);
 	appendStringInfoSpaces(&buf, VARHDRSZ);
 	appendBinaryStringInfo(&buf, (char *) header, sizeof(header));
 	appendBinaryStringInfo(&buf, (char *) &message->lsn, sizeof(message->lsn));
-	pack_fields(&buf, message->newfields, message->nnew);
-	pack_fields(&buf, message->oldfields, message->nold);
+	header[1] = pack_fields(&buf, message, message->newfields, message->nnew, needs);
+	header[2] = pack_fields(&buf, message, message->oldfields, message->nold, needs);
+	memcpy(buf.data + VARHDRSZ, header, sizeof(header));
 	SET_VARSIZE(buf.data, buf.len);
 	return (bytea *) buf.data;
 }
@@ -190,9 +218,14 @@ open_table(TruckerBatch *batch, TruckerBatchTable *table)
 	MemoryContextSwitchTo(old);
 }
 
-/* A change of the current source transaction.  Scratch is taken from the current context. */
+/*
+ * A change of the current source transaction.  Only what somebody needs of it is kept, by
+ * the attnums that it comes with; needs NULL: they are not the table's, all is kept.
+ * Scratch is taken from the current context.
+ */
 void
-trucker_batch_add(TruckerBatch *batch, int table_number, const TruckerMessage *message)
+trucker_batch_add(TruckerBatch *batch, int table_number, const TruckerMessage *message,
+				  const TruckerNeeds *needs)
 {
 	TruckerBatchTable *table = &batch->tables[table_number];
 	Datum		values[2];
@@ -201,7 +234,7 @@ trucker_batch_add(TruckerBatch *batch, int table_number, const TruckerMessage *m
 	if (table->store == NULL)
 		open_table(batch, table);
 	values[0] = Int64GetDatum(batch->nchanges);
-	values[1] = PointerGetDatum(pack_message(message));
+	values[1] = PointerGetDatum(pack_message(message, needs));
 	tuplestore_putvalues(table->store, table->slot->tts_tupleDescriptor, values, nulls);
 	pfree(DatumGetPointer(values[1]));
 	table->nchanges++;

@@ -9,6 +9,7 @@
 #include "utils/tuplestore.h"
 
 #include "decoder.h"
+#include "needs.h"
 
 typedef struct TruckerSource
 {
@@ -49,7 +50,8 @@ typedef struct TruckerBatch
 /* in batch.c */
 extern TruckerBatch *trucker_batch_create(const TruckerDecoder *decoder, int ntables);
 extern void trucker_batch_begin_source(TruckerBatch *batch, const TruckerMessage *begin);
-extern void trucker_batch_add(TruckerBatch *batch, int table, const TruckerMessage *message);
+extern void trucker_batch_add(TruckerBatch *batch, int table, const TruckerMessage *message,
+							  const TruckerNeeds *needs);
 extern void trucker_batch_end_source(TruckerBatch *batch, XLogRecPtr end_lsn);
 extern void trucker_batch_clear(TruckerBatch *batch);
 

@@ -150,7 +150,8 @@ check_sql(TruckerChecklist *list, void *arg)
 	input->program = trucker_program_create(input->truck, input->output, input->rel);
 	MemoryContextSwitchTo(old);
 	trucker_identity_pop(&saved);
-	return psprintf("reads %d columns of r", input->program->type->desc->natts);
+	return psprintf("reads %d columns of r%s%s", input->program->type->desc->natts,
+					input->program->filtered ? ".  " : "", input->program->filtered ? input->program->filtered : "");
 }
 
 static const char *
@@ -205,7 +206,7 @@ check_nan(TruckerChecklist *list, void *arg)
 	InputCheck *input = arg;
 	const TruckerRelation *relation = input->program->relation;
 	const TruckerRowType *type = input->program->type;
-	const TruckerDecoder *decoder = trucker_check_decoder(input->truck);
+	const TruckerDecoder *decoder = trucker_decoder_installed(trucker_check_decoder(input->truck));
 	StringInfoData names;
 	char	   *message;
 	char	   *detail;

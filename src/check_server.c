@@ -11,7 +11,6 @@
  */
 #include "trucker.h"
 
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "access/xlog.h"
@@ -160,23 +159,12 @@ check_plugin_allowed(TruckerChecklist *list, void *arg)
 static const char *
 check_plugin_installed(TruckerChecklist *list, void *arg)
 {
-	const TruckerDecoder *decoder = ((Wanted *) arg)->decoder;
+	const TruckerDecoder *decoder = trucker_decoder_installed(((Wanted *) arg)->decoder);
 	const char *plugin = decoder->plugin;
-	const char *path = Dynamic_library_path;
 
-	while (path && *path)
-	{
-		int			len = (int) strcspn(path, ":");
-		char	   *directory = pnstrdup(path, len);
-		struct stat st;
-
-		if (strncmp(directory, "$libdir", 7) == 0)
-			directory = psprintf("%s%s", pkglib_path, directory + 7);
-		if (stat(psprintf("%s/%s%s", directory, plugin, DLSUFFIX), &st) == 0)
-			return psprintf("%s%s", plugin, decoder->loses_nan ?
-							", as trucker uses it, carries all values but NaN and infinity of real, double precision and numeric" : "");
-		path += len + (path[len] == ':' ? 1 : 0);
-	}
+	if (trucker_decoder_library(plugin))
+		return psprintf("%s, in the version that is installed, carries all values%s", plugin, decoder->loses_nan ?
+						" but NaN and infinity of real, double precision and numeric" : "");
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FILE),
 			 errmsg("output plugin \"%s\" is not installed", plugin),

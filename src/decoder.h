@@ -73,6 +73,8 @@ typedef struct TruckerDecodeRequest
 	List	   *tables;			/* of TruckerTableName *, historic names included */
 	List	   *publications;	/* names (char *), if the decoder needs them */
 	const char *message_prefix; /* of the only logical messages that are wanted */
+	bool		no_updates;		/* nobody wants updates, nor deletes */
+	bool		no_truncates;
 	bool		as_text;		/* some types have no binary form: all values are wanted as text (binary.c) */
 } TruckerDecodeRequest;
 
@@ -89,6 +91,12 @@ typedef struct TruckerDecoder
 	bool		loses_nan;		/* NaN and infinity arrive as NULL */
 	bool		needs_publication;	/* it sends what its publications hold, and knows of no list of tables */
 	bool		omits_generated;	/* stored generated columns are not sent */
+
+	/* The decoder for the version of the plugin that is installed; NULL: this one is for any. */
+	const struct TruckerDecoder *(*installed) (void);
+
+	/* Decoding could not be started, with this SQLSTATE.  NULL: that tells nothing. */
+	void		(*refused) (int sqlstate);
 
 	/*
 	 * Append the plugin's options as START_REPLICATION wants them, without the
@@ -118,12 +126,15 @@ typedef struct TruckerDecoder
 
 /* in wal2json.c */
 extern const TruckerDecoder trucker_wal2json;
+extern const TruckerDecoder trucker_wal2json_exact;
 
 /* in pgoutput.c */
 extern const TruckerDecoder trucker_pgoutput;
 
 /* in decoder.c */
 extern const TruckerDecoder *trucker_decoder_find(const char *plugin);
+extern const TruckerDecoder *trucker_decoder_installed(const TruckerDecoder *decoder);
+extern char *trucker_decoder_library(const char *plugin);
 extern const TruckerDecoder *trucker_decoder_wanted(const char *plugin);
 
 #endif							/* TRUCKER_DECODER_H */

@@ -43,6 +43,7 @@
 #include "utils/timestamp.h"
 
 #include "connection.h"
+#include "filter.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -410,6 +411,7 @@ look_at_inputs(Node *node)
 	trucker_publication_after();
 	/* what a truck's SQL does must be decoded as well */
 	lost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
+	trucker_filter_follow(&altered);
 	altered.ntables = 0;
 	if (lost == NIL)
 		return;

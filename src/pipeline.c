@@ -146,6 +146,7 @@ forget_program(TruckerInput *input)
 	input->net = NULL;
 	input->hasher = NULL;
 	input->parts = NULL;
+	input->kept = NULL;
 }
 
 /*
@@ -233,6 +234,46 @@ trucker_pipeline_compile(TruckerPipeline *pipeline)
 {
 	for (int i = 0; i < pipeline->ninputs; i++)
 		(void) trucker_pipeline_input(pipeline, pipeline->inputs[i].relid);
+}
+
+/*
+ * Which columns of an input does the truck need?  With its SQL compiled, or all will be.
+ * What goes into quarantine goes there whole: by the time somebody wants it to be applied
+ * the truck may read other columns.
+ */
+void
+trucker_pipeline_add_needs(const TruckerPipeline *pipeline, Oid relid, TruckerNeeds *needs)
+{
+	const TruckerQuarantine *quarantine = pipeline->quarantine;
+	const TruckerProgram *program = NULL;
+	bool		quarantines = pipeline->truck->on_error == TRUCKER_ON_ERROR_QUARANTINE ||
+		(quarantine && (quarantine->stale || !trucker_quarantine_is_empty(quarantine)));
+
+	for (int i = 0; i < pipeline->ninputs; i++)
+		if (pipeline->inputs[i].relid == relid)
+			program = pipeline->inputs[i].program;
+	trucker_needs_add(needs, program && !quarantines ? program->relation : NULL);
+}
+
+/*
+ * Only this has been kept of an input's changes that are to be applied now.  If the SQL
+ * has been compiled anew since, for a table that has been altered, that may not be enough:
+ * then they must be read again, as after any other error that goes away by itself.
+ */
+void
+trucker_pipeline_check_kept(TruckerPipeline *pipeline, Oid relid, const TruckerNeeds *kept)
+{
+	TruckerInput *input = trucker_pipeline_input(pipeline, relid);
+
+	if (input->kept == kept)
+		return;
+	if (!trucker_needs_cover(kept, input->program->relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("table %s has been altered, and the truck reads other columns of it now", input->program->relation->name),
+				 errdetail("Of the changes that it was about to apply, these have not been kept."),
+				 errhint("The truck reads them again by itself.")));
+	input->kept = kept;
 }
 
 /* ----

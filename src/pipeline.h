@@ -7,6 +7,7 @@
 
 #include "changeset.h"
 #include "decoder.h"
+#include "needs.h"
 #include "net.h"
 #include "part.h"
 #include "program.h"
@@ -27,6 +28,7 @@ typedef struct TruckerInput
 	TruckerKeyHasher *hasher;	/* NULL: not needed yet */
 	TruckerColumns *columns;	/* that it has had */
 	TruckerParts *parts;		/* partitions whose changes have come; NULL: it has none */
+	const TruckerNeeds *kept;	/* of the changes that come, and known to be enough; or NULL */
 	XLogRecPtr	truncated_at;	/* the record that has truncated it, of which each partition tells as well */
 } TruckerInput;
 
@@ -75,6 +77,8 @@ extern TruckerPipeline *trucker_pipeline_create(const TruckerTruck *truck, Truck
 extern void trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot);
 extern void trucker_pipeline_compile(TruckerPipeline *pipeline);
 extern TruckerInput *trucker_pipeline_input(TruckerPipeline *pipeline, Oid relid);
+extern void trucker_pipeline_add_needs(const TruckerPipeline *pipeline, Oid relid, TruckerNeeds *needs);
+extern void trucker_pipeline_check_kept(TruckerPipeline *pipeline, Oid relid, const TruckerNeeds *kept);
 extern void trucker_pipeline_flush(TruckerPipeline *pipeline);
 extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);
 extern void trucker_pipeline_commit_aside(TruckerPipeline *pipeline);

@@ -3,7 +3,7 @@
  *	  Compile a truck's SQL for one of its input tables.
  *
  * Compiling goes twice over the SQL.  First it is analysed against an r of all
- * possible columns; the analysed queries tell which of them it reads.  Then r is
+ * possible columns (but those that the truck's options leave out: filter.c); the analysed queries tell which of them it reads.  Then r is
  * narrowed to these, and that is what is planned and run: nothing is converted
  * or stored that nobody reads, and tables of up to 1,600 columns fit.
  *
@@ -29,6 +29,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
+#include "filter.h"
 #include "net.h"
 #include "part.h"
 #include "program.h"
@@ -154,6 +155,20 @@ refuse_clashes(const TruckerProgram *program)
 }
 
 /*
+ * SQL names a column that is not there: perhaps one that an option of the truck leaves
+ * out.  (An error of ours about columns has no place in the SQL.)
+ */
+static void
+filter_error_callback(void *arg)
+{
+	const TruckerProgram *program = arg;
+
+	if (program->filtered && geterrcode() == ERRCODE_UNDEFINED_COLUMN &&
+		(geterrposition() > 0 || getinternalerrposition() > 0 || !program->output->routine->is_local))
+		errhint("%s", program->filtered);
+}
+
+/*
  * Which columns of r does the SQL read, for any operation?  Where there is an
  * input.sql, only that reads the changes.
  */
@@ -211,6 +226,7 @@ trucker_program_create(const TruckerTruck *truck,
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TruckerProgram *program = palloc0(sizeof(TruckerProgram));
+	ErrorContextCallback callback = {error_context_stack, filter_error_callback, program};
 
 	program->truck = truck;
 	program->output = output;
@@ -219,10 +235,13 @@ trucker_program_create(const TruckerTruck *truck,
 	parse_templates(program, truck);
 	program->by_operation = (program->output_template && trucker_template_uses_operation(program->output_template)) ||
 		(program->input_template && trucker_template_uses_operation(program->input_template));
-	program->full = trucker_row_type_full(program->relation->desc);
+	program->full = trucker_row_type_full(program->relation->desc, trucker_filter_excluded(truck, program->relation));
+	program->filtered = trucker_filter_describe(truck, program->relation);
+	error_context_stack = &callback;
 	if (truck->output_sql == NULL)
 		program->target = output->routine->describe_table(output, truck->output_table);
 	narrow(program);
+	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);
 	return program;
 }
@@ -407,7 +426,9 @@ void
 trucker_program_check(TruckerProgram *program, List **written)
 {
 	TruckerOutput *output = program->output;
+	ErrorContextCallback callback = {error_context_stack, filter_error_callback, program};
 
+	error_context_stack = &callback;
 	for (int operation = 0; operation < operation_count(program); operation++)
 	{
 		TruckerRows rows = {program->type->desc, 1, NULL};
@@ -420,6 +441,7 @@ trucker_program_check(TruckerProgram *program, List **written)
 		rows.desc = plans->result;
 		*written = list_concat_unique_oid(*written, output->routine->check(output, plans->output, &rows));
 	}
+	error_context_stack = callback.previous;
 	*written = list_concat_unique_oid(*written,
 									  output->routine->check_statements(output, trucker_program_truncate_statements(program)));
 }

@@ -33,6 +33,7 @@ typedef struct TruckerProgram
 	bool		by_operation;	/* a template asks for .operation */
 
 	TruckerRelation *relation;
+	char	   *filtered;		/* what the truck's options leave out of r, for errors; NULL: nothing */
 	TruckerRowType *full;		/* all columns that r could have */
 	TruckerRowType *type;		/* those that the SQL reads */
 	TruckerPlans *plans[TRUCKER_OPERATIONS][TRUCKER_SIZE_CLASSES];

@@ -192,6 +192,7 @@ apply_batch(TruckerMember *member, void *arg)
 			if (current != source)
 				trucker_pipeline_begin_source(pipeline, &source->begin);
 			current = source;
+			trucker_pipeline_check_kept(pipeline, relid, ((TruckerTable *) list_nth(stream->tables, number))->needs);
 			trucker_pipeline_change(pipeline, relid, &message);
 		}
 		MemoryContextReset(stream->message_context);
@@ -486,9 +487,9 @@ is_known(TruckerStream *stream, const TruckerTable *table)
 	return true;
 }
 
-/* A change of this table, for those who read it. */
+/* A change of this table, for those who read it.  alike: it comes with the table's attnums. */
 static void
-take_change(TruckerStream *stream, TruckerTable *table, const TruckerMessage *message)
+take_change(TruckerStream *stream, TruckerTable *table, const TruckerMessage *message, bool alike)
 {
 	if (is_known(stream, table))
 		return;
@@ -507,7 +508,7 @@ take_change(TruckerStream *stream, TruckerTable *table, const TruckerMessage *me
 	{
 		if (!stream->announced)
 			trucker_batch_begin_source(stream->batch, &stream->begin);
-		trucker_batch_add(stream->batch, table->number, message);
+		trucker_batch_add(stream->batch, table->number, message, alike && !table->needs->all ? table->needs : NULL);
 	}
 	stream->announced = true;
 }
@@ -526,7 +527,7 @@ handle_change(TruckerStream *stream, TruckerMessage *message)
 		 span = trucker_tables_next(span, message, stream->begin.xid))
 	{
 		message->leaf = span->leaf;
-		take_change(stream, list_nth(stream->tables, span->number), message);
+		take_change(stream, list_nth(stream->tables, span->number), message, span->alike);
 		if (stream->nactive == 0)
 			return;
 	}

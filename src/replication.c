@@ -270,7 +270,18 @@ trucker_replication_start(TruckerReplication *rep, const char *slot,
 					 quote_identifier(slot), LSN_FORMAT_ARGS(from));
 	decoder->append_options(&command, request);
 	appendStringInfoChar(&command, ')');
-	PQclear(trucker_conn_exec(rep->conn, command.data, PGRES_COPY_BOTH));
+	PG_TRY();
+	{
+		PQclear(trucker_conn_exec(rep->conn, command.data, PGRES_COPY_BOTH));
+	}
+	PG_CATCH();
+	{
+		/* next time it may want other options */
+		if (decoder->refused)
+			decoder->refused(geterrcode());
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	rep->confirmed = InvalidXLogRecPtr;
 }
 

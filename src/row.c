@@ -101,6 +101,7 @@ choose_keys(TruckerRelation *relation, Relation rel)
 	if (relation->identity_full || (relation->is_partitioned && OidIsValid(relation->identity_index)))
 		keys = OidIsValid(rel->rd_pkindex) ?
 			trucker_attnums_of(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY)) : NULL;
+	relation->has_key = keys != NULL;
 	if (keys == NULL && relation->identity_full)
 	{
 		for (int i = 0; i < desc->natts; i++)
@@ -207,7 +208,7 @@ trucker_relation_is_current(const TruckerRelation *relation, Relation rel)
 
 static void
 add_table_columns(TruckerRowType *type, int *n, TupleDesc reldesc,
-				  TruckerColumnSource source)
+				  TruckerColumnSource source, const Bitmapset *excluded)
 {
 	for (int i = 0; i < reldesc->natts; i++)
 	{
@@ -215,7 +216,7 @@ add_table_columns(TruckerRowType *type, int *n, TupleDesc reldesc,
 		const char *name = NameStr(attr->attname);
 		TruckerColumn *column = &type->columns[*n];
 
-		if (attr->attisdropped)
+		if (attr->attisdropped || bms_is_member(attr->attnum, excluded))
 			continue;
 		column->source = source;
 		column->number = attr->attnum;
@@ -230,21 +231,21 @@ add_table_columns(TruckerRowType *type, int *n, TupleDesc reldesc,
 	}
 }
 
-/* All the columns that r can have: new values, old values, metadata. */
+/* All the columns that r can have: new values, old values, metadata.  Without the columns (attnum) in excluded. */
 TruckerRowType *
-trucker_row_type_full(TupleDesc reldesc)
+trucker_row_type_full(TupleDesc reldesc, const Bitmapset *excluded)
 {
 	TruckerRowType *type = palloc0(sizeof(TruckerRowType));
 	int			live = 0;
 	int			n = 0;
 
 	for (int i = 0; i < reldesc->natts; i++)
-		live += TupleDescAttr(reldesc, i)->attisdropped ? 0 : 1;
+		live += TupleDescAttr(reldesc, i)->attisdropped || bms_is_member(i + 1, excluded) ? 0 : 1;
 	type->desc = CreateTemplateTupleDesc(2 * live + TRUCKER_METAS);
 	type->columns = palloc0((2 * live + TRUCKER_METAS) * sizeof(TruckerColumn));
 
-	add_table_columns(type, &n, reldesc, TRUCKER_FROM_NEW);
-	add_table_columns(type, &n, reldesc, TRUCKER_FROM_OLD);
+	add_table_columns(type, &n, reldesc, TRUCKER_FROM_NEW, excluded);
+	add_table_columns(type, &n, reldesc, TRUCKER_FROM_OLD, excluded);
 	for (int i = 0; i < TRUCKER_METAS; i++)
 	{
 		type->columns[n].source = TRUCKER_FROM_META;

@@ -32,6 +32,7 @@ typedef struct TruckerRelation
 	bool		identity_full;	/* REPLICA IDENTITY FULL */
 	Oid			identity_index; /* of the replica identity, or of the primary key; or invalid */
 	Bitmapset  *identity;		/* attnums whose old values a change carries */
+	bool		has_key;		/* an index says what tells rows apart; else any column does that can be hashed */
 	int			nkeys;			/* what tells rows apart within a run */
 	AttrNumber *keys;
 
@@ -139,7 +140,7 @@ extern Bitmapset *trucker_attnums_of(Bitmapset *offset_set);
 extern TruckerRelation *trucker_relation_build(Relation rel);
 extern bool trucker_relation_is_current(const TruckerRelation *relation, Relation rel);
 
-extern TruckerRowType *trucker_row_type_full(TupleDesc reldesc);
+extern TruckerRowType *trucker_row_type_full(TupleDesc reldesc, const Bitmapset *excluded);
 extern TruckerRowType *trucker_row_type_narrow(const TruckerRowType *full, const Bitmapset *columns);
 extern bool trucker_row_type_reads(const TruckerRowType *type, TruckerColumnSource source, int number);
 
@@ -154,6 +155,7 @@ extern void trucker_row_project(const TruckerRow *row, const TruckerRelation *re
 
 /* in row_message.c */
 extern bool trucker_type_can_lose_nan(Oid type);
+extern int	trucker_message_attnum(const TruckerMessage *message, const char *name, int *hint);
 extern void trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 									 const TruckerPart *part, const TruckerColumnSpan *then,
 									 const TruckerMessage *message);

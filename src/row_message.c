@@ -203,9 +203,9 @@ attnum_by_name(TupleDesc desc, const char *name, int *hint)
 	return 0;
 }
 
-/* The attnum that the same message gives for a name, or 0. */
-static int
-attnum_in_message(const TruckerMessage *message, const char *name, int *hint)
+/* The attnum that the same message's new row gives for a name, or 0; looked for from *hint on. */
+int
+trucker_message_attnum(const TruckerMessage *message, const char *name, int *hint)
 {
 	for (int i = 0; i < message->nnew; i++)
 	{
@@ -373,7 +373,7 @@ take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 		else
 		{
 			if (attnum == 0)
-				attnum = attnum_in_message(message, field->name, &message_hint);
+				attnum = trucker_message_attnum(message, field->name, &message_hint);
 			if (attnum != 0)
 				attnum = attnum_of_whole(relation, row->part, attnum);
 			else

@@ -289,6 +289,7 @@ choose_decoder(TruckerStream *stream, const TruckerDecodeRequest *request)
 	stream->decoder = trucker_slot_find(name, &info) >= 0 ? trucker_decoder_find(info.plugin) : NULL;
 	if (stream->decoder == NULL)
 		elog(ERROR, "replication slot \"%s\" cannot be read", name);
+	stream->decoder = trucker_decoder_installed(stream->decoder);
 	stream->decoding = stream->decoder->begin ? stream->decoder->begin(request) : NULL;
 }
 
@@ -333,6 +334,7 @@ begin_pass(TruckerStream *stream)
 
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
+	trucker_tables_find_needs(stream, &request);
 	if (stream->decoder->needs_publication)
 		request.publications = trucker_publication_names(stream->row->publication);
 	trucker_replication_start(stream->replication, stream->row->slot_name,

@@ -16,6 +16,7 @@ typedef struct TruckerTable
 	char	   *history;		/* these names */
 	int			number;
 	List	   *readers;		/* of TruckerReader */
+	TruckerNeeds *needs;		/* of the active ones, when the pass began */
 } TruckerTable;
 
 /* A table under one name, from some point of the WAL on. */
@@ -23,6 +24,7 @@ typedef struct TruckerSpan
 {
 	int			number;			/* of the TruckerTable that it belongs to */
 	Oid			leaf;			/* the partition that it is, or invalid: the input itself */
+	bool		alike;			/* its columns have the attnums that the input's have */
 	XLogRecPtr	named_lsn;		/* see TruckerInputName */
 	uint64		named_by;
 	XLogRecPtr	commit_lsn;
@@ -122,6 +124,7 @@ extern void trucker_roster_record_error(TruckerStream *stream, const ErrorData *
 
 /* in tables.c: the input tables of the stream's trucks */
 extern void trucker_tables_build(TruckerStream *stream);
+extern void trucker_tables_find_needs(TruckerStream *stream, TruckerDecodeRequest *request);
 extern TruckerSpan *trucker_tables_find(const TruckerStream *stream, const TruckerMessage *change, TransactionId xid);
 extern TruckerSpan *trucker_tables_next(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid);
 extern void trucker_tables_forget(TruckerStream *stream, const TruckerMember *member);
@@ -143,6 +146,7 @@ extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *membe
 /* in switch.c: another output plugin */
 extern bool trucker_switch_is_due(TruckerStream *stream);
 extern bool trucker_switch(TruckerStream *stream);
+extern const char *trucker_switch_publication(const TruckerStreamRow *stream);
 extern bool trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
 								 const TruckerMember *member, XLogRecPtr lsn);
 extern bool trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home);

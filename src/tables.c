@@ -13,7 +13,9 @@
  */
 #include "trucker.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_attribute.h"
 #include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -239,6 +241,75 @@ trucker_tables_build(TruckerStream *stream)
 		if (member->active)
 			add_readers(stream, member);
 	}
+}
+
+/* Has a partition, as far as the input has columns, the same ones in the same places? */
+static bool
+is_alike(Oid input, Oid leaf)
+{
+	for (AttrNumber attnum = 1;; attnum++)
+	{
+		HeapTuple	whole = SearchSysCache2(ATTNUM, ObjectIdGetDatum(input), Int16GetDatum(attnum));
+		HeapTuple	part = SearchSysCache2(ATTNUM, ObjectIdGetDatum(leaf), Int16GetDatum(attnum));
+		bool		is_end = !HeapTupleIsValid(whole);
+		bool		same = is_end;
+
+		if (HeapTupleIsValid(whole) && HeapTupleIsValid(part))
+			same = strcmp(NameStr(((Form_pg_attribute) GETSTRUCT(whole))->attname),
+						  NameStr(((Form_pg_attribute) GETSTRUCT(part))->attname)) == 0;
+		if (HeapTupleIsValid(whole))
+			ReleaseSysCache(whole);
+		if (HeapTupleIsValid(part))
+			ReleaseSysCache(part);
+		if (is_end || !same)
+			return same && attnum > 1;
+	}
+}
+
+/*
+ * What do the active trucks need, of each table and of all?  When their SQL has been
+ * compiled, outside any transaction, in the current memory context.
+ */
+void
+trucker_tables_find_needs(TruckerStream *stream, TruckerDecodeRequest *request)
+{
+	MemoryContext context = CurrentMemoryContext;
+	HASH_SEQ_STATUS scan;
+	NameEntry  *entry;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	request->no_updates = request->no_truncates = true;
+	foreach(lc, stream->tables)
+	{
+		TruckerTable *table = lfirst(lc);
+
+		table->needs = trucker_needs_create();
+		foreach(lc2, table->readers)
+		{
+			TruckerReader *reader = lfirst(lc2);
+			const TruckerTruck *truck = reader->member->truck;
+
+			trucker_pipeline_add_needs(reader->member->pipeline, reader->relid, table->needs);
+			request->no_updates &= truck->inserts_only;
+			/* net changes must not be merged over one */
+			request->no_truncates &= truck->on_truncate == TRUCKER_TRUNCATE_IGNORE && !truck->net;
+		}
+	}
+
+	/* the catalog says what partitions are like; their attnums never change */
+	StartTransactionCommand();
+	hash_seq_init(&scan, stream->tables_by_name);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		for (TruckerSpan *span = entry->spans; span != NULL; span = span->same_name)
+		{
+			TruckerTable *table = list_nth(stream->tables, span->number);
+
+			span->alike = !OidIsValid(span->leaf) ||
+				(!table->needs->all && is_alike(table->relid, span->leaf));
+		}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
 }
 
 /* The truck leaves the stream: its tables have one reader less. */

@@ -24,7 +24,7 @@
 #include "truck.h"
 
 /* the options that there are, in the order of their names */
-#define OPTION_NAMES "backfill, changes, inserts_only, mode, on_error, on_truncate, output_table, reset_sql, role, stream, toast, truncate_sql"
+#define OPTION_NAMES "backfill, changes, except_columns, inserts_only, mode, on_error, on_truncate, only_columns, output_table, reset_sql, role, stream, toast, truncate_sql"
 
 #define TRUCK_COLUMNS \
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
@@ -32,8 +32,38 @@
 	"coalesce(s.enabled, false), coalesce(s.needs_backfill, true), " \
 	"coalesce(s.needs_reset, false), coalesce(s.lost, true) OR " TRUCKER_UNREADABLE ", " \
 	"s.truck_id IS NULL, s.stream_id, coalesce(s.failed, false), " \
-	"coalesce(s.applied_lsn, '0/0'), t.xmin::text, coalesce(s.failed_lsn, '0/0'), coalesce(s.skip_lsn, '0/0') " \
+	"coalesce(s.applied_lsn, '0/0'), t.xmin::text, coalesce(s.failed_lsn, '0/0'), coalesce(s.skip_lsn, '0/0'), " \
+	"(SELECT array_agg(concat_ws(' ', f.relid, f.keeps::int, array_to_string(f.attnums, ' '))) " \
+	"FROM trucker.filter_attnum f WHERE f.truck_id = t.id), " \
+	"EXISTS (SELECT FROM trucker.column_filter f WHERE f.truck_id = t.id) " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
+
+/* The filters that the catalog knows by attnum: for each input one text, of numbers. */
+static List *
+form_filters(HeapTuple tuple, int number)
+{
+	bool		isnull;
+	Datum		array = trucker_column(tuple, number, &isnull);
+	List	   *filters = NIL;
+	Datum	   *texts;
+	int			n;
+
+	if (isnull)
+		return NIL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &texts, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		TruckerFilter *filter = palloc0(sizeof(TruckerFilter));
+		char	   *p = TextDatumGetCString(texts[i]);
+
+		filter->relid = (Oid) strtoul(p, &p, 10);
+		filter->keeps = strtoul(p, &p, 10) != 0;
+		while (*p == ' ')
+			filter->attnums = bms_add_member(filter->attnums, (int) strtoul(p, &p, 10));
+		filters = lappend(filters, filter);
+	}
+	return filters;
+}
 
 static TruckerTruck *
 form_truck(HeapTuple tuple)
@@ -70,6 +100,8 @@ form_truck(HeapTuple tuple)
 	truck->version = trucker_text_column(tuple, 19);
 	truck->failed_lsn = DatumGetLSN(trucker_column(tuple, 20, &isnull));
 	truck->skip_lsn = DatumGetLSN(trucker_column(tuple, 21, &isnull));
+	truck->filters = form_filters(tuple, 22);
+	truck->filters_restored = truck->filters == NIL && trucker_bool_column(tuple, 23);
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
 }
@@ -448,10 +480,10 @@ inputs_datum(const TruckerTruck *truck)
 
 /*
  * Insert the definition, and a state: a truck without one has been restored from
- * a dump.  truck->id is filled in by the table's default.
+ * a dump.  The table's default fills in truck->id.
  */
 void
-trucker_truck_insert(const TruckerTruck *truck)
+trucker_truck_insert(TruckerTruck *truck)
 {
 	Oid			types[] = {TEXTOID, OIDOID, OIDOID, OIDARRAYOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID};
 	Datum		values[9];
@@ -475,11 +507,12 @@ trucker_truck_insert(const TruckerTruck *truck)
 						"output_sql, output_connection, options, search_path) "
 						"VALUES ($1, $2::regrole, $3::regrole, "
 						"$4::regclass[], $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING RETURNING id) "
-						"INSERT INTO trucker.truck_state (truck_id) SELECT id FROM new",
-						9, types, values, nulls, SPI_OK_INSERT) == 0)
+						"INSERT INTO trucker.truck_state (truck_id) SELECT id FROM new RETURNING truck_id",
+						9, types, values, nulls, SPI_OK_INSERT_RETURNING) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("truck \"%s\" already exists", truck->name)));
+	truck->id = trucker_uuid_column(SPI_tuptable->vals[0], 1);
 	trucker_catalog_end(&access);
 }
 
@@ -536,6 +569,8 @@ trucker_truck_delete(const pg_uuid_t *id)
 	trucker_catalog_write("DELETE FROM trucker.truck WHERE id = $1", id, NULL, SPI_OK_DELETE);
 	trucker_state_delete(id);
 	trucker_catalog_write("DELETE FROM trucker.position WHERE truck_id = $1", id, NULL, SPI_OK_DELETE);
+	trucker_catalog_write("DELETE FROM trucker.column_filter WHERE truck_id = $1", id, NULL, SPI_OK_DELETE);
+	trucker_catalog_write("DELETE FROM trucker.filter_attnum WHERE truck_id = $1", id, NULL, SPI_OK_DELETE);
 }
 
 static void

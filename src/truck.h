@@ -6,6 +6,7 @@
 #define TRUCKER_TRUCK_H
 
 #include "access/xlogdefs.h"
+#include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
@@ -30,6 +31,15 @@ typedef enum TruckerOnTruncate
 	TRUCKER_TRUNCATE_IGNORE,
 	TRUCKER_TRUNCATE_RUN		/* truncate_sql is run */
 } TruckerOnTruncate;
+
+/* Which columns of an input table r has (filter.c). */
+typedef struct TruckerFilter
+{
+	Oid			relid;
+	bool		keeps;			/* only these, and the key; else all but these */
+	Bitmapset  *attnums;
+	List	   *names;			/* char *; NIL: attnums is filled in */
+} TruckerFilter;
 
 typedef struct TruckerTruck
 {
@@ -57,6 +67,8 @@ typedef struct TruckerTruck
 	char	   *truncate_sql;	/* with TRUCKER_TRUNCATE_RUN, else NULL */
 	char	   *output_table;	/* or NULL */
 	bool		mirror;			/* it holds each row once; else rows are appended */
+	List	   *filters;		/* of TruckerFilter; of a table without one r has all columns */
+	bool		filters_restored;	/* from a dump, as names, which have yet to be found */
 
 	/* state, as it was when the truck was loaded */
 	bool		enabled;
@@ -84,7 +96,7 @@ extern List *trucker_truck_readers(Oid relid);
 extern List *trucker_truck_own_names(void);
 extern List *trucker_truck_of_stream(const pg_uuid_t *stream_id);
 
-extern void trucker_truck_insert(const TruckerTruck *truck);
+extern void trucker_truck_insert(TruckerTruck *truck);
 extern bool trucker_truck_lock(const pg_uuid_t *id);
 extern void trucker_truck_update(const TruckerTruck *truck);
 extern void trucker_truck_set_connection(TruckerTruck *truck, const char *connection);

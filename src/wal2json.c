@@ -372,6 +372,26 @@ const TruckerDecoder trucker_wal2json = {
 	.plugin = TRUCKER_WAL2JSON,
 	.bytea_lacks_prefix = true,
 	.loses_nan = true,
+	.installed = trucker_wal2json_installed,
 	.append_options = trucker_wal2json_append_options,
 	.decode = decode
+};
+
+/* The same messages, but for numbers as strings. */
+static bool
+decode_exact(void *state, const char *data, int len, TruckerMessage *message)
+{
+	bool		result = decode(state, data, len, message);
+
+	message->decoder = &trucker_wal2json_exact;
+	return result;
+}
+
+/* For a version of the plugin that can carry all values. */
+const TruckerDecoder trucker_wal2json_exact = {
+	.plugin = TRUCKER_WAL2JSON,
+	.bytea_lacks_prefix = true,
+	.refused = trucker_wal2json_refused,
+	.append_options = trucker_wal2json_append_exact_options,
+	.decode = decode_exact
 };

@@ -7,8 +7,16 @@
 
 #include "decoder.h"
 
+/* makes numbers come as strings, NaN and infinity among them */
+#define TRUCKER_WAL2JSON_EXACT_OPTION "numeric-data-types-as-string"
+
+/* in wal2json_version.c */
+extern const TruckerDecoder *trucker_wal2json_installed(void);
+extern void trucker_wal2json_refused(int sqlstate);
+
 /* in wal2json_options.c */
 extern void trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *request);
+extern void trucker_wal2json_append_exact_options(StringInfo buf, const TruckerDecodeRequest *request);
 
 /* in wal2json.c */
 extern void trucker_wal2json_decode_any(const char *data, int len, TruckerMessage *message, XLogRecPtr *lsn);

@@ -119,8 +119,12 @@ trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 	append_option(&options, "include-xids", "1");
 	append_option(&options, "include-lsn", "1");
 	append_option(&options, "include-timestamp", "1");
+	/* a column's type at the time is known from its attnum and LSN (columns.c), so include-type-oids is not worth its bytes */
 	append_option(&options, "include-types", "0");
 	append_option(&options, "include-column-positions", "1");
+	if (request->no_updates || request->no_truncates)
+		append_option(&options, "actions", psprintf("insert%s%s", request->no_updates ? "" : ",update,delete",
+													request->no_truncates ? "" : ",truncate"));
 
 	/*
 	 * Any user may write logical messages, of any size, and one whose text exceeds 1 GB
@@ -135,4 +139,12 @@ trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 	appendBinaryStringInfo(buf, options.data, options.len);
 	pfree(options.data);
 	pfree(list.data);
+}
+
+/* For the version that can carry all values. */
+void
+trucker_wal2json_append_exact_options(StringInfo buf, const TruckerDecodeRequest *request)
+{
+	trucker_wal2json_append_options(buf, request);
+	appendStringInfo(buf, ", \"%s\" '1'", TRUCKER_WAL2JSON_EXACT_OPTION);
 }

@@ -20,6 +20,24 @@ trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 	fuzz_fail("nobody asks for options here");
 }
 
+void
+trucker_wal2json_append_exact_options(StringInfo buf, const TruckerDecodeRequest *request)
+{
+	fuzz_fail("nobody asks for options here");
+}
+
+const TruckerDecoder *
+trucker_wal2json_installed(void)
+{
+	return &trucker_wal2json;
+}
+
+void
+trucker_wal2json_refused(int sqlstate)
+{
+	fuzz_fail("nobody starts decoding here");
+}
+
 typedef struct Input
 {
 	const char *data;
