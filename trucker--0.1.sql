@@ -452,7 +452,8 @@ COMMENT ON FOREIGN DATA WRAPPER trucker IS
  */
 CREATE VIEW trucker.status WITH (security_barrier) AS
 SELECT t.name AS truck,
-	   CASE WHEN (coalesce(s.lost, true) OR u.reason IS NOT NULL) AND w.pid IS NULL THEN 'lost'
+	   -- DDL has marked it as lost: also while its worker has yet to hear of that
+	   CASE WHEN u.reason IS NOT NULL OR (coalesce(s.lost, true) AND w.pid IS NULL) THEN 'lost'
 			WHEN s.failed AND w.pid IS NULL THEN 'failed'
 			WHEN NOT coalesce(s.enabled, false) THEN CASE WHEN w.pid IS NULL THEN 'stopped' ELSE 'stopping' END
 			WHEN w.pid IS NULL AND pg_catalog.pg_is_in_recovery() THEN 'stopped'

@@ -256,6 +256,39 @@ take_as_local(TruckerTruck *truck)
 	return true;
 }
 
+static void
+start_error_context(void *arg)
+{
+	errcontext("start of truck \"%s\"", ((TruckerTruck *) arg)->name);
+}
+
+/* Start a truck.  If it is one of many, an error, which undoes them all, tells which one it is about. */
+static void
+start_truck(TruckerTruck *truck, bool one_of_many)
+{
+	ErrorContextCallback callback;
+	List	   *written;
+	bool		moved;
+
+	if (is_lost(truck, one_of_many))
+		return;
+	callback.callback = start_error_context;
+	callback.arg = truck;
+	callback.previous = error_context_stack;
+	if (one_of_many)
+		error_context_stack = &callback;
+	moved = take_as_local(truck);
+	written = trucker_check_truck(truck);
+	if (truck->filters_restored)
+		trucker_filter_store(truck);
+	trucker_written_start(truck, written, trucker_state_set_enabled(&truck->id, true));
+	if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
+		truck->stream_id = trucker_state_board(truck);
+	error_context_stack = callback.previous;
+	trucker_at_commit_signal(&truck->id, truck->enabled && !moved ? TRUCKER_POKE : TRUCKER_RELOAD);
+	trucker_at_commit_poke(&truck->stream_id);
+}
+
 /* start(name) */
 Datum
 trucker_start(PG_FUNCTION_ARGS)
@@ -279,23 +312,7 @@ trucker_start(PG_FUNCTION_ARGS)
 	/* trucks that start together share what they need */
 	trucker_check_server(Min(new_trucks, 1), Min(new_slots, 1), decoders);
 	foreach(lc, trucks)
-	{
-		TruckerTruck *truck = lfirst(lc);
-		List	   *written;
-		bool		moved;
-
-		if (is_lost(truck, PG_ARGISNULL(0)))
-			continue;
-		moved = take_as_local(truck);
-		written = trucker_check_truck(truck);
-		if (truck->filters_restored)
-			trucker_filter_store(truck);
-		trucker_written_start(truck, written, trucker_state_set_enabled(&truck->id, true));
-		if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
-			truck->stream_id = trucker_state_board(truck);
-		trucker_at_commit_signal(&truck->id, truck->enabled && !moved ? TRUCKER_POKE : TRUCKER_RELOAD);
-		trucker_at_commit_poke(&truck->stream_id);
-	}
+		start_truck(lfirst(lc), PG_ARGISNULL(0));
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }
@@ -419,12 +436,21 @@ static void
 check_can_progress(const char *name)
 {
 	TruckerTruck *truck;
+	char	   *last_error;
 
 	/* the catalog as it is now, whatever the transaction's snapshot */
 	PushActiveSnapshot(GetLatestSnapshot());
 	truck = trucker_truck_get(name);
+	last_error = truck->failed ? trucker_state_last_error(&truck->id) : NULL;
 	PopActiveSnapshot();
 	(void) is_lost(truck, false);
+	if (truck->failed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("truck \"%s\" has failed", name),
+				 last_error ? errdetail("Its last error was %s.", last_error) : 0,
+				 errhint("trucker.status shows all of the error. When its cause is removed: SELECT trucker.start(%s);",
+						 quote_literal_cstr(name))));
 	if (!truck->enabled)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

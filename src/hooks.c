@@ -53,6 +53,8 @@
 
 /* how long a dropping session waits for workers and walsenders to end */
 #define QUIESCE_TIMEOUT_MS 20000
+/* how many of the trucks that a statement has cost its warning names */
+#define MAX_LOST_TOLD 10
 
 typedef struct PendingSignal
 {
@@ -160,7 +162,7 @@ end_transaction(bool committed)
 static void
 xact_callback(XactEvent event, void *arg)
 {
-	if (!scan_at_commit && signals_at_commit == NIL && closing_databases == NIL)
+	if (!scan_at_commit && signals_at_commit == NIL && pokes_at_commit == NIL && closing_databases == NIL)
 		return;
 	switch (event)
 	{
@@ -369,10 +371,34 @@ loses_defaults(Node *node)
 	return adds && sets;
 }
 
+/* The statement was the end of these trucks, each told of in a sentence (char *). */
+static void
+warn_of_lost(List *lost)
+{
+	StringInfoData trucks;
+	ListCell   *lc;
+
+	initStringInfo(&trucks);
+	foreach(lc, lost)
+	{
+		if (foreach_current_index(lc) == MAX_LOST_TOLD)
+		{
+			appendStringInfo(&trucks, "\nAnd %d more.", list_length(lost) - MAX_LOST_TOLD);
+			break;
+		}
+		appendStringInfo(&trucks, "%s%s", trucks.len > 0 ? "\n" : "", (char *) lfirst(lc));
+	}
+	ereport(WARNING,
+			(errmsg("trucks that read this table cannot go on"),
+			 errdetail_internal("%s", trucks.data),
+			 errhint("SELECT truck, last_error FROM trucker.status WHERE state = 'lost';")));
+	pfree(trucks.data);
+}
+
 static void
 look_at_inputs(Node *node)
 {
-	int			nlost;
+	List	   *lost;
 
 	/*
 	 * Our own script may be altering our own tables just now; or the library is newer
@@ -384,14 +410,12 @@ look_at_inputs(Node *node)
 	CommandCounterIncrement();
 	trucker_publication_after();
 	/* what a truck's SQL does must be decoded as well */
-	nlost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
+	lost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
 	trucker_filter_follow(&altered);
 	altered.ntables = 0;
-	if (nlost == 0)
+	if (lost == NIL)
 		return;
-	ereport(WARNING,
-			(errmsg("trucks that read this table cannot go on"),
-			 errhint("SELECT truck, last_error FROM trucker.status WHERE state = 'lost';")));
+	warn_of_lost(lost);
 	trucker_at_commit_scan();
 }
 
@@ -421,29 +445,19 @@ writes_of_utility(Node *node)
 		trucker_written_note(RangeVarGetRelid(copy->relation, NoLock, true));
 }
 
+/* The statement itself. */
 static void
-process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+execute_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
 {
 	bool		outer = dropping_trucker;
-	XLogRecPtr	outer_lsn;
 
-	/* an error has left it set */
-	if (context == PROCESS_UTILITY_TOPLEVEL)
-		memset(&altered, 0, sizeof(altered));
-	outer_lsn = altered.lsn;
 	if (drops_trucker(pstmt->utilityStmt))
 	{
 		quiesce(MyDatabaseId);
 		dropping_trucker = true;
 	}
-	if (trucker_written_in_batch())
-		writes_of_utility(pstmt->utilityStmt);
-	trucker_publication_refuse(pstmt->utilityStmt);
-	trucker_publication_before(pstmt->utilityStmt);
-	if (renames_server(pstmt->utilityStmt))
-		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
 	PG_TRY();
 	{
 		if (prev_process_utility_hook)
@@ -458,7 +472,29 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		dropping_trucker = outer;
 	}
 	PG_END_TRY();
-	if (alters_tables(pstmt->utilityStmt))
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
+{
+	/* asked first: a procedure that rolls back may have freed the tree of its own CALL */
+	bool		may_alter = alters_tables(pstmt->utilityStmt);
+	XLogRecPtr	outer_lsn;
+
+	/* an error has left it set */
+	if (context == PROCESS_UTILITY_TOPLEVEL)
+		memset(&altered, 0, sizeof(altered));
+	outer_lsn = altered.lsn;
+	if (trucker_written_in_batch())
+		writes_of_utility(pstmt->utilityStmt);
+	trucker_publication_refuse(pstmt->utilityStmt);
+	trucker_publication_before(pstmt->utilityStmt);
+	if (renames_server(pstmt->utilityStmt))
+		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
+	execute_utility(pstmt, query, read_only_tree, context, params, query_env, dest, qc);
+	if (may_alter)
 		look_at_inputs(pstmt->utilityStmt);
 	altered.lsn = outer_lsn;
 }

@@ -87,6 +87,7 @@ typedef struct Difference
 	Action		action;
 	char	   *reason;			/* with LOST; else of what to warn, or NULL */
 	char	   *lost_if_rows;	/* with ADDED: the reason if the table has rows; or NULL */
+	char	   *lost_truck;		/* the same for who is told of it: which truck, and why */
 } Difference;
 
 /*
@@ -108,9 +109,9 @@ static const char differences_sql[] =
 	"SELECT truck_id, relid, leaf, now_schema, now_table, from_lsn, action, "
 	"format(E'%s: %s\\nHINT: ' || CASE WHEN NOT exists THEN 'Name the tables that there are with trucker.alter_truck(%L, input_tables => ...), then trucker.resync(); or drop the truck.' "
 	"ELSE 'SELECT trucker.resync(%L) loads the destination anew.' END, "
-	"CASE WHEN exists THEN '55000' ELSE '42P01' END, what || ' ' || "
-	"CASE action WHEN 'a' THEN 'had rows when it became a partition' ELSE trouble END, truck), "
-	"loads, what, concat(quote_ident(now_schema), '.', quote_ident(now_table)) "
+	"CASE WHEN exists THEN '55000' ELSE '42P01' END, lost, truck), "
+	"loads, what, concat(quote_ident(now_schema), '.', quote_ident(now_table)), format('Truck \"%s\": %s.', truck, lost) "
+	"FROM (SELECT *, what || ' ' || CASE action WHEN 'a' THEN 'had rows when it became a partition' ELSE trouble END AS lost "
 	"FROM (SELECT truck_id, relid, leaf, c.now_schema, c.now_table, i.from_lsn, t.name AS truck, "
 	"c.is_there OR leaf <> relid AS exists, x.trouble, "
 	"CASE WHEN leaf = relid THEN '' ELSE concat('partition ', quote_ident(c.now_schema), '.', quote_ident(c.now_table), ' of ') END || "
@@ -129,7 +130,7 @@ static const char differences_sql[] =
 	"WHEN c.kind = 'f' THEN 'is a foreign table' "
 	"WHEN c.kind = 'r' AND c.persistence <> 'p' THEN 'has been made unlogged' "
 	"WHEN c.was_table IS NOT NULL AND NOT r.readable THEN 'has lost its replica identity' END AS trouble) x "
-	"WHERE NOT " TRUCKER_UNREADABLE ") d WHERE action IS NOT NULL";
+	"WHERE NOT " TRUCKER_UNREADABLE ") d WHERE action IS NOT NULL) l ORDER BY truck, what";
 
 /*
  * Of the tables $1 (null: all), those whose columns are not what trucker.input_table says
@@ -167,6 +168,7 @@ form_difference(HeapTuple tuple)
 	if (difference->action == PENDING)
 		difference->reason = psprintf("%s has no replica identity\nALTER TABLE %s REPLICA IDENTITY FULL;",
 									  trucker_text_column(tuple, 10), trucker_text_column(tuple, 11));
+	difference->lost_truck = trucker_text_column(tuple, 12);
 	return difference;
 }
 
@@ -329,9 +331,10 @@ trucker_ddl_parse(const char *content, List **relids)
  * a CommandCounterIncrement(): write down what it has done to them.  Without a lock on
  * the tables (a schema has been renamed): unlocked.  With defaults_lost, new columns may
  * have been filled from a default that they have no more.  before_message() is called if
- * there is something to tell the streams.  Returns how many trucks it has cost.
+ * there is something to tell the streams.  Returns, as a sentence each (char *), the
+ * trucks that it has cost, and why.
  */
-int
+List *
 trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost, void (*before_message) (void))
 {
 	TruckerCatalog access;
@@ -339,11 +342,12 @@ trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_los
 	List	   *relids = NIL;
 	List	   *warnings = NIL;
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
-	int			nlost = 0;
+	List	   *lost = NIL;
+	MemoryContext old;
 	ListCell   *lc;
 
 	if (nothing_is_read())
-		return 0;
+		return NIL;
 	trucker_catalog_begin(&access);
 	differences = find_differences(&access, NULL);
 	foreach(lc, differences)
@@ -370,20 +374,16 @@ trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_los
 		Difference *difference = lfirst(lc);
 
 		if (difference->action == LOST)
-		{
 			mark_lost(difference);
-			nlost++;
-			continue;
-		}
-		insert_name(difference, lsn, unlocked);
-		if (difference->action == PENDING)
-		{
-			/* outlives the access to the catalog */
-			MemoryContext old = MemoryContextSwitchTo(access.result_context);
-
+		else
+			insert_name(difference, lsn, unlocked);
+		/* these outlive the access to the catalog */
+		old = MemoryContextSwitchTo(access.result_context);
+		if (difference->action == LOST)
+			lost = lappend(lost, difference->lost_truck);
+		else if (difference->action == PENDING)
 			warnings = list_append_unique(warnings, makeString(difference->reason));
-			MemoryContextSwitchTo(old);
-		}
+		MemoryContextSwitchTo(old);
 	}
 	if (altered->ntables > 0)
 		note_columns(altered, defaults_lost);
@@ -399,7 +399,7 @@ trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_los
 				 errdetail("Its updates and deletes would not reach the trucks that read the table, so they stop."),
 				 errhint("%s", hint + 1)));
 	}
-	return nlost;
+	return lost;
 }
 
 /*

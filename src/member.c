@@ -72,13 +72,14 @@ trucker_member_init(void)
 }
 
 /*
- * A truck that is carried now.  slot_lsn is up to where the stream's slot is
- * confirmed: the truck has applied all before.  In a transaction; the member is a
- * child of the current memory context.  What this process has committed must have
- * been flushed: the position that is read here counts as durable.
+ * A truck that is carried now; NULL: it has been dropped, or reset, since it was
+ * listed.  slot_lsn is up to where the stream's slot is confirmed: the truck has
+ * applied all before.  In a transaction; the member is a child of the current memory
+ * context.  What this process has committed must have been flushed: the position that
+ * is read here counts as durable.
  */
 TruckerMember *
-trucker_member_create(TruckerTruck *truck, XLogRecPtr slot_lsn)
+trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker member",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -99,9 +100,9 @@ trucker_member_create(TruckerTruck *truck, XLogRecPtr slot_lsn)
 	if (member->truck == NULL || !member->truck->has_stream ||
 		memcmp(&member->truck->stream_id, &truck->stream_id, sizeof(pg_uuid_t)) != 0)
 	{
-		/* dropped, or reset, since it was listed */
-		member->truck = truck;
-		member->gone = true;
+		MemoryContextSwitchTo(old);
+		trucker_member_free(member);
+		return NULL;
 	}
 	trucker_truck_get_info(member->entry, &info);
 	member->failures = info.failures;
@@ -127,8 +128,15 @@ trucker_member_create(TruckerTruck *truck, XLogRecPtr slot_lsn)
 void
 trucker_member_read_names(TruckerMember *member)
 {
-	MemoryContext old = MemoryContextSwitchTo(member->context);
+	MemoryContext old;
 
+	/* each DDL on an input has them read once more */
+	member->names = NIL;
+	member->unloaded = NIL;
+	if (member->names_context == NULL)
+		member->names_context = AllocSetContextCreate(member->context, "trucker input names", ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(member->names_context);
+	old = MemoryContextSwitchTo(member->names_context);
 	member->names = trucker_state_input_names(&member->truck_id, &member->names_before);
 	member->unloaded = member->truck->needs_backfill ? NIL :
 		trucker_tables_unloaded(member->truck, &member->names);

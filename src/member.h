@@ -17,6 +17,7 @@ typedef struct TruckerMember
 	TruckerTruck *truck;
 	TruckerPosition *position;
 	TruckerPipeline *pipeline;
+	MemoryContext names_context;	/* of names and unloaded */
 	List	   *names;			/* of TruckerInputName: the inputs, as the plugin names them */
 	uint64		names_before;	/* what transactions before this one did is among them */
 	XLogRecPtr	names_lsn;		/* ... and what those did that committed here, or before */
@@ -53,7 +54,7 @@ typedef struct TruckerMember
 typedef void (*TruckerMemberStep) (TruckerMember *member, void *arg);
 
 /* in member.c */
-extern TruckerMember *trucker_member_create(TruckerTruck *truck, XLogRecPtr slot_lsn);
+extern TruckerMember *trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn);
 extern void trucker_member_free(TruckerMember *member);
 extern bool trucker_member_shall_run(const TruckerMember *member);
 extern bool trucker_member_try(TruckerMember *member, TruckerMemberStep step, void *arg, bool alone);

@@ -219,12 +219,14 @@ make_table(TruckerRemote *remote, RemotePlan *plan)
 	for (int i = 0; i < plan->n; i++)
 	{
 		RemoteStatement *statement = &plan->statements[i];
-		MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(plan));
-
-		statement->table_sql = statement->reads_rows ?
+		char	   *sql = statement->reads_rows ?
 			trucker_sql_with_rows(statement->raw, trucker_remote_shape_table_query(plan->shape, plan->table)) :
 			statement->params_sql;
-		MemoryContextSwitchTo(old);
+
+		/* behind a pooler each transaction has a table of its own */
+		if (statement->table_sql)
+			pfree(statement->table_sql);
+		statement->table_sql = MemoryContextStrdup(GetMemoryChunkContext(plan), sql);
 	}
 }
 

@@ -138,8 +138,6 @@ forget_batch(TruckerPipeline *pipeline)
 static void
 forget_program(TruckerInput *input)
 {
-	if (input->program)
-		trucker_program_free(input->program);
 	if (input->context)
 		MemoryContextDelete(input->context);
 	input->program = NULL;
@@ -178,12 +176,12 @@ compile(TruckerPipeline *pipeline, TruckerInput *input)
 	MemoryContext old;
 
 	forget_program(input);
-	old = MemoryContextSwitchTo(pipeline->context);
-	input->program = trucker_program_create(pipeline->truck, pipeline->output, input->rel);
-	trucker_program_check_identity(input->program);
 	input->context = AllocSetContextCreate(pipeline->context, "trucker input table",
 										   ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(input->context);
+	/* also the program, so that nothing of it is left should it not compile */
+	old = MemoryContextSwitchTo(input->context);
+	input->program = trucker_program_create(pipeline->truck, pipeline->output, input->rel);
+	trucker_program_check_identity(input->program);
 	input->run = trucker_run_create(input->program->relation, input->program->type,
 									input->program->by_operation);
 	input->row = trucker_row_create(input->program->relation);

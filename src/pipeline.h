@@ -21,7 +21,7 @@ typedef struct TruckerInput
 	Oid			relid;
 	Relation	rel;			/* open while a batch uses it, else NULL */
 	TruckerProgram *program;	/* NULL: to be compiled (anew) */
-	MemoryContext context;		/* of run and row */
+	MemoryContext context;		/* of program, run and row */
 	TruckerRun *run;
 	TruckerRow *row;
 	TruckerNet *net;			/* NULL: each change counts */

@@ -300,21 +300,22 @@ trucker_publication_settle(const char *name)
 
 /*
  * Does the publication hold all that commits at or after lsn, and that the truck wants to
- * know of its inputs?  In a transaction.
+ * know of its inputs, but for those (Oid) that have yet to be loaded?  In a transaction.
  */
 bool
-trucker_publication_covers(const char *name, const TruckerTruck *truck, XLogRecPtr lsn)
+trucker_publication_covers(const char *name, const TruckerTruck *truck, const List *unloaded, XLogRecPtr lsn)
 {
 	Oid			types[] = {TEXTOID, UUIDOID, PG_LSNOID, BOOLOID};
 	Datum		values[] = {CStringGetTextDatum(name), UUIDPGetDatum(&truck->id), LSNGetDatum(lsn), BoolGetDatum(truck->inserts_only)};
 	TruckerCatalog access;
 	bool		covered;
 
-	if (trucker_publication_trouble(name, truck) != NULL)
+	if (trucker_publication_trouble(name, truck, unloaded) != NULL)
 		return false;
 	trucker_catalog_begin(&access);
-	covered = trucker_catalog_execute("SELECT FROM trucker.truck t, unnest(t.input_tables::oid[]) AS i WHERE t.id = $2 AND NOT EXISTS "
-									  "(SELECT FROM trucker.published_table p WHERE (p.publication, p.relid) = ($1, i) "
+	covered = trucker_catalog_execute("SELECT FROM trucker.truck t JOIN trucker.input_table i ON i.truck_id = t.id "
+									  "WHERE t.id = $2 AND i.relid = ANY (t.input_tables::oid[]) AND NOT EXISTS "
+									  "(SELECT FROM trucker.published_table p WHERE (p.publication, p.relid) = ($1, i.relid) "
 									  "AND p.usable_lsn <= $3 AND ($4 OR NOT p.inserts_only))",
 									  4, types, values, NULL, SPI_OK_SELECT) == 0;
 	trucker_catalog_end(&access);
@@ -322,17 +323,17 @@ trucker_publication_covers(const char *name, const TruckerTruck *truck, XLogRecP
 }
 
 /*
- * Does the publication not hold a table that the truck reads?  Returns why the truck
- * cannot go on, or NULL.  In a transaction.
+ * Does the publication not hold a table that the truck reads, and that has been loaded?
+ * Returns why the truck cannot go on, or NULL.  In a transaction.
  */
 const char *
-trucker_publication_trouble(const char *name, const TruckerTruck *truck)
+trucker_publication_trouble(const char *name, const TruckerTruck *truck, const List *unloaded)
 {
 	for (int i = 0; i < truck->ninputs; i++)
 	{
 		Oid			relid = truck->inputs[i];
 
-		if (holds(name, relid) || (truck->inserts_only && holds(inserts_name(name), relid)))
+		if (list_member_oid(unloaded, relid) || holds(name, relid) || (truck->inserts_only && holds(inserts_name(name), relid)))
 			continue;
 		return psprintf("its input table %s is not in publication \"%s\" any more",
 						get_rel_name(relid) ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)) :

@@ -16,9 +16,10 @@
 /* in publication.c: in a worker */
 extern char *trucker_publication_prepare(const pg_uuid_t *stream_id, List *trucks);
 extern void trucker_publication_settle(const char *name);
-extern bool trucker_publication_covers(const char *name, const TruckerTruck *truck, XLogRecPtr lsn);
+extern bool trucker_publication_covers(const char *name, const TruckerTruck *truck, const List *unloaded,
+									   XLogRecPtr lsn);
 extern List *trucker_publication_names(const char *name);
-extern const char *trucker_publication_trouble(const char *name, const TruckerTruck *truck);
+extern const char *trucker_publication_trouble(const char *name, const TruckerTruck *truck, const List *unloaded);
 extern void trucker_publication_clean(void);
 
 /* in publication_guard.c: in anybody's session */

@@ -102,13 +102,16 @@ is_misplaced(const TruckerStream *stream, const TruckerTruck *truck)
 }
 
 static void
-add_member(TruckerStream *stream, TruckerTruck *truck, XLogRecPtr slot_lsn)
+add_member(TruckerStream *stream, const TruckerTruck *truck, XLogRecPtr slot_lsn)
 {
 	MemoryContext old = MemoryContextSwitchTo(stream->members_context);
 	TruckerMember *member = trucker_member_create(truck, slot_lsn);
 
-	member->misplaced = is_misplaced(stream, member->truck);
-	stream->members = lappend(stream->members, member);
+	if (member)
+	{
+		member->misplaced = is_misplaced(stream, member->truck);
+		stream->members = lappend(stream->members, member);
+	}
 	MemoryContextSwitchTo(old);
 }
 
@@ -258,7 +261,7 @@ trucker_roster_refresh(TruckerStream *stream)
 		else if (find_member(stream, &truck->id) == NULL)
 		{
 			add_member(stream, truck, slot_lsn);
-			changed = true;
+			changed = true;		/* also if it is gone again: see below */
 		}
 	}
 	/* after the trucks: whoever sees one enabled sees what was noted before */

@@ -128,6 +128,22 @@ trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool 
 	return recorded;
 }
 
+static void *
+form_error(HeapTuple tuple)
+{
+	return trucker_text_column(tuple, 1);
+}
+
+/* The SQLSTATE and the message of the truck's last error; NULL: there is none. */
+char *
+trucker_state_last_error(const pg_uuid_t *truck_id)
+{
+	List	   *rows = trucker_catalog_list("SELECT pg_catalog.split_part(last_error, E'\\n', 1) FROM trucker.truck_state "
+											"WHERE truck_id = $1", truck_id, form_error);
+
+	return rows == NIL ? NULL : linitial(rows);
+}
+
 /* The truck shall pass over the source transaction that commits there. */
 void
 trucker_state_ask_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn)

@@ -82,6 +82,7 @@ extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr c
 										 const char *slot_name);
 extern bool trucker_state_record_error(const pg_uuid_t *truck_id, const char *message, bool lost, bool failed,
 									   XLogRecPtr failed_lsn);
+extern char *trucker_state_last_error(const pg_uuid_t *truck_id);
 extern void trucker_state_ask_skip(const pg_uuid_t *truck_id, XLogRecPtr lsn);
 extern void trucker_state_skipped(const pg_uuid_t *truck_id, const char *message);
 extern List *trucker_state_unreadable_trucks(void);
@@ -102,7 +103,7 @@ extern List *trucker_state_columns(const pg_uuid_t *truck_id, Oid relid);
 extern void trucker_state_forget_columns(const pg_uuid_t *truck_id, Oid relid);
 
 /* in input_ddl.c: DDL on input tables */
-extern int	trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost,
+extern List *trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost,
 							 void (*before_message) (void));
 extern const char *trucker_ddl_unnoted(const pg_uuid_t *truck_id);
 extern uint64 trucker_ddl_parse(const char *content, List **relids);

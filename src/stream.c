@@ -111,13 +111,14 @@ check_slot(TruckerStream *stream)
 	return true;
 }
 
+/* Is there a truck that has a position, or one that has none? */
 static bool
-some_have_positions(const TruckerStream *stream)
+some_are_loaded(const TruckerStream *stream, bool loaded)
 {
 	ListCell   *lc;
 
 	foreach(lc, stream->members)
-		if (!((TruckerMember *) lfirst(lc))->truck->needs_backfill)
+		if (((TruckerMember *) lfirst(lc))->truck->needs_backfill != loaded)
 			return true;
 	return false;
 }
@@ -129,9 +130,12 @@ some_have_positions(const TruckerStream *stream)
 static void
 sort_out_unfilled(TruckerStream *stream)
 {
-	List	   *members = list_copy(stream->members);
+	List	   *members;
 	ListCell   *lc;
 
+	if (!some_are_loaded(stream, false))
+		return;
+	members = list_copy(stream->members);
 	foreach(lc, members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -143,7 +147,7 @@ sort_out_unfilled(TruckerStream *stream)
 	}
 	if (stream->row->slot_name == NULL)
 		return;
-	if (!some_have_positions(stream))
+	if (!some_are_loaded(stream, true))
 	{
 		trucker_transition_reopen(stream);
 		return;

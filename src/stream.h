@@ -147,7 +147,7 @@ extern bool trucker_transition_rekey(TruckerStream *stream, TruckerMember *membe
 extern bool trucker_switch_is_due(TruckerStream *stream);
 extern bool trucker_switch(TruckerStream *stream);
 extern bool trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
-								 const TruckerTruck *truck, XLogRecPtr lsn);
+								 const TruckerMember *member, XLogRecPtr lsn);
 extern bool trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home);
 
 /* in retry.c */

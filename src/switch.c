@@ -80,13 +80,13 @@ publication_in_use(const TruckerStreamRow *stream)
  */
 bool
 trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
-					 const TruckerTruck *truck, XLogRecPtr lsn)
+					 const TruckerMember *member, XLogRecPtr lsn)
 {
 	const char *publication = publication_in_use(to);
 	const char *own = publication_in_use(from);
 
 	return publication == NULL || (own && strcmp(own, publication) == 0) ||
-		trucker_publication_covers(publication, truck, lsn);
+		trucker_publication_covers(publication, member->truck, member->unloaded, lsn);
 }
 
 /* ----
@@ -126,7 +126,7 @@ are_covered(const TruckerStream *stream, const char *publication, XLogRecPtr lsn
 	{
 		TruckerMember *member = lfirst(lc);
 
-		covered = covered && (!member->active || trucker_publication_covers(publication, member->truck, lsn));
+		covered = covered && (!member->active || trucker_publication_covers(publication, member->truck, member->unloaded, lsn));
 	}
 	return covered;
 }

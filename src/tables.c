@@ -454,7 +454,7 @@ trucker_tables_check_names(TruckerStream *stream, TruckerMember *member)
 	member->names_seen = alterations;
 	trouble = trucker_ddl_unnoted(&member->truck_id);
 	if (trouble == NULL && stream->decoder->needs_publication)
-		trouble = trucker_publication_trouble(stream->row->publication, member->truck);
+		trouble = trucker_publication_trouble(stream->row->publication, member->truck, member->unloaded);
 	if (trouble)
 		trucker_member_raise_lost(member, trouble);
 	if (trucker_pipeline_has_old_columns(member->pipeline))

@@ -182,7 +182,7 @@ wait_for_last_walsender(const char *slot_name)
 
 /* Of the catch-up streams, the one that a truck at lsn can ride with the least to read. */
 static TruckerStreamRow *
-nearest(const TruckerStream *stream, const TruckerTruck *truck, List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
+nearest(const TruckerStream *stream, const TruckerMember *member, List *streams, XLogRecPtr lsn, XLogRecPtr *confirmed)
 {
 	TruckerStreamRow *best = NULL;
 	ListCell   *lc;
@@ -197,7 +197,7 @@ nearest(const TruckerStream *stream, const TruckerTruck *truck, List *streams, X
 		wait_for_last_walsender(row->slot_name);
 		at = trucker_slot_confirmed(row->slot_name);
 		if (!slot_will_do(row, lsn) || at > lsn || (best && at < *confirmed) ||
-			!trucker_switch_suits(stream->row, row, truck, lsn))
+			!trucker_switch_suits(stream->row, row, member, lsn))
 			continue;
 		best = row;
 		*confirmed = at;
@@ -289,7 +289,7 @@ leave(TruckerStream *stream, TruckerMember *member)
 	lsn = trucker_position_confirmable(member->position);
 	begin();
 	if (member->unloaded == NIL)
-		best = nearest(stream, member->truck, trucker_state_catchup_streams(&member->truck_id), lsn, &confirmed);
+		best = nearest(stream, member, trucker_state_catchup_streams(&member->truck_id), lsn, &confirmed);
 	can_copy = slot_can_be_had();
 	commit();
 
@@ -448,7 +448,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 		TruckerMember *member = lfirst(lc);
 
 		member->moved = possible && member->active &&
-			trucker_switch_suits(stream->row, locked, member->truck, stream->applied) &&
+			trucker_switch_suits(stream->row, locked, member, stream->applied) &&
 			trucker_state_hand_over(&member->truck_id, &stream->id, &home->id, stream->applied);
 		any |= member->moved;
 	}

@@ -1,11 +1,11 @@
 #!/bin/bash
-# run.sh (make fuzz): fuzz the decoders for wal2json and the templates with libFuzzer,
+# run.sh (make fuzz): fuzz the decoders and the templates with libFuzzer,
 # AddressSanitizer and UndefinedBehaviorSanitizer, outside of a server.
 #
 #   RUNS=500000                  executions of each target
 #   FUZZ_DIR=/some/dir           where to build and to keep what is found (a new
 #                                temporary directory)
-#   TARGETS="wal2json template"  which
+#   TARGETS="wal2json pgoutput template"  which
 #   MINIMIZE=1                   afterwards put the corpus, minimised, in the place of
 #                                the one in the tree
 #   PG_CONFIG=/path/to/pg_config whose headers and libpgcommon are used
@@ -18,7 +18,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 RUNS=${RUNS:-500000}
-TARGETS=${TARGETS:-wal2json template}
+TARGETS=${TARGETS:-wal2json pgoutput template}
 FUZZ_DIR=${FUZZ_DIR:-$(mktemp -d /tmp/trucker-fuzz.XXXXXX)}
 CLANG=${CLANG:-$(command -v clang-14 || command -v clang || true)}
 
@@ -37,6 +37,7 @@ done
 sources() {
 	case $1 in
 		wal2json) echo ../../src/wal2json.c ../../src/wal2json_v1.c ../../src/wal2json_reader.c ;;
+		pgoutput) echo ../../src/pgoutput.c ;;
 		template) echo ../../src/template.c ../../src/template_lex.c ../../src/template_parse.c ;;
 		*) echo "fuzz: there is no target \"$1\"" >&2; exit 1 ;;
 	esac

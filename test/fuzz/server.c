@@ -1,6 +1,6 @@
 /*
  * server.c
- *	  As much of the server as the decoder and the templates use, outside of it.
+ *	  As much of the server as the decoders and the templates use, outside of it.
  *
  * Each palloc() is a malloc() of its own, so that AddressSanitizer sees every byte
  * that is read or written beyond one; errors become a longjmp.  The JSON lexer and
@@ -34,11 +34,15 @@ typedef union Chunk
 		union Chunk *prev;
 		union Chunk *next;
 		Size		size;
+		MemoryContext context;
 	}			head;
 	max_align_t align;
 } Chunk;
 
-static Chunk chunks = {.head = {&chunks, &chunks, 0}};
+static Chunk chunks = {.head = {&chunks, &chunks, 0, NULL}};
+
+/* NULL: the one that there is without any having been made */
+MemoryContext CurrentMemoryContext = NULL;
 
 void *
 palloc(Size size)
@@ -49,6 +53,7 @@ palloc(Size size)
 		fuzz_fail("invalid size of an allocation");
 	chunk = malloc(sizeof(Chunk) + size);
 	chunk->head.size = size;
+	chunk->head.context = CurrentMemoryContext;
 	chunk->head.prev = &chunks;
 	chunk->head.next = chunks.head.next;
 	chunks.head.next->head.prev = chunk;
@@ -98,9 +103,52 @@ pnstrdup(const char *in, Size len)
 	return copy;
 }
 
+MemoryContext
+AllocSetContextCreateInternal(MemoryContext parent, const char *name, Size minContextSize,
+							  Size initBlockSize, Size maxBlockSize)
+{
+	MemoryContext old = MemoryContextSwitchTo(parent);
+	MemoryContext context = palloc0(sizeof(MemoryContextData));
+
+	MemoryContextSwitchTo(old);
+	return context;
+}
+
+/* It has no children here. */
+void
+MemoryContextDelete(MemoryContext context)
+{
+	Chunk	   *next;
+
+	for (Chunk *chunk = chunks.head.next; chunk != &chunks; chunk = next)
+	{
+		next = chunk->head.next;
+		if (chunk->head.context == context)
+			pfree(chunk + 1);
+	}
+	pfree(context);
+}
+
+void *
+MemoryContextAllocZero(MemoryContext context, Size size)
+{
+	return MemoryContextAllocExtended(context, size, MCXT_ALLOC_ZERO);
+}
+
+void *
+MemoryContextAllocExtended(MemoryContext context, Size size, int flags)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	void	   *pointer = palloc0(size);
+
+	MemoryContextSwitchTo(old);
+	return pointer;
+}
+
 void
 fuzz_reset(void)
 {
+	CurrentMemoryContext = NULL;
 	while (chunks.head.next != &chunks)
 		pfree(chunks.head.next + 1);
 }
@@ -139,6 +187,7 @@ bool
 fuzz_try(void (*body) (void *arg), void *arg, int *sqlstate)
 {
 	sigjmp_buf	here;
+	MemoryContext context = CurrentMemoryContext;
 
 	code = 0;
 	handler = &here;
@@ -148,6 +197,7 @@ fuzz_try(void (*body) (void *arg), void *arg, int *sqlstate)
 		body(arg);
 		return true;
 	}
+	CurrentMemoryContext = context;
 	*sqlstate = code;
 	return false;
 }

@@ -204,10 +204,17 @@ sub _wait_pid
 {
 	my ($node, $query, $db) = @_;
 
+	my $pid = '';
+
 	$db //= 'postgres';
-	$node->poll_query_until($db, "SELECT count(*) = 1 FROM ($query) AS p")
-	  or die "no process, or more than one: $query";
-	return $node->safe_psql($db, $query);
+	# it may be gone again when it is asked for
+	while ($pid eq '')
+	{
+		$node->poll_query_until($db, "SELECT count(*) = 1 FROM ($query) AS p")
+		  or die "no process, or more than one: $query";
+		$pid = $node->safe_psql($db, $query);
+	}
+	return $pid;
 }
 
 # worker_pid($node, $truck): the pid of the process that works for the truck, as soon

@@ -335,6 +335,25 @@ like(psql_err($node, q{SELECT trucker.start('dropped')}), qr/input table.*(dropp
 is(sql(q{SELECT count(*), sum(v) FROM dropped_copy}), '10|55', 'the destination is as it was');
 drop_truck('dropped');
 
+# The statement itself tells which trucks it is the end of, and why; and they are lost
+# from its commit on, although nobody of trucker's has heard of it yet.
+make('many', 'many');
+sql(q{SELECT trucker.create_truck('many_' || n, '{many}', 'SELECT id FROM r', options => '{"stream": "many"}') FROM generate_series(1, 11) AS n;
+	SELECT trucker.start()});
+ok( $node->poll_query_until('postgres', q{SELECT count(*) = 12 FROM trucker.status WHERE truck ~ '^many' AND state = 'streaming' AND stream = 'many'}),
+	'many trucks read a table');
+my $launcher = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'trucker launcher'});
+my $told;
+kill 'STOP', $launcher;
+$node->psql('postgres', 'DROP TABLE many', stderr => \$told);
+is( sql(q{SELECT string_agg(DISTINCT state, ' ') FROM trucker.status WHERE truck ~ '^many'}),
+	'lost', 'the table is dropped: all are lost at once');
+kill 'CONT', $launcher;
+my $why = 'input table public\.many has been dropped\.\n';
+like($told, qr/WARNING:  trucks that read this table cannot go on\nDETAIL:  Truck "many": ${why}Truck "many_1": ${why}Truck "many_10": $why(?:Truck "many_\d+": $why){7}And 2 more\.\nHINT:/,
+	'and its warning names them, but no endless list, with the reason');
+sql(q{SELECT trucker.drop_truck(truck) FROM trucker.status WHERE truck ~ '^many'; DROP TABLE many_copy});
+
 # TRUNCATE: what came before is applied, and no more.
 make('cut', 'shared');
 sql('INSERT INTO cut VALUES (11, 11)');

@@ -43,6 +43,16 @@ sub unharmed
 	is(worker_pid($node, 'bystander'), $worker, "$what: and has not left");
 }
 
+# script_file(): a file of pgbench's with these commands.
+sub script_file
+{
+	my ($commands) = @_;
+	my $path = PostgreSQL::Test::Utils::tempdir() . '/script.sql';
+
+	append_to_file($path, $commands);
+	return $path;
+}
+
 # resynced(): the truck goes on, and its destination is right.
 sub resynced
 {
@@ -82,6 +92,21 @@ is($open->('ROLLBACK'), '', 'it is rolled back');
 $node->safe_psql('postgres', 'INSERT INTO s VALUES (random() * 1000000, 1)');
 ok(caught_up($node, 't'), 'the truck follows the ALTER TABLE');
 same($node, 'SELECT id, v FROM s', 'SELECT id, v FROM d', 'and its destination is right');
+
+#
+# A procedure that rolls back and then forgets the prepared statement that has called
+# it: nothing of that statement is left when it ends.
+#
+$node->safe_psql(
+	'postgres', q{
+	CREATE PROCEDURE forget() LANGUAGE plpgsql AS $$
+	BEGIN
+		ROLLBACK;
+		EXECUTE 'DEALLOCATE ALL';
+	END $$});
+$node->command_ok(
+	[ 'pgbench', '-n', '-M', 'prepared', '-t', '1', '-f', script_file('CALL forget();'), $node->connstr('postgres') ],
+	'a prepared CALL whose plan goes while it runs');
 
 #
 # A standby name that would make commits wait for the truck's own connection.

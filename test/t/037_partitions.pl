@@ -240,7 +240,7 @@ all_same('columns of a dropped partition');
 sql(mirror('no_load', 'whole', '{"backfill": false}'), 'INSERT INTO no_load_copy TABLE all_of_it_copy');
 wait_state($node, 'no_load', 'streaming');
 sql(q{CREATE TABLE full_one (id int NOT NULL, k int NOT NULL, v varchar, big text); INSERT INTO full_one VALUES (300, 1, 'was there', 'x')});
-like(run_ddl('BEGIN; ALTER TABLE whole ATTACH PARTITION full_one FOR VALUES FROM (300) TO (400); ROLLBACK'), qr/WARNING:  trucks that read this table cannot go on/, 'a table with rows is attached: a warning');
+like(run_ddl('BEGIN; ALTER TABLE whole ATTACH PARTITION full_one FOR VALUES FROM (300) TO (400); ROLLBACK'), qr/WARNING:  trucks that read this table cannot go on\nDETAIL:  Truck "all_of_it": partition public\.full_one of input table public\.whole had rows when it became a partition\.\n/, 'a table with rows is attached: a warning that says whom it costs, and why');
 all_same('the warning is heeded');
 like(run_ddl('ALTER TABLE whole ATTACH PARTITION full_one FOR VALUES FROM (300) TO (400)'), qr/WARNING/, 'it is attached all the same');
 becomes($_, 'lost', qr/partition public\.full_one of input table public\.whole had rows when it became a partition\nHINT: SELECT trucker\.resync/, 'a table with rows') foreach @trucks;

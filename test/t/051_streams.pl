@@ -324,7 +324,7 @@ wait_status('two', "state = 'retrying' AND stream = 'main (catch-up)'", 'others 
 sql(q{ALTER SYSTEM SET trucker.max_failures = 3});
 $node->reload;
 wait_status('two', "state = 'failed'", 'until they have failed max_failures times in a row');
-like(psql_err($node, q{SELECT trucker.wait_for('two')}), qr/truck "two" is stopped/, 'wait_for() does not wait for it');
+like(psql_err($node, q{SELECT trucker.wait_for('two')}), qr/truck "two" has failed\nDETAIL:  Its last error was P0001: trouble of truck two\.\nHINT:  .*SELECT trucker\.start\('two'\);/, 'wait_for() does not wait for it, and says why');
 heal(qw(strict two));
 change();
 all_same('beside failed trucks', qw(one three four));
@@ -416,6 +416,8 @@ slots(2, 'no slot stays behind');
 # Limits
 # ----
 
+sql(q{CREATE TABLE helper (); SELECT trucker.create_truck('vain', '{a}', 'SELECT FROM r, helper', options => '{"backfill": false}'); SELECT trucker.start('vain')});
+wait_status('vain', "state = 'streaming' AND stream = 'main'", 'a truck that reads another table');
 sql(q{ALTER SYSTEM SET trucker.max_catchup_streams = 1});
 $node->reload;
 create('second', 'a', ', "stream": "aside"');
@@ -430,6 +432,22 @@ wait_status('two', "state = 'waiting' AND stream = 'main' AND waiting_for = 'a c
 	'a truck that fails cannot leave, and says so');
 change();
 all_same('beside one that cannot leave', qw(one three four));
+
+# One whose SQL does not even compile any more is tried again and again beside those that
+# work, by the same process: nothing of it is left there.
+$log = -s $node->logfile;
+my $pid = worker_pid($node, 'one');
+sql('ALTER TABLE helper RENAME TO gone');
+change();
+$node->wait_for_log(qr/(?:ERROR:  relation "helper" does not exist(?:.|\n)*){6}/, $log);
+sql("SELECT pg_log_backend_memory_contexts($pid)");
+$node->wait_for_log(qr/logging memory contexts of PID $pid(?:.|\n)*Grand total:/, $log);
+my @programs = slurp_file($node->logfile, $log) =~ /\[$pid\].*level: \d+; trucker program:/g;
+cmp_ok(scalar @programs, '>', 0, 'what has been compiled is in memory');
+cmp_ok(scalar @programs, '<', 6 + 1, 'and nothing of what has been in vain');
+is(worker_pid($node, 'one'), $pid, 'of a process that has seen all of it');
+sql(q{SELECT trucker.drop_truck('vain'); DROP TABLE gone});
+
 heal('two');
 all_same('what has recovered needs no catch-up stream', 'two');
 is(status('stream', 'two'), 'main', 'it has been tried again at home');

@@ -160,6 +160,18 @@ sub stop_at
 	return;
 }
 
+# What comes next happens at once: the worker of a truck that streams must have read the
+# setting.  It is told of it before a new session sees it, and reads it between batches.
+sub has_read
+{
+	my ($truck, $point) = @_;
+
+	$node->poll_query_until('postgres', "SELECT current_setting('trucker.stop_point') = '$point'")
+	  && caught_up($node, $truck)
+	  or die "the worker of truck $truck does not go on";
+	return;
+}
+
 # The process that has come to the point, since the log had that size.
 sub who_stops_at
 {
@@ -208,10 +220,12 @@ sub stands
 	return;
 }
 
-# What makes some process come to the point, after what must come before.
+# What makes some process come to the point, after what must come before; "reader" rides the
+# stream whose worker comes to it at once.
 my $reload = { go => sub { sql(q{SELECT trucker.resync('two')}) } };
-my $leave  = { go => sub { trouble('two') } };
+my $leave  = { reader => 'one', go => sub { trouble('two') } };
 my $follow = {
+	reader => 'one',
 	before => sub { trouble('three'); stands('three', "stream = 'main (catch-up)'") },
 	go     => sub { trouble('two') }
 };
@@ -270,6 +284,7 @@ foreach my $case (shuffle(@cases))
 	$how->{before}->() if $how->{before};
 	my $log = -s $node->logfile;
 	stop_at($point, 1);
+	has_read($how->{reader}, $point) if $how->{reader};
 	$how->{go}->();
 	my $pid = who_stops_at($point, $log);
 	wal_passes($node, $way eq 'time passes' ? 120_000 : int(rand(60_000)));
