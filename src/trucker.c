@@ -39,6 +39,7 @@ bool		trucker_refuse_unsafe_types = false;
 bool		trucker_require_ssl = false;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
+char	   *trucker_project_dir_setting = NULL;
 
 extern PGDLLEXPORT void _PG_init(void);
 
@@ -194,6 +195,13 @@ define_settings(void)
 							   "Empty: the first socket directory, as the bootstrap superuser.",
 							   &trucker_replication_conninfo, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("trucker.project_dir",
+							   "The folder of the project that load(), plan() and start() read.",
+							   "Empty: there is none.",
+							   &trucker_project_dir_setting, "",
+							   /* it may be set for a database, and where it is tells of the machine */
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	MarkGUCPrefixReserved("trucker");
 }
 

@@ -46,6 +46,7 @@ extern bool trucker_refuse_unsafe_types;
 extern bool trucker_require_ssl;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
+extern char *trucker_project_dir_setting;
 
 /* Wait here while trucker.stop_point names this point. */
 extern void trucker_stop_point(const char *point);
