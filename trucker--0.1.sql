@@ -375,6 +375,39 @@ RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_drop_orphans';
 COMMENT ON FUNCTION trucker.drop_orphans() IS
 'drop the replication slots of this database that have trucker''s prefix and that no stream needs; returns their names';
 
+-- Migrations.  Procedures, for they let go of their snapshot; the schema and the rows that
+-- say what has been applied are in the database that is migrated.  (migrate.c)
+CREATE PROCEDURE trucker.migrate(connection text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_migrate';
+COMMENT ON PROCEDURE trucker.migrate(text) IS
+'run the migrations of a connection that are pending, by the files of the project in trucker.project_dir, and write its schema file';
+
+CREATE PROCEDURE trucker.rollback(connection text, steps integer DEFAULT 1)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_rollback';
+COMMENT ON PROCEDURE trucker.rollback(text, integer) IS
+'undo the newest migrations of a connection by their "_down.sql", and write its schema file';
+
+CREATE PROCEDURE trucker.load_schema(connection text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_load_schema';
+COMMENT ON PROCEDURE trucker.load_schema(text) IS
+'set up the empty database of a connection from its schema file, and take the migrations that are in it for applied';
+
+CREATE PROCEDURE trucker.dump_schema(connection text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_dump_schema';
+COMMENT ON PROCEDURE trucker.dump_schema(text) IS
+'write the schema file of a connection, as migrate() and rollback() do';
+
+CREATE PROCEDURE trucker.mark_migration(connection text, version text, applied boolean)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_mark_migration';
+COMMENT ON PROCEDURE trucker.mark_migration(text, text, boolean) IS
+'take a migration for applied, with its file as it is now, or forget that it was; nothing is run';
+
+CREATE FUNCTION trucker.migration_status(
+	OUT connection text, OUT version text, OUT name text, OUT applied_at timestamptz, OUT state text, OUT has_down boolean, OUT detail text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_migration_status';
+COMMENT ON FUNCTION trucker.migration_status() IS
+'the migrations of the project in trucker.project_dir; the view trucker.migrations is made of it';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -481,6 +514,11 @@ WHERE pg_catalog.pg_has_role(x.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_rea
 COMMENT ON VIEW trucker.slots IS
 'one row a replication slot of trucker''s in this database: who uses it, what WAL the server keeps for it, and why; others'' and nobody''s slots are shown to members of pg_read_all_stats';
 
+CREATE VIEW trucker.migrations AS
+SELECT connection, version, name, applied_at, state, has_down, detail FROM trucker.migration_status();
+COMMENT ON VIEW trucker.migrations IS
+'one row a migration of the project in trucker.project_dir: has it been applied, and what is wrong with it; each connection is asked';
+
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
@@ -494,7 +532,12 @@ REVOKE ALL ON FUNCTION
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
 	trucker.check(text), trucker.drop_orphans(),
-	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
+	trucker.generated_sql(text), trucker.fdw_validator(text[], oid),
+	trucker.migration_status()
+FROM PUBLIC;
+REVOKE ALL ON PROCEDURE
+	trucker.migrate(text), trucker.rollback(text, integer), trucker.load_schema(text), trucker.dump_schema(text),
+	trucker.mark_migration(text, text, boolean)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots TO PUBLIC;

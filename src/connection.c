@@ -436,6 +436,19 @@ clean_message(const TruckerConnection *connection, const char *message)
 	return text.data;
 }
 
+/* What a program says that has been given the connection's parameters, cleaned likewise. */
+char *
+trucker_connection_clean_output(const TruckerConnection *connection, const char *program, const char *output)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, output);
+	replace_all(&text, psprintf("%s: error: ", program), "");
+	replace_all(&text, psprintf("%s: ", program), "");
+	return clean_message(connection, text.data);
+}
+
 /* How many hosts are to be tried? */
 static int
 host_count(const TruckerConnection *connection)
@@ -498,6 +511,25 @@ trucker_connection_open(const TruckerConnection *connection, const char *applica
 	PQsetNoticeReceiver(conn->pg, ignore_notice, NULL);
 	PQsetnonblocking(conn->pg, 1);
 	return conn;
+}
+
+/*
+ * What libpq needs to connect there, for a program: keywords and values (char *) in turn,
+ * with secrets among them.
+ */
+List *
+trucker_connection_parameters(const TruckerConnection *connection)
+{
+	Keywords	all;
+	List	   *parameters = NIL;
+
+	build_keywords(connection, "trucker", &all);
+	for (int i = 0; i < all.n; i++)
+	{
+		parameters = lappend(parameters, pstrdup(all.keywords[i]));
+		parameters = lappend(parameters, pstrdup(all.values[i]));
+	}
+	return parameters;
 }
 
 /* ----
