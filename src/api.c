@@ -158,27 +158,16 @@ trucker_argument_role(TruckerTruck *truck, const char *role_name)
 				 errhint("The option \"role\" names a role with fewer rights.")));
 }
 
-/* create_truck(name, input_tables, output_sql, input_sql, output_connection, options) */
-Datum
-trucker_create_truck(PG_FUNCTION_ARGS)
+/*
+ * Create a truck of the current user's, of which all is given that the arguments of
+ * create_truck() are: name, inputs, both SQLs, connection, and the options as JSON.
+ */
+void
+trucker_create(TruckerTruck *truck)
 {
-	TruckerTruck *truck = palloc0(sizeof(TruckerTruck));
 	char	   *role_name;
 
-	require_argument(fcinfo, 0, "name");
-	require_argument(fcinfo, 1, "input_tables");
-	require_argument(fcinfo, 4, "output_connection");
-	require_argument(fcinfo, 5, "options");
-
-	truck->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	check_name(truck->name);
-	trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
-	if (!PG_ARGISNULL(2))
-		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
-	if (!PG_ARGISNULL(3))
-		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
-	truck->connection = NameStr(*PG_GETARG_NAME(4));
-	truck->options = PG_GETARG_JSONB_P(5);
 	trucker_truck_parse_options(truck, &role_name);
 	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
@@ -189,6 +178,37 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 		trucker_connection_check(truck->connection, truck->role);
 	trucker_truck_insert(truck);
 	trucker_written_readers_changed();
+}
+
+/* Remove a truck that the caller may manage. */
+void
+trucker_drop(const TruckerTruck *truck)
+{
+	trucker_truck_delete(&truck->id);
+	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
+	trucker_at_commit_scan();
+}
+
+/* create_truck(name, input_tables, output_sql, input_sql, output_connection, options) */
+Datum
+trucker_create_truck(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *truck = palloc0(sizeof(TruckerTruck));
+
+	require_argument(fcinfo, 0, "name");
+	require_argument(fcinfo, 1, "input_tables");
+	require_argument(fcinfo, 4, "output_connection");
+	require_argument(fcinfo, 5, "options");
+
+	truck->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
+	if (!PG_ARGISNULL(2))
+		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
+	if (!PG_ARGISNULL(3))
+		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
+	truck->connection = NameStr(*PG_GETARG_NAME(4));
+	truck->options = PG_GETARG_JSONB_P(5);
+	trucker_create(truck);
 	PG_RETURN_VOID();
 }
 
@@ -196,11 +216,7 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 Datum
 trucker_drop_truck(PG_FUNCTION_ARGS)
 {
-	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-
-	trucker_truck_delete(&truck->id);
-	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
-	trucker_at_commit_scan();
+	trucker_drop(trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0))));
 	PG_RETURN_VOID();
 }
 

@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 #include "utils/pg_lsn.h"
 #include "utils/syscache.h"
 
@@ -24,7 +25,7 @@
 #include "truck.h"
 
 /* the options that there are, in the order of their names */
-#define OPTION_NAMES "backfill, changes, inserts_only, mode, on_error, on_truncate, output_table, reset_sql, role, stream, toast, truncate_sql"
+#define OPTION_NAMES "backfill, changes, inserts_only, mode, on_error, on_truncate, output_table, reset_sql, role, slow_query_threshold, stream, toast, truncate_sql"
 
 #define TRUCK_COLUMNS \
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
@@ -114,6 +115,20 @@ bool_option(const char *key, const JsonbValue *value)
 	return value->val.boolean;
 }
 
+/* Milliseconds; -1: never. */
+static int
+milliseconds_option(const char *key, const JsonbValue *value)
+{
+	int32		number;
+	bool		error = true;
+
+	if (value->type == jbvNumeric)
+		number = numeric_int4_opt_error(value->val.numeric, &error);
+	if (error || number < -1)
+		option_type_error(key, "a number of milliseconds, or -1");
+	return number;
+}
+
 static char *
 text_option(const char *key, const JsonbValue *value)
 {
@@ -186,6 +201,8 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		truck->reset_sql = text_option(key, value);
 	else if (strcmp(key, "inserts_only") == 0)
 		truck->inserts_only = bool_option(key, value);
+	else if (strcmp(key, "slow_query_threshold") == 0)
+		truck->slow_query_threshold = milliseconds_option(key, value);
 	else if (strcmp(key, "role") == 0)
 		*role_name = text_option(key, value);
 	else if (strcmp(key, "stream") == 0)
@@ -261,6 +278,7 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 	truck->truncate_sql = NULL;
 	truck->output_table = NULL;
 	truck->mirror = true;
+	truck->slow_query_threshold = TRUCKER_THRESHOLD_OF_SERVER;
 	*role_name = NULL;
 
 	check_is_object(truck->options);

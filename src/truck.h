@@ -16,6 +16,9 @@
 /* the stream of trucks that name none */
 #define TRUCKER_DEFAULT_STREAM "main"
 
+/* a truck's slow_query_threshold: that of the server's setting holds */
+#define TRUCKER_THRESHOLD_OF_SERVER (-2)
+
 /* What an error that will not go away by itself leads to. */
 typedef enum TruckerOnError
 {
@@ -57,6 +60,7 @@ typedef struct TruckerTruck
 	char	   *truncate_sql;	/* with TRUCKER_TRUNCATE_RUN, else NULL */
 	char	   *output_table;	/* or NULL */
 	bool		mirror;			/* it holds each row once; else rows are appended */
+	int			slow_query_threshold;	/* milliseconds; -1: no run is logged; or TRUCKER_THRESHOLD_OF_SERVER */
 
 	/* state, as it was when the truck was loaded */
 	bool		enabled;
