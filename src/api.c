@@ -31,6 +31,7 @@
 #include "budget.h"
 #include "check.h"
 #include "connection.h"
+#include "migrate.h"
 #include "position.h"
 #include "program.h"
 #include "quarantine.h"
@@ -284,6 +285,8 @@ trucker_start(PG_FUNCTION_ARGS)
 		new_trucks += truck->enabled ? 0 : 1;
 		new_slots += truck->has_stream ? 0 : 1;
 	}
+	/* before their SQL is tried at their destinations */
+	trucker_migrations_before_start(trucks);
 	/* trucks that start together share what they need */
 	trucker_check_server(Min(new_trucks, 1), Min(new_slots, 1));
 	foreach(lc, trucks)

@@ -5,7 +5,9 @@
 #ifndef TRUCKER_MIGRATE_H
 #define TRUCKER_MIGRATE_H
 
+#include "checklist.h"
 #include "migration.h"
+#include "truck.h"
 
 /* A session in which a connection's migrations run, under their lock. */
 typedef struct TruckerMigrator
@@ -37,6 +39,7 @@ extern void trucker_schema_load(TruckerMigrator *migrator, const char *dir);
 
 /* in migrate_start.c */
 extern void trucker_migrations_before_start(List *trucks);
+extern void trucker_migrations_check_list(TruckerChecklist *list, const TruckerTruck *truck);
 extern bool trucker_migrations_leads_here(const char *dir, const char *connection);
 
 #endif							/* TRUCKER_MIGRATE_H */

@@ -96,13 +96,14 @@ end_call(Call *call)
 	MemoryContextDelete(call->context);
 }
 
-/* Files and rows. */
+/* Files and rows; are rows to be written? */
 static TruckerMigrations *
-read_migrations(Call *call)
+read_migrations(Call *call, bool write)
 {
 	TruckerMigrations *migrations = trucker_migrations_read_files(call->dir, call->migrator->connection);
 
-	trucker_migrations_make_table(call->migrator->session);
+	if (write)
+		trucker_migrations_make_table(call->migrator->session);
 	trucker_migrations_read_rows(migrations, call->migrator->session);
 	return migrations;
 }
@@ -115,7 +116,7 @@ trucker_migrate(PG_FUNCTION_ARGS)
 	TruckerMigrations *migrations;
 
 	begin_call(&call, fcinfo, "migrate");
-	migrations = read_migrations(&call);
+	migrations = read_migrations(&call, true);
 	if (trucker_migrate_up(call.migrator, migrations) > 0)
 		trucker_schema_file_try_write(call.migrator, migrations);
 	else
@@ -138,7 +139,7 @@ trucker_rollback(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("steps must be 1 or more")));
 	begin_call(&call, fcinfo, "rollback");
-	migrations = read_migrations(&call);
+	migrations = read_migrations(&call, true);
 	if (trucker_migrate_down(call.migrator, migrations, steps) > 0)
 		trucker_schema_file_try_write(call.migrator, migrations);
 	end_call(&call);
@@ -164,7 +165,7 @@ trucker_dump_schema(PG_FUNCTION_ARGS)
 	Call		call;
 
 	begin_call(&call, fcinfo, "dump_schema");
-	trucker_schema_file_write(call.migrator, read_migrations(&call));
+	trucker_schema_file_write(call.migrator, read_migrations(&call, false));
 	end_call(&call);
 	PG_RETURN_VOID();
 }
@@ -182,7 +183,7 @@ trucker_mark_migration(PG_FUNCTION_ARGS)
 	begin_call(&call, fcinfo, "mark_migration");
 	version = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	applied = PG_GETARG_BOOL(2);
-	migrations = read_migrations(&call);
+	migrations = read_migrations(&call, true);
 	migration = trucker_migration_find(migrations, version);
 	if (migration == NULL || (applied ? migration->up_file == NULL : !migration->recorded))
 		ereport(ERROR,

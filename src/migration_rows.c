@@ -10,16 +10,19 @@
  * The connection is a part of the key, for a database may be the output of several
  * projects, each of which knows it by a name of its own.
  *
- * Anybody may read the table: start() looks with the rights of the truck's role.  Somebody
- * else's table is refused, as with positions: it could have triggers.
+ * Anybody may read the table: start() looks with the rights of the truck's role.  To write
+ * into somebody else's is refused, as with positions: it could have triggers.  To read it
+ * runs nobody's code, if it is a table and its owner's row security is kept out.
  */
 #include "trucker.h"
 
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "identity.h"
 #include "migration.h"
 #include "sql_file.h"
 
@@ -60,24 +63,21 @@ query_here(const char *sql)
 	return rows;
 }
 
-static List *
-query(TruckerSqlSession *session, const char *sql)
-{
-	return session ? trucker_sql_session_execute(session, sql, true) : query_here(sql);
-}
-
-/* Is there a table that may be used?  Raises an error if there is one that may not. */
+/* Is there a table that may be written?  Raises an error if there is one that may not. */
 static bool
 find_table(TruckerSqlSession *session)
 {
-	List	   *rows = query(session,
+	List	   *rows = trucker_sql_session_execute(session,
 							 "SELECT CASE WHEN c.relkind <> 'r' THEN 'is not a table' "
-							 "WHEN NOT (pg_catalog.pg_has_role(c.relowner, 'MEMBER') OR o.rolsuper OR c.relowner = d.datdba) "
-							 "THEN 'belongs to a role that is neither this one nor trusted' END "
-							 "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-							 "JOIN pg_catalog.pg_roles o ON o.oid = c.relowner "
+							 /* a superuser trusts superusers only, though he is a member of all roles */
+							 "WHEN EXISTS (SELECT FROM pg_catalog.pg_roles o "
 							 "JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database() "
-							 "WHERE n.nspname = 'trucker_migrations' AND c.relname = 'migration'");
+							 "JOIN pg_catalog.pg_roles me ON me.rolname = current_user "
+							 "WHERE o.oid IN (c.relowner, n.nspowner) AND NOT o.rolsuper "
+							 "AND (me.rolsuper OR NOT (pg_catalog.pg_has_role(o.oid, 'MEMBER') OR o.oid = d.datdba))) "
+							 "THEN 'or its schema belongs to a role that is neither this one nor trusted' END "
+							 "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+							 "WHERE n.nspname = 'trucker_migrations' AND c.relname = 'migration'", true);
 	TruckerSqlRow *row = rows ? linitial(rows) : NULL;
 
 	if (row && row->values[0])
@@ -85,7 +85,8 @@ find_table(TruckerSqlSession *session)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("table %s cannot hold migrations", TABLE),
 				 errdetail("It %s.", row->values[0]),
-				 errhint("It must belong to this role, to one that it is a member of, to the database's owner or to a superuser.")));
+				 errhint("Both must belong to this role, to one that it is a member of, to the database's owner or to a superuser; "
+						 "and to a superuser, if this role is one: its triggers would run with this role's rights.")));
 	return row != NULL;
 }
 
@@ -212,21 +213,57 @@ judge(TruckerMigrations *migrations)
 	}
 }
 
+/* Its owner, if there is such a table; a view would be another thing. */
+#define OWNER_SQL "SELECT c.relowner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace " \
+	"WHERE n.nspname = 'trucker_migrations' AND c.relname = 'migration' AND c.relkind = 'r'"
+
+/* In this database: as the table's owner, to whom row security does not matter. */
+static List *
+read_here(const char *sql)
+{
+	List	   *rows = query_here(OWNER_SQL);
+	TruckerIdentity saved;
+
+	if (rows == NIL)
+		return NIL;
+	trucker_identity_push(&saved, atooid(((TruckerSqlRow *) linitial(rows))->values[0]),
+						  SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION, "pg_catalog, pg_temp");
+	rows = query_here(sql);
+	trucker_identity_pop(&saved);
+	return rows;
+}
+
+/* There: row security that would count is an error, and the lock keeps the table what it is. */
+static List *
+read_there(TruckerSqlSession *session, const char *sql)
+{
+	List	   *rows = trucker_sql_session_execute(session, OWNER_SQL, true);
+
+	if (rows == NIL)
+		return NIL;
+	(void) trucker_sql_session_execute(session, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY", false);
+	(void) trucker_sql_session_execute(session, "SET LOCAL row_security = off", false);
+	(void) trucker_sql_session_execute(session, "LOCK TABLE " TABLE " IN ACCESS SHARE MODE", false);
+	rows = trucker_sql_session_execute(session, OWNER_SQL, true);
+	if (rows != NIL)
+		rows = trucker_sql_session_execute(session, sql, true);
+	(void) trucker_sql_session_execute(session, "COMMIT", false);
+	return rows;
+}
+
 /*
  * Add what the database says to what the files say: without a session, this database,
- * read with the current user's rights.
+ * whoever asks.
  */
 void
 trucker_migrations_read_rows(TruckerMigrations *migrations, TruckerSqlSession *session)
 {
-	List	   *rows = NIL;
+	char	   *sql = psprintf("SELECT version, name, checksum, state, statements, "
+							   "pg_catalog.to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00') FROM " TABLE
+							   " WHERE connection = %s", literal(migrations->connection));
 	ListCell   *lc;
 
-	if (find_table(session))
-		rows = query(session, psprintf("SELECT version, name, checksum, state, statements, "
-									   "pg_catalog.to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00') FROM " TABLE
-									   " WHERE connection = %s", literal(migrations->connection)));
-	foreach(lc, rows)
+	foreach(lc, session ? read_there(session, sql) : read_here(sql))
 		take_row(migrations, ((TruckerSqlRow *) lfirst(lc))->values);
 	list_sort(migrations->all, compare_versions);
 	judge(migrations);

@@ -33,6 +33,7 @@
 #include "check.h"
 #include "checklist.h"
 #include "identity.h"
+#include "migrate.h"
 #include "program.h"
 #include "slots.h"
 #include "state.h"
@@ -75,7 +76,10 @@ trucker_check(PG_FUNCTION_ARGS)
 	/* trucks that start together share what they need */
 	trucker_check_list_server(list, Min(new_trucks, 1), Min(new_slots, 1));
 	foreach(lc, trucks)
+	{
+		trucker_migrations_check_list(list, lfirst(lc));
 		trucker_check_list_truck(list, lfirst(lc));
+	}
 	return (Datum) 0;
 }
 

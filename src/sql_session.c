@@ -12,8 +12,8 @@
  * superuser.  SQL for another server goes over libpq, with the caller's user mapping.
  *
  * The worker belongs to the transaction in which the session was opened: should that end
- * with an error, the segment of shared memory between both goes, and the worker is
- * terminated with it.
+ * with an error, the segment of shared memory between both goes, and the worker ends; if it
+ * is at work, it is terminated.
  *
  * While we wait, the session may come to wait for us: for a lock of our transaction, or,
  * as CREATE INDEX CONCURRENTLY does, for our snapshot.  The server's deadlock detector sees
@@ -56,6 +56,7 @@ struct TruckerSqlSession
 {
 	MemoryContext context;
 	TruckerConnection *connection;	/* NULL: in this database */
+	bool		busy;			/* it has a command that is not answered */
 	char	   *set_role;		/* what makes it the role; NULL: it is */
 	int			error_position; /* in the statement, in characters from 1; 0: not known */
 
@@ -147,10 +148,14 @@ login_role(Oid role)
 					 quote_identifier(GetUserNameFromId(role, false)))));
 }
 
+/* One that waits for a command ends by itself, without a word in the log. */
 static void
 terminate_worker(dsm_segment *segment, Datum arg)
 {
-	TerminateBackgroundWorker((BackgroundWorkerHandle *) DatumGetPointer(arg));
+	TruckerSqlSession *session = (TruckerSqlSession *) DatumGetPointer(arg);
+
+	if (session->busy)
+		TerminateBackgroundWorker(session->handle);
 }
 
 static void
@@ -202,15 +207,16 @@ start_worker(TruckerSqlSession *session)
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no background worker is free in which the SQL could run"),
 				 errhint("Raise max_worker_processes, or try again when others have ended.")));
-	on_dsm_detach(session->segment, terminate_worker, PointerGetDatum(session->handle));
+	on_dsm_detach(session->segment, terminate_worker, PointerGetDatum(session));
 	shm_mq_set_handle(session->commands, session->handle);
 	shm_mq_set_handle(session->answers, session->handle);
 }
 
+/* In memory that is still there when, after an error, the transaction's resources are let go of. */
 static TruckerSqlSession *
 make_session(void)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker SQL session", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "trucker SQL session", ALLOCSET_DEFAULT_SIZES);
 	TruckerSqlSession *session = MemoryContextAllocZero(context, sizeof(TruckerSqlSession));
 
 	session->context = context;
@@ -218,8 +224,8 @@ make_session(void)
 }
 
 /*
- * A session of the role in this database, in the current memory context.  name is its
- * application_name.  It must be closed before the transaction is committed.
+ * A session of the role in this database.  name is its application_name.  It must be closed
+ * before the transaction is committed.
  */
 TruckerSqlSession *
 trucker_sql_session_local(Oid role, const char *name)
@@ -252,6 +258,7 @@ send_command(TruckerSqlSession *session, const char *sql, bool keep)
 	char		kind = keep ? 'Q' : 'X';
 	shm_mq_iovec parts[2] = {{&kind, 1}, {sql, strlen(sql) + 1}};
 
+	session->busy = true;
 	for (;;)
 	{
 		shm_mq_result result = shm_mq_sendv(session->commands, parts, 2, true, true);
@@ -293,6 +300,8 @@ take_error(TruckerSqlSession *session, StringInfo message)
 	/* it is a place in the statement, not in the client's query */
 	session->error_position = edata.elevel >= ERROR ? edata.cursorpos : 0;
 	edata.cursorpos = 0;
+	if (edata.elevel >= ERROR)
+		session->busy = false;
 	/* the process has ended, but we have not */
 	edata.elevel = Min(edata.elevel, ERROR);
 	ThrowErrorData(&edata);
@@ -333,6 +342,7 @@ read_answers(TruckerSqlSession *session)
 				take_error(session, &message);
 				break;
 			case 'Z':
+				session->busy = false;
 				return rows;
 			default:
 				break;
@@ -386,7 +396,7 @@ check_session(TruckerSqlSession *session)
 		session->pid = pid;
 }
 
-/* A session at another server, in the current memory context. */
+/* Likewise, at another server. */
 TruckerSqlSession *
 trucker_sql_session_remote(TruckerConnection *connection, const char *name)
 {
@@ -527,7 +537,7 @@ trucker_sql_session_close(TruckerSqlSession *session)
 	else
 	{
 		/* it ends when it finds the queue gone */
-		cancel_on_dsm_detach(session->segment, terminate_worker, PointerGetDatum(session->handle));
+		cancel_on_dsm_detach(session->segment, terminate_worker, PointerGetDatum(session));
 		dsm_detach(session->segment);
 		(void) WaitForBackgroundWorkerShutdown(session->handle);
 	}
