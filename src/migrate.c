@@ -26,6 +26,7 @@
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -159,6 +160,11 @@ trucker_migrator_open(TruckerMigrator *migrator)
 {
 	List	   *rows;
 
+	/* the lock is held by the session beside ours, and would never be let go of */
+	if (MyBgworkerEntry && strcmp(MyBgworkerEntry->bgw_function_name, "trucker_sql_worker_main") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a migration cannot run migrations")));
 	migrator->prepare_sql = prepare_sql();
 	migrator->session = open_session(migrator);
 	rows = trucker_sql_session_execute(migrator->session, "SELECT pg_catalog.pg_try_advisory_lock(" LOCK ")", true);
