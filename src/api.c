@@ -33,6 +33,7 @@
 #include "connection.h"
 #include "position.h"
 #include "program.h"
+#include "project_load.h"
 #include "quarantine.h"
 #include "shmem.h"
 #include "state.h"
@@ -276,6 +277,7 @@ trucker_start(PG_FUNCTION_ARGS)
 	int			new_slots = 0;
 
 	trucker_check_preloaded();
+	trucker_project_load_first();
 	trucks = named_trucks(fcinfo);
 	foreach(lc, trucks)
 	{
