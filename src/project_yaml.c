@@ -348,7 +348,7 @@ trucker_project_read_root(TruckerProject *project, const TruckerProjectText *fil
 	connections = find(root, "connections");
 	if (connections && connections->kind != TRUCKER_YAML_LIST)
 		trucker_project_complain(file, connections->start, "\"connections\" must be a list");
-	foreach(lc, connections ? connections->values : NIL)
+	foreach(lc, connections && connections->kind == TRUCKER_YAML_LIST ? connections->values : NIL)
 	{
 		const TruckerYaml *item = lfirst(lc);
 		TruckerProjectConnection *connection;

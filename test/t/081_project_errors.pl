@@ -15,7 +15,7 @@ use TruckerProject;
 use TruckerTest;
 
 $ENV{TRUCKER_SECRET} = 'geheim';
-$ENV{TRUCKER_LINES} = "one\ntwo: [";
+$ENV{TRUCKER_LINES} = "eins\n\@zwei";
 $ENV{TRUCKER_EMPTY} = '';
 $ENV{TRUCKER_LATIN1} = "caf\xe9";
 delete $ENV{TRUCKER_UNSET};
@@ -45,7 +45,7 @@ sub broken
 	}
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	ok($good, $name) or diag join("\n", 'errors:', @errors, 'expected:', @expected);
-	unlike("@errors", qr/geheim|two/, "$name: nothing of the environment is shown");
+	unlike("@errors", qr/geheim|zwei/, "$name: nothing of the environment is shown");
 	return;
 }
 
@@ -129,14 +129,15 @@ broken('a key twice', root("unique_id: a\nslow_query_threshold_ms: 1\nunique_id:
 broken('a key that is a list', root("[a]: b\n"), 'trucker.yml: line 1, column 1: a key must be a word');
 broken('a list in the place of the mapping', root("- a\n"), 'trucker.yml: line 1, column 1: trucker.yml must be a mapping of keys to values');
 broken('a scalar in the place of the mapping', root("just text\n"), 'trucker.yml: line 1, column 1: trucker.yml must be a mapping of keys to values');
-broken('nesting', root('unique_id: ' . ('[' x 100) . (']' x 100) . "\n"), 'trucker.yml: line 1, column 26: this is nested too deeply');
+broken('nesting', root('unique_id: ' . ('[' x 100) . (']' x 100) . "\n"), 'trucker.yml: line 1, column 27: this is nested too deeply');
 broken('nesting without an end', root('{a: ' x 100000), qr/^trucker\.yml: line 1, column \d+: this is nested too deeply$/);
 broken('a control character', root("unique_id: a\x01\n"), 'trucker.yml: line 1, column 13: control characters are not allowed');
 broken('an escape for code zero', root("unique_id: \"a\\0b\"\n"), 'trucker.yml: line 1, column 12: a value cannot hold the character with code zero');
 broken('places count characters', root("# \x{c3}\x{a9}\x{c3}\x{a9}\nunique_id: [ \x{e2}\x{82}\x{ac}, *b ]\n"),
 	'trucker.yml: line 2, column 17: aliases (*name) are not supported');
 broken('line ends of another system', root("unique_id: a\r\nunique: b\r\n"), qr/^trucker\.yml: line 2, column 1: unknown key "unique"; the keys of trucker\.yml are: unique_id, slow_query_threshold_ms, connections$/);
-broken('too many keys', root(join '', map { "k$_: 1\n" } 1 .. 3000), (map { qr/unknown key|too many keys|and \d+ more/ } 1 .. 101));
+broken('too many keys', root(join '', map { "k$_: 1\n" } 1 .. 3000), qr/^trucker\.yml: line 2001, column 1: these are too many keys$/);
+broken('more errors than anybody reads', root(join '', map { "k$_: 1\n" } 1 .. 150), (map { qr/^trucker\.yml: line $_, column 1: unknown key "k$_"/ } 1 .. 100), 'and 50 more');
 broken('an empty truck.yml', truck(''), 't/truck.yml: line 1, column 1: a truck needs an "input" with at least one table');
 
 # ---- templates
@@ -151,7 +152,7 @@ broken('kinds that cannot be compared', root("unique_id: {{ if eq .TRUCKER_SECRE
 broken('a variable that is not in the encoding', root("unique_id: {{ .TRUCKER_LATIN1 }}\n"), qr/^trucker\.yml: environment variable "TRUCKER_LATIN1" is not valid in encoding "UTF8"$/);
 broken('a variable of several lines moves no place', root("unique_id: \"{{ or .TRUCKER_UNSET `a\nb\nc` }}\"\nslow: 1\n"), qr/^trucker\.yml: line 4, column 1: unknown key "slow"/);
 broken('... and an error in it is at its action', root("unique_id: x\nslow_query_threshold_ms: {{ .TRUCKER_LINES }}\n"),
-	qr/^trucker\.yml: line 2, column 29: /);
+	qr/^trucker\.yml: line 2, column 29: found character that cannot start any token/);
 broken('what an action renders is not shown', root("unique_id: x\nslow_query_threshold_ms: {{ .TRUCKER_SECRET }}\n"),
 	'trucker.yml: line 2, column 29: "slow_query_threshold_ms" must be a whole number from 0 to 2147483647, not {{ ... }}');
 broken('... as a part of a value, too', truck("input:\n  table: a\nchanges: all{{ .TRUCKER_SECRET }}\n"),
