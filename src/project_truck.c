@@ -11,6 +11,7 @@
 #include "trucker.h"
 
 #include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -208,6 +209,94 @@ find_tables(TruckerProject *project, const TruckerProjectTruck *given, TruckerTr
 }
 
 /* ----
+ * Errors of SQL
+ * ----
+ */
+
+/* The line and column of a byte of a text. */
+static char *
+line_and_column(const char *text, int offset)
+{
+	const char *line_start = text;
+	const char *newline;
+	int			line = 1;
+
+	while ((newline = memchr(line_start, '\n', text + offset - line_start)) != NULL)
+	{
+		line_start = newline + 1;
+		line++;
+	}
+	return psprintf("line %d, column %d", line, pg_mbstrlen_with_len(line_start, text + offset - line_start) + 1);
+}
+
+/* The byte at which the character of that number, from 1, stands. */
+static int
+byte_of(const char *text, int position)
+{
+	const char *p = text;
+
+	while (--position > 0 && *p != '\0')
+		p += pg_mblen(p);
+	return p - text;
+}
+
+/*
+ * Where in a file of SQL is what stands there in the SQL that it became?  For which
+ * table and operation that was is not known: for the ones that make the same of it.
+ */
+static char *
+place_in_sql(const TruckerTruck *truck, const char *source, const char *rendered, int position)
+{
+	static const char *const operations[] = {"insert", "update", "delete"};
+	TruckerTemplate *tmpl = trucker_template_parse(source, "");
+
+	for (int i = 0; i < truck->ninputs; i++)
+		for (int j = 0; j < lengthof(operations); j++)
+		{
+			TruckerTemplateVars vars = {TRUCKER_ROW_RELATION, operations[j], trucker_project_table_names(&truck->inputs[i], 1), NULL};
+			TruckerTemplateMap map = {0};
+
+			if (strcmp(trucker_template_render_mapped(tmpl, &vars, &map), rendered) == 0)
+				return line_and_column(source, trucker_template_source_offset(&map, byte_of(rendered, position)));
+		}
+	return NULL;
+}
+
+/* Add an error of a truck's definition: of SQL with its place in the file. */
+static void
+complain_of_definition(TruckerProject *project, const TruckerProjectTruck *given, const TruckerTruck *truck, const ErrorData *error)
+{
+	const struct
+	{
+		const char *context;
+		const char *file;
+		const char *source;
+	}			files[] = {
+		{"input_sql", "input.sql", given->input_sql},
+		{"output_sql", "output.sql", given->output_sql},
+		{"truncate_sql", "truncate.sql", given->truncate_sql},
+		{"reset_sql", "reset.sql", given->reset_sql},
+	};
+
+	for (int i = 0; error->context && error->internalquery && i < lengthof(files); i++)
+	{
+		char	   *place;
+
+		if (strcmp(error->context, files[i].context) != 0 || files[i].source == NULL)
+			continue;
+		/* reset_sql is no template */
+		place = strcmp(files[i].source, error->internalquery) == 0 ?
+			line_and_column(files[i].source, byte_of(files[i].source, error->internalpos)) :
+			place_in_sql(truck, files[i].source, error->internalquery, error->internalpos);
+		if (place == NULL)
+			continue;
+		trucker_project_error(&project->errors, "%s/%s: %s: %s", given->folder, files[i].file, place, error->message);
+		return;
+	}
+	trucker_project_caught(project, given->folder, error);
+}
+
+/* ----
  * The truck
  * ----
  */
@@ -278,7 +367,7 @@ trucker_project_truck(TruckerProject *project, TruckerProjectTruck *given, const
 	/* without an input table there is no SQL to look at */
 	error = truck->ninputs > 0 ? trucker_checklist_try(check_definition, &attempt, &result) : NULL;
 	if (error)
-		trucker_project_caught(project, given->folder, error);
+		complain_of_definition(project, given, truck, error);
 	return truck;
 }
 

@@ -153,7 +153,7 @@ my @errors = errors($node, $project, function => 'load');
 is(scalar @errors, 3, 'all that is wrong is told at once') or diag join "\n", @errors;
 like($errors[0], qr/^bad\/truck\.yml: line 1, column 17: input table "nowhere" does not exist$/, '... a table that does not exist');
 like($errors[1], qr/^bad\/output\.sql: line 1, column 11: unknown variable "\.row"/, '... an error in a template');
-like($errors[2], qr/^copy.*syntax error at or near "SELEC"/, '... and one in SQL');
+like($errors[2], qr/^copy\/output\.sql: line 1, column 1: syntax error at or near "SELEC"$/, '... and one in SQL');
 is(sql("SELECT string_agg(name, ' ' ORDER BY name) FROM trucker.truck"), 'by_hand copy', '... and nothing is done');
 $project->put('good' => undef, 'bad' => undef,
 	'copy/output.sql' => "INSERT INTO out SELECT {{ if eq .input_table \"public.a\" }}'a'{{ else }}'b'{{ end }}, id, v FROM r WHERE meta__operation = 'insert'\n");

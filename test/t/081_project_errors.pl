@@ -247,8 +247,15 @@ broken('an input connection that leads nowhere', { %{ root("connections:\n- { na
 # ---- SQL
 
 broken('an error of a template', { 't/input.sql' => "SELECT *\nFROM {{ .row }}" }, qr/^t\/input\.sql: line 2, column 9: unknown variable "\.row"\./);
-broken('an error of syntax', { 't/output.sql' => "SELEC 1" }, qr/^t: syntax error at or near "SELEC"|^t\/output\.sql: .*syntax error/);
-broken('a statement that may not be there', { 't/output.sql' => "CREATE TABLE x ()" }, qr/^t\/output\.sql.*|^t: .*/);
+broken('an error of syntax', { 't/output.sql' => "SELEC 1" }, 't/output.sql: line 1, column 1: syntax error at or near "SELEC"');
+broken('... behind actions', { 't/input.sql' => "SELECT '\x{c3}\x{a9}' {{- if eq .operation \"delete\" }}\n{{- /* */}}\n, v FRM {{ .rows }} r\n{{ else }}, v FROM r{{ end }}" },
+	't/input.sql: line 3, column 12: syntax error at or near "r"');
+broken('... at the end', { 't/output.sql' => "SELECT 1 FROM (r" }, 't/output.sql: line 1, column 17: syntax error at end of input');
+broken('... in truncate.sql', { 't/truncate.sql' => "DELETE FROM {{ .input_table }};\n DELET FROM b\n" }, 't/truncate.sql: line 2, column 2: syntax error at or near "DELET"');
+broken('... in reset.sql', { 't/reset.sql' => "TRUNCATE b;\nTRUNCAT b" }, 't/reset.sql: line 2, column 1: syntax error at or near "TRUNCAT"');
+broken('a statement that may not be there', { 't/output.sql' => "CREATE TABLE x ()" },
+	't: CREATE TABLE is not allowed in output_sql.  Allowed are SELECT, INSERT, UPDATE, DELETE, MERGE and CALL.');
+broken('SQL that is there for no operation', { 't/output.sql' => '-- nothing' }, 't/output.sql is empty.  It holds no statement, for any input table and operation.');
 
 # ---- all at once
 
