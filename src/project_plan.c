@@ -36,6 +36,7 @@ typedef struct Planning
 {
 	TruckerProject *project;
 	List	   *objects;		/* what projects have made */
+	List	   *served;			/* connections that have a foreign server */
 	List	   *steps;
 } Planning;
 
@@ -379,8 +380,10 @@ plan_servers(Planning *planning)
 			!connection->is_here)
 			trucker_project_complain(connection->file, connection->name.start,
 									 "connection \"local\" must lead to this database: the name means that");
-		if (needs_server(connection))
-			plan_server(planning, connection);
+		if (!needs_server(connection))
+			continue;
+		planning->served = lappend(planning->served, connection);
+		plan_server(planning, connection);
 	}
 }
 
@@ -391,14 +394,12 @@ plan_mappings(Planning *planning)
 	List	   *trucks = NIL;
 	ListCell   *lc;
 
-	foreach(lc, planning->project->connections)
+	foreach(lc, planning->served)
 	{
 		TruckerProjectConnection *connection = lfirst(lc);
 		ForeignServer *server;
 		ListCell   *role;
 
-		if (!needs_server(connection))
-			continue;
 		server = GetForeignServerByName(connection->name.text, true);
 		foreach(role, mapping_roles(planning, connection, server ? server->owner : GetUserId()))
 			plan_mapping(planning, connection, server, lfirst_oid(role));
@@ -497,6 +498,17 @@ has_step(const Planning *planning, const TruckerProjectObject *object)
 	return false;
 }
 
+static TruckerProjectTruck *
+find_given(const TruckerProject *project, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, project->trucks)
+		if (strcmp(((TruckerProjectTruck *) lfirst(lc))->name, name) == 0)
+			return lfirst(lc);
+	return NULL;
+}
+
 static void
 plan_drops(Planning *planning, TruckerProjectKind kind)
 {
@@ -507,7 +519,8 @@ plan_drops(Planning *planning, TruckerProjectKind kind)
 		const TruckerProjectObject *object = lfirst(lc);
 		TruckerProjectStep *step;
 
-		if (object->kind != kind || !is_ours(planning->project, object) || has_step(planning, object))
+		if (object->kind != kind || !is_ours(planning->project, object) || has_step(planning, object) ||
+			(kind == TRUCKER_PROJECT_TRUCK && find_given(planning->project, object->name)))
 			continue;
 		step = add_step(planning, kind, TRUCKER_PROJECT_DROP, object->name,
 						kind == TRUCKER_PROJECT_TRUCK ? "it is not in the project any more; what it has written stays" :
@@ -521,17 +534,6 @@ plan_drops(Planning *planning, TruckerProjectKind kind)
 	}
 }
 
-static TruckerProjectTruck *
-find_given(const TruckerProject *project, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, project->trucks)
-		if (strcmp(((TruckerProjectTruck *) lfirst(lc))->name, name) == 0)
-			return lfirst(lc);
-	return NULL;
-}
-
 /*
  * The steps (TruckerProjectStep *), in the order in which they are to be taken.  What
  * is wrong is added to the project's errors; then they are of no use.
@@ -539,7 +541,7 @@ find_given(const TruckerProject *project, const char *name)
 List *
 trucker_project_plan(TruckerProject *project)
 {
-	Planning	planning = {project, trucker_project_objects(), NIL};
+	Planning	planning = {project, trucker_project_objects(), NIL, NIL};
 	ListCell   *lc;
 
 	/* which connections lead here decides what is made of all others */
