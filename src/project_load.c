@@ -371,6 +371,7 @@ load(const char *dir)
 	TruckerProject *project;
 	List	   *steps;
 
+	PreventCommandDuringRecovery("trucker.load()");
 	refuse_restricted();
 	trucker_project_check_rights();
 	trucker_project_lock();

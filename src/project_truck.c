@@ -306,6 +306,15 @@ check_definition(TruckerChecklist *list, void *arg)
 {
 	Attempt    *attempt = arg;
 
+	/* without an input table only the templates can be looked at */
+	if (attempt->truck->ninputs == 0)
+	{
+		if (attempt->truck->input_sql)
+			(void) trucker_template_parse(attempt->truck->input_sql, "input_sql");
+		if (attempt->truck->output_sql)
+			(void) trucker_template_parse(attempt->truck->output_sql, "output_sql");
+		return NULL;
+	}
 	trucker_truck_parse_options(attempt->truck, &attempt->role_name);
 	trucker_truck_check_output(attempt->truck);
 	trucker_program_check_syntax(attempt->truck);
@@ -364,8 +373,7 @@ trucker_project_truck(TruckerProject *project, TruckerProjectTruck *given, const
 	truck->options = options_of(project, given);
 	find_tables(project, given, truck);
 	check_role(given, truck);
-	/* without an input table there is no SQL to look at */
-	error = truck->ninputs > 0 ? trucker_checklist_try(check_definition, &attempt, &result) : NULL;
+	error = trucker_checklist_try(check_definition, &attempt, &result);
 	if (error)
 		complain_of_definition(project, given, truck, error);
 	return truck;

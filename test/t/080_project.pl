@@ -185,4 +185,54 @@ sql('REVOKE EXECUTE ON FUNCTION trucker.load FROM plain; GRANT pg_read_server_fi
 sql("SET ROLE plain; SELECT trucker.start('plain')");
 is(sql("SELECT count(*) FROM trucker.truck WHERE name = 'later'"), '0', 'who may not call load() does not load by start() either');
 
+$project->put('later' => undef);
+sql('ALTER DATABASE postgres RESET trucker.project_dir', "SELECT * FROM trucker.load('" . $project->dir . "')");
+
+# ---- slow runs: the project's threshold, and a truck's own
+
+$project->put('trucker.yml' => "unique_id: one\nslow_query_threshold_ms: 0\n",
+	'late/truck.yml' => "input: { table: a }\nslow_query_threshold_ms: 3600000\n");
+is(steps('load', $project), 'change truck copy; change truck late', 'a threshold for all trucks, and one for a single truck');
+is(sql("SELECT string_agg(name || ' ' || (options->>'slow_query_threshold'), ', ' ORDER BY name) FROM trucker.truck WHERE name IN ('copy', 'late')"), 'copy 0, late 3600000', '... which counts there');
+sql("SELECT trucker.start('copy')");
+ok(caught_up($node, $_), "$_ has taken it over") foreach qw(copy late);
+my $offset = -s $node->logfile;
+sql("INSERT INTO a VALUES (6, 'a value of a row')");
+ok(caught_up($node, $_), "$_ has run") foreach qw(copy late);
+my $log = substr(slurp_file($node->logfile), $offset);
+like($log, qr/LOG:  slow run of truck "copy": \d+ ms for 1 rows of table public\.a\n/, 'a run above its threshold is logged');
+unlike($log, qr/slow run of truck "late"/, '... and one below is not');
+unlike($log, qr/a value of a row|INSERT INTO out/, '... without SQL and rows');
+like(psql_err($node, qq{SELECT trucker.alter_truck('late', options => '{"slow_query_threshold": $_}')}), qr/22023: option "slow_query_threshold" of a truck must be a number of milliseconds, or -1/, "not $_")
+  foreach '-2', '"fast"', '1e99', 'true';
+
+# ---- the example of README.md
+
+my $readme = slurp_file("$FindBin::RealBin/../../README.md");
+my ($input, $output) = $readme =~ /input_sql => \$\$\n(\t\t\{\{ if eq .*?)\$\$,\n\toutput_sql => \$\$\n(.*?)\$\$,/s or die 'no example in README.md';
+my ($root, $truck) = $readme =~ /`trucker\.yml`, and `order_flat\/truck\.yml`:\n\n```yaml\n(.*?)```\n\n```yaml\n(.*?)```/s or die 'no project in README.md';
+my ($tables) = $readme =~ /(CREATE TABLE customers .*?)\nSELECT trucker\.create_truck/s or die 'no tables in README.md';
+my ($table) = $readme =~ /reads public\.orders.*\n/ ? $readme =~ /\n truck \| order_flat \| create \| (.*)\n/ : die 'no plan in README.md';
+my $shop = project($node, 'shop')->put('trucker.yml' => $root, 'order_flat/truck.yml' => $truck, 'order_flat/input.sql' => $input,
+	'order_flat/output.sql' => $output, 'order_flat/reset.sql' => 'TRUNCATE order_flat');
+sql($tables);
+is(detail($shop, 'order_flat'), $table, 'README.md shows what plan() shows');
+is(steps('load', $shop), 'create truck order_flat', '... and its project can be loaded');
+sql("SELECT trucker.start('order_flat')");
+ok(caught_up($node, 'order_flat'), '... and started');
+is(sql("SELECT string_agg(concat_ws(' ', id, customer, country, amount), ', ' ORDER BY id) FROM order_flat"),
+	'10 Ana PT 20.00, 11 Ana PT 5.50, 12 Ola PL 7.25', '... with the outcome of the truck that SQL makes');
+
+# ---- a standby
+
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+$project->put('late' => undef);
+is($standby->safe_psql('postgres', "SELECT string_agg(action || ' ' || kind || ' ' || name, '; ') FROM trucker.plan('" . $project->dir . "') WHERE action <> 'none'"),
+	'drop truck late', 'plan() works on a standby');
+like(psql_err($standby, "SELECT * FROM trucker.load('" . $project->dir . "')"), qr/25006: /, '... and load() does not');
+$standby->stop;
+
 done_testing();

@@ -228,6 +228,8 @@ broken('columns of another table', truck("input: { table: a, only_columns: { b: 
 broken('columns of which of two tables', truck("input: { tables: [ a, b ], except_columns: [ v ] }\n"),
 	't/truck.yml: line 1, column 44: "except_columns" must say for which of the input tables: a mapping of tables to lists');
 broken('a column that is a list', truck("input: { table: a, except_columns: [ [ v ] ] }\n"), 't/truck.yml: line 1, column 38: "except_columns" must hold names of columns');
+broken('columns that are kept and left out', truck("input: { table: a, only_columns: [ id ], except_columns: [ v ] }\n"),
+	't/truck.yml: line 1, column 58: "only_columns" and "except_columns" exclude each other');
 broken('words', truck("input: { table: a }\nchanges: some\non_error: panic\non_truncate: cry\ntoast: burnt\nbackfill: perhaps\ninserts_only: 1\n"),
 	't/truck.yml: line 2, column 10: "changes" must be one of all, net, not "some"',
 	't/truck.yml: line 3, column 11: "on_error" must be one of retry, stop, quarantine, not "panic"',
