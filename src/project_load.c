@@ -365,8 +365,33 @@ refuse_restricted(void)
 				 errmsg("cannot load a project within a security-restricted operation")));
 }
 
+/*
+ * A position that is dropped is gone, and start() is called for another reason: the
+ * folder of a truck may be missing for the moment of a checkout.
+ */
 static List *
-load(const char *dir)
+leave_drops(List *steps)
+{
+	List	   *rest = NIL;
+	ListCell   *lc;
+
+	foreach(lc, steps)
+	{
+		TruckerProjectStep *step = lfirst(lc);
+
+		if (step->action != TRUCKER_PROJECT_DROP)
+			rest = lappend(rest, step);
+		else if (step->kind == TRUCKER_PROJECT_TRUCK)
+			ereport(WARNING,
+					(errmsg("truck \"%s\" is not in the project any more, and stays as it is", step->name),
+					 errhint("SELECT * FROM trucker.load() drops it.")));
+	}
+	return rest;
+}
+
+/* The steps that have been taken; without drops, what is not in the project any more stays. */
+static List *
+load(const char *dir, bool drops)
 {
 	TruckerProject *project;
 	List	   *steps;
@@ -376,6 +401,8 @@ load(const char *dir)
 	trucker_project_check_rights();
 	trucker_project_lock();
 	project = read_and_plan(dir, &steps);
+	if (!drops)
+		steps = leave_drops(steps);
 	carry_out(project, steps);
 	return steps;
 }
@@ -387,7 +414,7 @@ trucker_load(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
-	put_rows(rsinfo, load(PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0))));
+	put_rows(rsinfo, load(PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0)), true));
 	return (Datum) 0;
 }
 
@@ -404,7 +431,8 @@ may_load(void)
 
 /*
  * start() loads the project of trucker.project_dir first, if there is one and its
- * caller may load it; what changes is told.  Who may not starts what is there.
+ * caller may load it; what changes is told.  Who may not starts what is there.  It
+ * drops nothing.
  */
 void
 trucker_project_load_first(void)
@@ -414,7 +442,7 @@ trucker_project_load_first(void)
 	if (trucker_project_dir_setting == NULL || trucker_project_dir_setting[0] == '\0' ||
 		InSecurityRestrictedOperation() || !may_load())
 		return;
-	foreach(lc, load(NULL))
+	foreach(lc, load(NULL, false))
 	{
 		const TruckerProjectStep *step = lfirst(lc);
 

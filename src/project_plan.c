@@ -333,7 +333,8 @@ plan_server(Planning *planning, TruckerProjectConnection *connection)
 	char	   *detail;
 	List	   *changes;
 
-	if (connection->user.text == NULL || connection->user.text[0] == '\0')
+	if ((connection->user.text == NULL || connection->user.text[0] == '\0') &&
+		option(trucker_project_server_options(connection), "service") == NULL)
 		trucker_project_complain(connection->file, connection->name.start, "connection %s needs a \"user\"",
 								 trucker_project_value_shown(&connection->name));
 	if (!attempt(planning, check_options, connection, &connection->name, ""))

@@ -188,6 +188,22 @@ is(sql("SELECT count(*) FROM trucker.truck WHERE name = 'later'"), '0', 'who may
 $project->put('later' => undef);
 sql('ALTER DATABASE postgres RESET trucker.project_dir', "SELECT * FROM trucker.load('" . $project->dir . "')");
 
+# ---- start() drops nothing
+
+sql("ALTER DATABASE postgres SET trucker.project_dir = '" . $project->dir . "'");
+$project->put('gone/truck.yml' => "input: { table: a }\n", 'gone/output.sql' => "SELECT 1 FROM r\n");
+sql('SELECT * FROM trucker.load()');
+$project->put('gone' => undef);
+($rc, $out, $err) = $node->psql('postgres', "SELECT trucker.start('copy')");
+like($err, qr/WARNING:  truck "gone" is not in the project any more, and stays as it is\nHINT:  SELECT \* FROM trucker\.load\(\) drops it\./, 'start() warns of a truck that is not in the project any more');
+is(sql("SELECT count(*) FROM trucker.truck WHERE name = 'gone'"), '1', '... and lets it be');
+is(steps('load', $project), 'drop truck gone', '... until load()');
+$project->put('copy/truck.yml' => "input: [\n");
+like(psql_err($node, "SELECT trucker.start('copy')"), qr/F0000: project ".*" has/, 'a project with errors starts nothing');
+like(psql_err($node, "SET trucker.project_dir = ''; SELECT trucker.start('copy')") || 'started', qr/^started$/, '... but what is there can be started without it');
+$project->put('copy/truck.yml' => "input:\n  tables: [ public.a, b ]\n");
+sql('ALTER DATABASE postgres RESET trucker.project_dir');
+
 # ---- slow runs: the project's threshold, and a truck's own
 
 $project->put('trucker.yml' => "unique_id: one\nslow_query_threshold_ms: 0\n",
