@@ -184,6 +184,21 @@ CREATE INDEX quarantined_change_truck ON trucker.quarantined_change (truck_id);
 COMMENT ON TABLE trucker.quarantined_change IS
 'changes in quarantine, shown to the truck''s owner by the view trucker.quarantine; not dumped';
 
+-- What projects have made here: load() changes and drops nothing else.  Dumped, as the
+-- definitions of trucks are.
+CREATE TABLE trucker.project_object (
+	project  text NOT NULL,		-- its unique_id, or its folder
+	kind     text NOT NULL,		-- truck; connection: a foreign server; user mapping
+	name     text NOT NULL,		-- of the truck or the foreign server
+	role     regrole NOT NULL,	-- of a user mapping; else none
+	truck_id uuid,
+	PRIMARY KEY (kind, name, role)
+);
+COMMENT ON TABLE trucker.project_object IS
+'which project has made which trucks, connections and user mappings; written by load() only';
+
+SELECT pg_catalog.pg_extension_config_dump('trucker.project_object', '');
+
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
@@ -197,6 +212,7 @@ ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_transaction ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_change ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.project_object ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
@@ -408,6 +424,20 @@ RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_migration_status'
 COMMENT ON FUNCTION trucker.migration_status() IS
 'the migrations of the project in trucker.project_dir; the view trucker.migrations is made of it';
 
+CREATE FUNCTION trucker.plan(
+	dir text DEFAULT NULL,
+	OUT kind text, OUT name text, OUT action text, OUT detail text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_plan';
+COMMENT ON FUNCTION trucker.plan(text) IS
+'what load() would do: a row for each connection, user mapping and truck of a project, with what would change; or an error that lists all that is wrong with its files';
+
+CREATE FUNCTION trucker.load(
+	dir text DEFAULT NULL,
+	OUT kind text, OUT name text, OUT action text, OUT detail text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_load';
+COMMENT ON FUNCTION trucker.load(text) IS
+'make the trucks and connections of this database what the files of a project (NULL: that of trucker.project_dir) say, and drop those that it has made and that are no more in it';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -532,8 +562,8 @@ REVOKE ALL ON FUNCTION
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
 	trucker.check(text), trucker.drop_orphans(),
-	trucker.generated_sql(text), trucker.fdw_validator(text[], oid),
-	trucker.migration_status()
+	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
+	trucker.fdw_validator(text[], oid), trucker.migration_status()
 FROM PUBLIC;
 REVOKE ALL ON PROCEDURE
 	trucker.migrate(text), trucker.rollback(text, integer), trucker.load_schema(text), trucker.dump_schema(text),

@@ -34,6 +34,7 @@
 #include "migrate.h"
 #include "position.h"
 #include "program.h"
+#include "project_load.h"
 #include "quarantine.h"
 #include "shmem.h"
 #include "state.h"
@@ -277,6 +278,7 @@ trucker_start(PG_FUNCTION_ARGS)
 	int			new_slots = 0;
 
 	trucker_check_preloaded();
+	trucker_project_load_first();
 	trucks = named_trucks(fcinfo);
 	foreach(lc, trucks)
 	{

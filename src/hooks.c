@@ -43,6 +43,7 @@
 #include "utils/timestamp.h"
 
 #include "connection.h"
+#include "project_store.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -275,7 +276,10 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 			 object_id == get_extension_oid("trucker", true))
 		quiesce(MyDatabaseId);
 	else if (class_id == ForeignServerRelationId && !dropping_trucker)
+	{
 		trucker_connection_refuse_drop(object_id);
+		trucker_project_forget_server(object_id);
+	}
 }
 
 static bool
@@ -437,7 +441,12 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	if (trucker_written_in_batch())
 		writes_of_utility(pstmt->utilityStmt);
 	if (renames_server(pstmt->utilityStmt))
-		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
+	{
+		Oid			server = get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false);
+
+		trucker_connection_refuse_drop(server);
+		trucker_project_forget_server(server);
+	}
 	PG_TRY();
 	{
 		if (prev_process_utility_hook)

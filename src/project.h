@@ -132,6 +132,7 @@ extern TruckerProjectConnection *trucker_project_connection(const TruckerProject
 /* in project_connection.c */
 extern List *trucker_project_server_options(const TruckerProjectConnection *connection);
 extern List *trucker_project_mapping_options(const TruckerProjectConnection *connection);
+extern void trucker_project_note_here(TruckerProjectConnection *connection);
 extern bool trucker_project_is_here(TruckerProjectConnection *connection);
 
 #endif							/* TRUCKER_PROJECT_H */

@@ -82,6 +82,14 @@ names_nothing_else(const TruckerProjectConnection *connection)
 		(database == NULL || database[0] == '\0' || strcmp(database, get_database_name(MyDatabaseId)) == 0);
 }
 
+/* One that names no other host leads here, and need not be asked. */
+void
+trucker_project_note_here(TruckerProjectConnection *connection)
+{
+	if (!connection->known_here && names_nothing_else(connection))
+		connection->known_here = connection->is_here = true;
+}
+
 /*
  * Does the connection lead to this very database?  It is asked once.  Raises an error
  * if it cannot be found out.
@@ -93,26 +101,24 @@ trucker_project_is_here(TruckerProjectConnection *connection)
 	MemoryContext old;
 	TruckerTruck nobody = {0};
 
+	TruckerConnection *open;
+	TruckerConn *conn;
+
+	trucker_project_note_here(connection);
 	if (connection->known_here)
 		return connection->is_here;
-	if (names_nothing_else(connection))
-		connection->is_here = true;
-	else
-	{
-		TruckerConnection *open;
-		TruckerConn *conn;
 
-		context = AllocSetContextCreate(CurrentMemoryContext, "trucker project connection", ALLOCSET_SMALL_SIZES);
-		old = MemoryContextSwitchTo(context);
-		open = trucker_connection_from_options(connection->name.text, GetUserId(),
-											   trucker_project_server_options(connection),
-											   trucker_project_mapping_options(connection));
-		conn = trucker_connection_open(open, psprintf(TRUCKER_APPLICATION_NAME, "project"));
-		connection->is_here = trucker_remote_position_open(conn, open, &nobody)->is_here;
-		trucker_conn_close(conn);
-		MemoryContextSwitchTo(old);
-		MemoryContextDelete(context);
-	}
+	/* an error leaves it to the memory context to close the connection */
+	context = AllocSetContextCreate(CurrentMemoryContext, "trucker project connection", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	open = trucker_connection_from_options(connection->name.text, GetUserId(),
+										   trucker_project_server_options(connection),
+										   trucker_project_mapping_options(connection));
+	conn = trucker_connection_open(open, psprintf(TRUCKER_APPLICATION_NAME, "project"));
+	connection->is_here = trucker_remote_position_open(conn, open, &nobody)->is_here;
+	trucker_conn_close(conn);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 	connection->known_here = true;
 	return connection->is_here;
 }

@@ -40,6 +40,10 @@ add_error(TruckerProjectErrors *errors, const char *place, const char *fmt, va_l
 	pg_vsnprintf(message, sizeof(message), fmt, args);
 	/* cut off in the middle of a character? */
 	message[pg_mbcliplen(message, strlen(message), sizeof(message) - 5)] = '\0';
+	/* one line each, whatever a value holds, and libpq says */
+	for (char *p = message; *p != '\0'; p++)
+		if ((unsigned char) *p < ' ')
+			*p = ' ';
 	appendStringInfo(&errors->lines, "%s%s%s", errors->lines.len > 0 ? "\n" : "", place, message);
 }
 

@@ -348,7 +348,7 @@ trucker_project_read_root(TruckerProject *project, const TruckerProjectText *fil
 	connections = find(root, "connections");
 	if (connections && connections->kind != TRUCKER_YAML_LIST)
 		trucker_project_complain(file, connections->start, "\"connections\" must be a list");
-	foreach(lc, connections ? connections->values : NIL)
+	foreach(lc, connections && connections->kind == TRUCKER_YAML_LIST ? connections->values : NIL)
 	{
 		const TruckerYaml *item = lfirst(lc);
 		TruckerProjectConnection *connection;
@@ -501,6 +501,8 @@ trucker_project_read_truck(const TruckerProjectText *file, const TruckerYaml *ro
 		read_tables(truck, file, input);
 		truck->only_columns = read_columns(truck, file, input, "only_columns");
 		truck->except_columns = read_columns(truck, file, input, "except_columns");
+		if (truck->only_columns && truck->except_columns)
+			trucker_project_complain(file, truck->except_columns->start, "\"only_columns\" and \"except_columns\" exclude each other");
 	}
 	output = find(root, "output");
 	if (output && is_map(file, "\"output\"", output))

@@ -361,6 +361,13 @@ trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes)
  * ----
  */
 
+/* The truck of this name, whoever asks; NULL: there is none. */
+TruckerTruck *
+trucker_truck_find(const char *name)
+{
+	return load_one("SELECT " TRUCK_COLUMNS "WHERE t.name = $1", TEXTOID, CStringGetTextDatum(name));
+}
+
 /*
  * The truck of this name, for somebody who wants to manage it.  Raises an
  * error if there is none, or if the current user does not have its owner's
@@ -369,8 +376,7 @@ trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes)
 TruckerTruck *
 trucker_truck_get(const char *name)
 {
-	TruckerTruck *truck = load_one("SELECT " TRUCK_COLUMNS "WHERE t.name = $1",
-								   TEXTOID, CStringGetTextDatum(name));
+	TruckerTruck *truck = trucker_truck_find(name);
 
 	if (truck == NULL)
 		ereport(ERROR,

@@ -82,6 +82,7 @@ extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
 extern void trucker_truck_check_output(const TruckerTruck *truck);
 extern void trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes);
 
+extern TruckerTruck *trucker_truck_find(const char *name);
 extern TruckerTruck *trucker_truck_get(const char *name);
 extern TruckerTruck *trucker_truck_load(const pg_uuid_t *id);
 extern List *trucker_truck_readers(Oid relid);

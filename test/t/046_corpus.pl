@@ -1,5 +1,5 @@
 # What fuzzing has found worth keeping (test/fuzz), once more inside a server: whatever
-# the bytes are, the decoders and the templates accept them or refuse them with the
+# the bytes are, the decoders, the templates and the readers of projects accept them or refuse them with the
 # error that they have for it, and the backend lives.
 use strict;
 use warnings;
@@ -23,6 +23,7 @@ foreach my $db ('postgres', 'bytes')
 		CREATE EXTENSION trucker;
 		CREATE FUNCTION decode(text) RETURNS text AS 'trucker', 'trucker_test_decode' LANGUAGE C STRICT;
 		CREATE FUNCTION render(text, text) RETURNS text AS 'trucker', 'trucker_test_render' LANGUAGE C STRICT;
+		CREATE FUNCTION project(boolean, text) RETURNS text AS 'trucker', 'trucker_test_project' LANGUAGE C STRICT;
 		CREATE FUNCTION outcome(what text, input bytea) RETURNS text LANGUAGE plpgsql AS $$
 		DECLARE
 			content text;
@@ -36,6 +37,8 @@ foreach my $db ('postgres', 'bytes')
 				PERFORM public.decode(content);
 			ELSIF what = 'function' THEN
 				PERFORM trucker.decode_wal2json(content);
+			ELSIF what = 'project' THEN
+				RETURN CASE WHEN public.project(left(content, 1) = 'r', substr(content, 2)) = '' THEN 'accepted' ELSE 'refused' END;
 			ELSE
 				PERFORM public.render(content, operation) FROM unnest('{insert,update,delete}'::text[]) operation;
 			END IF;
@@ -44,7 +47,9 @@ foreach my $db ('postgres', 'bytes')
 			WHEN protocol_violation THEN
 				RETURN CASE WHEN what IN ('stream', 'function') THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN syntax_error OR datatype_mismatch THEN
-				RETURN CASE WHEN what = 'template' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
+				RETURN CASE WHEN what IN ('template', 'project') THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
+			WHEN undefined_parameter THEN
+				RETURN CASE WHEN what = 'project' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN OTHERS THEN
 				RETURN 'WRONG: ' || SQLSTATE || ' ' || SQLERRM;
 		END $$});
@@ -66,6 +71,8 @@ foreach (
 	[ 'bytes', 'function', 'wal2json' ],
 	[ 'postgres', 'stream', 'wal2json' ],
 	[ 'postgres', 'function', 'wal2json' ],
+	[ 'postgres', 'project', 'project' ],
+	[ 'bytes', 'project', 'project' ],
 	[ 'postgres', 'template', 'template' ])
 {
 	my ($db, $what, $directory) = @$_;
