@@ -196,6 +196,9 @@ dump(const TruckerMigrator *migrator)
 	initStringInfo(&output);
 	initStringInfo(&errors);
 	environment = make_environment(connection_parameters(migrator), &conninfo);
+	/* as the server itself was started, with libraries of its own */
+	if (getenv("LD_LIBRARY_PATH"))
+		environment = lappend(environment, psprintf("LD_LIBRARY_PATH=%s", getenv("LD_LIBRARY_PATH")));
 	/* to another server with nothing of the operating system user's */
 	if (migrator->remote)
 		environment = lappend(environment, "HOME=/dev/null/none");

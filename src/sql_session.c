@@ -231,9 +231,16 @@ TruckerSqlSession *
 trucker_sql_session_local(Oid role, const char *name)
 {
 	Oid			login = login_role(role);
-	TruckerSqlSession *session = make_session();
-	MemoryContext old = MemoryContextSwitchTo(session->context);
+	TruckerSqlSession *session;
+	MemoryContext old;
 
+	/* the process would not be started before the end of recovery */
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("no SQL can be run on a standby server")));
+	session = make_session();
+	old = MemoryContextSwitchTo(session->context);
 	if (login != role)
 		session->set_role = psprintf("SET ROLE %s", quote_identifier(GetUserNameFromId(role, false)));
 	make_segment(session, login, name);
