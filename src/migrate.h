@@ -39,7 +39,7 @@ extern void trucker_schema_load(TruckerMigrator *migrator, const char *dir);
 
 /* in migrate_start.c */
 extern void trucker_migrations_before_start(List *trucks);
-extern void trucker_migrations_check_list(TruckerChecklist *list, const TruckerTruck *truck);
+extern void trucker_migrations_check_list(TruckerChecklist *list, List *trucks);
 extern bool trucker_migrations_leads_here(const char *dir, const char *connection);
 
 #endif							/* TRUCKER_MIGRATE_H */

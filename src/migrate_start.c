@@ -245,16 +245,50 @@ trucker_migrations_before_start(List *trucks)
 	}
 }
 
-/* For check(): tell what start() would say of a truck's connection. */
-void
-trucker_migrations_check_list(TruckerChecklist *list, const TruckerTruck *truck)
+/* The project, kept for the checks after this one. */
+typedef struct ProjectCheck
 {
-	TruckerProject *project = project_with_migrations();
+	MemoryContext context;
+	TruckerProject *project;
+} ProjectCheck;
+
+static const char *
+check_project(TruckerChecklist *list, void *arg)
+{
+	ProjectCheck *check = arg;
+	MemoryContext old = MemoryContextSwitchTo(check->context);
+
+	check->project = project_with_migrations();
+	MemoryContextSwitchTo(old);
+	return check->project ? "it has migrations" : "it has no migrations";
+}
+
+/* For check(): tell what start() would say of the connections of trucks (TruckerTruck *). */
+void
+trucker_migrations_check_list(TruckerChecklist *list, List *trucks)
+{
+	ProjectCheck project = {CurrentMemoryContext, NULL};
+	List	   *done = NIL;
 	ListCell   *lc;
 
-	if (project == NULL)
+	if (trucker_project_dir_setting == NULL || trucker_project_dir_setting[0] == '\0')
 		return;
-	foreach(lc, questions_of(project, truck))
-		(void) trucker_checklist_run(list, psprintf("truck \"%s\": migrations of connection \"%s\"", truck->name,
-													((Question *) lfirst(lc))->folder), check, lfirst(lc));
+	(void) trucker_checklist_run(list, "project", check_project, &project);
+	foreach(lc, trucks)
+	{
+		ListCell   *lc2;
+
+		if (project.project == NULL)
+			break;
+		foreach(lc2, questions_of(project.project, lfirst(lc)))
+		{
+			Question   *question = lfirst(lc2);
+			String	   *folder = makeString(pstrdup(question->folder));
+
+			if (list_member(done, folder))
+				continue;
+			(void) trucker_checklist_run(list, psprintf("migrations of connection \"%s\"", question->folder), check, question);
+			done = lappend(done, folder);
+		}
+	}
 }

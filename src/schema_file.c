@@ -249,17 +249,52 @@ blank_guards(char *dump)
 		}
 }
 
-/* A connection, or what must not be known. */
+/* The name of a server that CREATE SERVER makes as a connection, as it is written; NULL: it does not. */
+static char *
+connection_made(const TruckerSqlStatement *statement)
+{
+	const char *wrapper = strstr(statement->sql, " FOREIGN DATA WRAPPER trucker");
+	const char *name = statement->sql + strlen("CREATE SERVER ");
+
+	if (!trucker_sql_begins(statement, "create server") || wrapper == NULL)
+		return NULL;
+	return pnstrdup(name, name[0] == '"' ? strcspn(name + 1, "\"") + 2 : strcspn(name, " "));
+}
+
+/* A right or a comment on a connection. */
 static bool
-leave_out(const TruckerSqlStatement *statement)
+is_about(const TruckerSqlStatement *statement, List *connections)
+{
+	const char *server = strstr(statement->sql, " SERVER ");
+	ListCell   *lc;
+
+	if (server == NULL || !(trucker_sql_begins(statement, "comment on server") ||
+							strcmp(statement->words[0], "grant") == 0 || strcmp(statement->words[0], "revoke") == 0))
+		return false;
+	foreach(lc, connections)
+	{
+		size_t		len = strlen(lfirst(lc));
+
+		if (strncmp(server + strlen(" SERVER "), lfirst(lc), len) == 0 && server[strlen(" SERVER ") + len] == ' ')
+			return true;
+	}
+	return false;
+}
+
+/* A connection and what is about one, or what must not be known. */
+static bool
+leave_out(const TruckerSqlStatement *statement, List **connections)
 {
 	static const char *const kinds[] = {"create user mapping", "alter user mapping", "create subscription", "alter subscription",
 		"comment on subscription", "create extension if not exists trucker", "comment on extension"};
+	char	   *connection = connection_made(statement);
 
 	for (int i = 0; i < lengthof(kinds); i++)
 		if (trucker_sql_begins(statement, kinds[i]))
 			return true;
-	return trucker_sql_begins(statement, "create server") && strstr(statement->sql, " FOREIGN DATA WRAPPER trucker ") != NULL;
+	if (connection)
+		*connections = lappend(*connections, connection);
+	return connection != NULL || is_about(statement, *connections);
 }
 
 /* The file: a head, the statements, the migrations that are in it. */
@@ -268,6 +303,7 @@ make_file(char *dump, const TruckerMigrations *migrations)
 {
 	StringInfoData file;
 	bool		first = true;
+	List	   *connections = NIL;
 	ListCell   *lc;
 
 	initStringInfo(&file);
@@ -282,7 +318,7 @@ make_file(char *dump, const TruckerMigrations *migrations)
 		/* the comments before the first one tell versions */
 		if (first)
 			appendStringInfo(&file, "\n%.*s", statement->chunk_len - statement->offset, statement->chunk + statement->offset);
-		else if (!leave_out(statement))
+		else if (!leave_out(statement, &connections))
 			appendBinaryStringInfo(&file, statement->chunk, statement->chunk_len);
 		first = false;
 	}

@@ -19,14 +19,23 @@
 #define CHECKSUM_LENGTH 64
 #define MAX_NAMED 10
 
+/* What stands behind the last statement; a function's body may hold anything. */
+static const char *
+end_of_statements(const char *file, const char *sql)
+{
+	List	   *statements = trucker_sql_file_split(file, sql);
+	TruckerSqlStatement *last = statements ? llast(statements) : NULL;
+
+	return last ? last->chunk + last->chunk_len : sql;
+}
+
 /* The migrations (TruckerMigration *) that the file says are in it. */
 static List *
-read_versions(const char *file, const char *text)
+read_versions(const char *file, const char *sql)
 {
 	List	   *versions = NIL;
-	int			number = 1;
 
-	for (const char *line = text; *line; number++)
+	for (const char *line = end_of_statements(file, sql); *line;)
 	{
 		size_t		len = strcspn(line, "\n");
 		char	   *fields = pnstrdup(line, len);
@@ -41,7 +50,7 @@ read_versions(const char *file, const char *text)
 				checksum == NULL || strlen(checksum) != CHECKSUM_LENGTH)
 				ereport(ERROR,
 						(errcode(ERRCODE_DATA_CORRUPTED),
-						 errmsg("file \"%s\", line %d: invalid entry of a migration", file, number),
+						 errmsg("file \"%s\": invalid entry of a migration: %s", file, pnstrdup(line, len)),
 						 errhint("The file is written by trucker: take it from where it was written last.")));
 			migration->version = version;
 			migration->checksum = checksum;

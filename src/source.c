@@ -75,11 +75,9 @@ trucker_check(PG_FUNCTION_ARGS)
 	list = trucker_checklist_create(rsinfo);
 	/* trucks that start together share what they need */
 	trucker_check_list_server(list, Min(new_trucks, 1), Min(new_slots, 1));
+	trucker_migrations_check_list(list, trucks);
 	foreach(lc, trucks)
-	{
-		trucker_migrations_check_list(list, lfirst(lc));
 		trucker_check_list_truck(list, lfirst(lc));
-	}
 	return (Datum) 0;
 }
 

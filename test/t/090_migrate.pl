@@ -138,10 +138,13 @@ CREATE USER MAPPING FOR public SERVER s OPTIONS (password ''no secret'')
 ' $$;
 	CREATE SERVER s FOREIGN DATA WRAPPER trucker OPTIONS (host 'localhost');
 	CREATE USER MAPPING FOR PUBLIC SERVER s OPTIONS (user 'u', password 'secret');
+	CREATE SERVER "odd name" FOREIGN DATA WRAPPER trucker OPTIONS (host 'localhost');
+	GRANT USAGE ON FOREIGN SERVER s, "odd name" TO deployer;
+	COMMENT ON SERVER "odd name" IS 'theirs';
 	GRANT SELECT ON other_table TO deployer});
 call(q{CALL trucker.dump_schema('local')}, db => 'other');
 $schema = slurp_file("$dir/migrate/local_schema.sql");
-unlike($schema, qr/'secret'|CREATE SERVER|WRAPPER/, 'no connection, and no password');
+unlike($schema, qr/'secret'|CREATE SERVER|WRAPPER|odd name|FOREIGN SERVER/, 'no connection, and no password');
 like($schema, qr/-- Name: body; Type: USER MAPPING; Schema: -; Owner: -\n--\n\n\nCREATE USER MAPPING FOR public SERVER s OPTIONS \(password ''no secret''\)/, 'but what only looks like one');
 like($schema, qr/GRANT SELECT ON TABLE public\.other_table TO deployer;/, 'rights are kept');
 
@@ -177,5 +180,13 @@ call(q{CALL trucker.dump_schema('local')}, db => 'other');
 like(slurp_file("$dir/migrate/local_schema.sql"), qr/CREATE TABLE public.four/, 'and the file can be written later');
 ok(!glob("$dir/migrate/.schema*"), 'no temporary file is left');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'trucker SQL'}), '0', 'no process is left');
+
+# A standby runs no SQL of its own.
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+like(psql_err($standby, q{CALL trucker.migrate('local')}), qr/ERROR:  25006.*standby/s, 'a standby is refused');
+is($standby->safe_psql('other', 'SELECT count(*) FROM trucker.migrations'), '3', 'but the view can be read there');
 
 done_testing();
