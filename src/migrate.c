@@ -147,7 +147,7 @@ static TruckerSqlSession *
 open_session(const TruckerMigrator *migrator)
 {
 	TruckerSqlSession *session = migrator->remote ?
-		trucker_sql_session_remote(migrator->remote, "trucker migrate") :
+		trucker_sql_session_remote(migrator->remote, "trucker migrate", true) :
 		trucker_sql_session_local(migrator->role, "trucker migrate");
 
 	prepare(migrator, session);

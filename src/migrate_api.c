@@ -221,7 +221,7 @@ read_rows(TruckerChecklist *list, void *arg)
 	MemoryContext old = MemoryContextSwitchTo(check->context);
 	TruckerMigrator *migrator = trucker_migrator_create(check->dir, check->connection, GetUserId());
 	TruckerSqlSession *session = migrator->remote ?
-		trucker_sql_session_remote(migrator->remote, "trucker migrations") : NULL;
+		trucker_sql_session_remote(migrator->remote, "trucker migrations", false) : NULL;
 
 	trucker_migrations_read_rows(check->migrations, session);
 	if (session)

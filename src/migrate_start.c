@@ -70,7 +70,7 @@ look(const Question *question)
 	TruckerSqlSession *session = NULL;
 
 	if (!trucker_connection_is_local(question->connection))
-		session = trucker_sql_session_remote(trucker_connection_load(question->connection, question->role), "trucker start");
+		session = trucker_sql_session_remote(trucker_connection_load(question->connection, question->role), "trucker start", false);
 	trucker_migrations_read_rows(migrations, session);
 	if (session)
 		trucker_sql_session_close(session);

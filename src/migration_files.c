@@ -18,6 +18,7 @@
 #include <ctype.h>
 
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -44,12 +45,14 @@ trucker_migration_is_version(const char *text, size_t len)
 	return true;
 }
 
-/* What a file must still hold to be the one that was applied: its SHA-256. */
+/* What a file must still hold to be the one that was applied: the SHA-256 of its UTF-8, without a byte order mark. */
 char *
 trucker_migration_checksum(const char *sql)
 {
+	text	   *bytes = cstring_to_text(pg_server_to_any(sql, strlen(sql), PG_UTF8));
+
 	return TextDatumGetCString(DirectFunctionCall2(binary_encode,
-												   DirectFunctionCall1(sha256_bytea, PointerGetDatum(cstring_to_text(sql))),
+												   DirectFunctionCall1(sha256_bytea, PointerGetDatum(bytes)),
 												   CStringGetTextDatum("hex")));
 }
 

@@ -31,6 +31,8 @@ typedef struct Scan
 	const char *file;
 	const char *text;
 	core_yyscan_t scanner;
+	int			counted;		/* up to here lines have been counted */
+	int			line;			/* the one that this place is in */
 
 	/* of the statement at hand */
 	TruckerSqlStatement *statement; /* NULL: none has begun */
@@ -50,6 +52,15 @@ line_at(const char *text, int offset)
 	for (int i = 0; i < offset; i++)
 		line += text[i] == '\n' ? 1 : 0;
 	return line;
+}
+
+/* The same for places that come one after the other. */
+static int
+next_line_at(Scan *scan, int offset)
+{
+	for (; scan->counted < offset; scan->counted++)
+		scan->line += scan->text[scan->counted] == '\n' ? 1 : 0;
+	return scan->line;
 }
 
 /* The lexer tells the place of an error as one in the client's query: make it one in the file. */
@@ -166,7 +177,7 @@ begin_statement(Scan *scan, int location, int chunk)
 	scan->statement = palloc0(sizeof(TruckerSqlStatement));
 	scan->statement->chunk = scan->text + chunk;
 	scan->statement->offset = location - chunk;
-	scan->statement->line = line_at(scan->text, location);
+	scan->statement->line = next_line_at(scan, location);
 	for (int i = 0; i < TRUCKER_SQL_WORDS; i++)
 		scan->statement->words[i] = "";
 	scan->start = location;
@@ -224,7 +235,7 @@ take_token(Scan *scan, int token, int location, int chunk)
 List *
 trucker_sql_file_split(const char *file, const char *text)
 {
-	Scan		scan = {.file = file, .text = text, .last_word = ""};
+	Scan		scan = {.file = file, .text = text, .line = 1, .last_word = ""};
 	ErrorContextCallback callback = {error_context_stack, error_context, &scan};
 	core_yy_extra_type extra;
 	core_YYSTYPE value;

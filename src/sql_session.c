@@ -381,9 +381,9 @@ pass_notice(void *arg, const PGresult *result)
 				 hint ? errhint("%s", hint) : 0));
 }
 
-/* Behind a pooler what is set, and locked, would be for the next one who comes. */
+/* Who is there?  Behind a pooler what is set, and locked, would be for the next one who comes. */
 static void
-check_session(TruckerSqlSession *session)
+get_to_know(TruckerSqlSession *session, bool exclusive)
 {
 	List	   *rows = trucker_sql_session_execute(session,
 												   "SELECT pg_catalog.pg_backend_pid(), (SELECT system_identifier FROM pg_catalog.pg_control_system()), "
@@ -392,7 +392,7 @@ check_session(TruckerSqlSession *session)
 	int64		started = PgStartTime + USECS_PER_DAY * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE);
 	int			pid = atoi(row->values[0]);
 
-	if (pid != PQbackendPID(session->conn->pg))
+	if (exclusive && pid != PQbackendPID(session->conn->pg))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("connection \"%s\" leads through a pooler", session->connection->name),
@@ -403,9 +403,9 @@ check_session(TruckerSqlSession *session)
 		session->pid = pid;
 }
 
-/* Likewise, at another server. */
+/* Likewise, at another server; exclusive: it must not be shared with others by a pooler. */
 TruckerSqlSession *
-trucker_sql_session_remote(TruckerConnection *connection, const char *name)
+trucker_sql_session_remote(TruckerConnection *connection, const char *name, bool exclusive)
 {
 	TruckerSqlSession *session = make_session();
 	MemoryContext old = MemoryContextSwitchTo(session->context);
@@ -413,7 +413,7 @@ trucker_sql_session_remote(TruckerConnection *connection, const char *name)
 	session->connection = connection;
 	session->conn = trucker_connection_open(connection, name);
 	PQsetNoticeReceiver(session->conn->pg, pass_notice, NULL);
-	check_session(session);
+	get_to_know(session, exclusive);
 	MemoryContextSwitchTo(old);
 	return session;
 }

@@ -21,7 +21,7 @@ typedef struct TruckerSqlSession TruckerSqlSession;
 
 /* in sql_session.c */
 extern TruckerSqlSession *trucker_sql_session_local(Oid role, const char *name);
-extern TruckerSqlSession *trucker_sql_session_remote(TruckerConnection *connection, const char *name);
+extern TruckerSqlSession *trucker_sql_session_remote(TruckerConnection *connection, const char *name, bool exclusive);
 extern List *trucker_sql_session_execute(TruckerSqlSession *session, const char *sql, bool keep);
 extern void trucker_sql_session_become(TruckerSqlSession *session);
 extern int	trucker_sql_session_error_position(const TruckerSqlSession *session);

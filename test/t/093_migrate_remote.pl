@@ -94,6 +94,25 @@ like($err, qr/canceling statement due to user request/, 'is cancelled here');
 ok($target->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1000)%' AND pid <> pg_backend_pid()}), 'and there');
 is($target->safe_psql('postgres', q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'item_copy'::regclass AND attname = 'more'}), '0', 'nothing is left');
 
+# pg_dump's command line is for all to see
+project_files($dir, "$m/2024-01-03T00:00:00_up.sql" => 'SELECT 1');
+my $blocker = $target->background_psql('postgres');
+$blocker->query_safe('BEGIN; LOCK TABLE item_copy');
+$run = IPC::Run::start([ $node->installed_command('psql'), '-X', '-d', $node->connstr('postgres'), '-c', q{CALL trucker.migrate('warehouse')} ], '<', \undef, '>', \$out, '2>', \$err);
+ok($target->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'}), 'pg_dump waits for a lock there');
+my @lines = grep { /pg_dump/ } map { my $line = eval { slurp_file($_) } // ''; $line } glob('/proc/[0-9]*/cmdline');
+SKIP:
+{
+	skip 'no /proc', 2 if !-e '/proc/self/cmdline';
+	cmp_ok(scalar @lines, '>=', 1, 'there is its command line');
+	is((grep { /secret of|writer|127\.0\.0\.1/ } @lines), 0, 'and in it neither password nor user nor host');
+}
+$blocker->query_safe('COMMIT');
+$blocker->quit;
+$run->finish;
+unlike($err, qr/WARNING.*not written/, 'it goes on');
+call(q{CALL trucker.rollback('warehouse')});
+
 # ----
 # load_schema() there
 # ----
