@@ -501,7 +501,9 @@ trucker_project_read_truck(const TruckerProjectText *file, const TruckerYaml *ro
 		read_tables(truck, file, input);
 		truck->only_columns = read_columns(truck, file, input, "only_columns");
 		truck->except_columns = read_columns(truck, file, input, "except_columns");
-		if (truck->only_columns && truck->except_columns)
+		/* with mappings they may be about different tables */
+		if (truck->only_columns && truck->except_columns &&
+			(truck->only_columns->kind == TRUCKER_YAML_LIST || truck->except_columns->kind == TRUCKER_YAML_LIST))
 			trucker_project_complain(file, truck->except_columns->start, "\"only_columns\" and \"except_columns\" exclude each other");
 	}
 	output = find(root, "output");
