@@ -357,15 +357,18 @@ write_file(const char *dir, const char *name, const char *text)
 	char	   *path = trucker_project_path(dir, name);
 	char	   *temporary = trucker_project_path(dir, psprintf("%s/.schema.%d.tmp", TRUCKER_MIGRATE_FOLDER, MyProcPid));
 	size_t		len = strlen(text);
+	struct stat st;
+	/* the server's own files are closed to others, but people are to read this one */
+	mode_t		mode = stat(path, &st) == 0 ? st.st_mode & 0777 : S_IRUSR | S_IWUSR | S_IRGRP | S_IROTH;
 	int			fd;
 
 	if (unlink(temporary) != 0 && errno != ENOENT)
 		raise_not_written(temporary);
-	fd = OpenTransientFilePerm(temporary, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY, S_IRUSR | S_IWUSR | S_IRGRP | S_IROTH);
+	fd = OpenTransientFile(temporary, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY);
 	if (fd < 0)
 		raise_not_written(path);
 	errno = 0;
-	if (write(fd, text, len) != len || pg_fsync(fd) != 0 || CloseTransientFile(fd) != 0)
+	if (fchmod(fd, mode) != 0 || write(fd, text, len) != len || pg_fsync(fd) != 0 || CloseTransientFile(fd) != 0)
 	{
 		int			saved = errno ? errno : ENOSPC;
 

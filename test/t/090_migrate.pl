@@ -53,12 +53,15 @@ like($schema, qr/CREATE TABLE public\.one/, 'the schema file is written');
 unlike($schema, qr/trucker_migrations|restrict|Dumped|EXTENSION|OWNER/, 'without what is not of the schema');
 like($schema, qr/^-- trucker: applied 2024-01-01T00:00:00 [0-9a-f]{64}\n-- trucker: applied 2024-01-02T00:00:00 [0-9a-f]{64} add_two\n\z/m, 'with its migrations');
 ok(!glob("$dir/migrate/.schema*"), 'no temporary file is left');
+is((stat "$dir/migrate/local_schema.sql")[2] & 0777, 0644, 'all may read it');
+chmod 0664, "$dir/migrate/local_schema.sql" or die $!;
 
 like(call(q{CALL trucker.rollback('local')}), qr/2024-01-02T00:00:00_add_two is rolled back/, 'rollback() undoes the newest');
 is($node->safe_psql('postgres', 'SELECT * FROM one'), '1', 'it is undone');
 unlike(slurp_file("$dir/migrate/local_schema.sql"), qr/mood/, 'and gone from the schema file');
 call(q{CALL trucker.migrate('local')});
 is(slurp_file("$dir/migrate/local_schema.sql"), $schema, 'the same schema gives the same file');
+is((stat "$dir/migrate/local_schema.sql")[2] & 0777, 0664, 'its mode is kept');
 call(q{CALL trucker.rollback('local', 2)});
 is($node->safe_psql('postgres', q{SELECT to_regclass('one') IS NULL}), 't', 'two steps');
 like(call(q{CALL trucker.rollback('local')}), qr/ERROR:  55000.*1 are to be rolled back, and only 0 are applied/s, 'there is nothing more to undo');
