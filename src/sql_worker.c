@@ -109,7 +109,8 @@ run_command(const char *sql, CommandDest dest, MemoryContext context)
 		MemoryContextSwitchTo(context);
 	}
 	debug_query_string = NULL;
-	pgstat_report_stat(false);
+	if (!IsTransactionOrTransactionBlock())
+		pgstat_report_stat(false);
 	pgstat_report_activity(IsTransactionBlock() ? STATE_IDLEINTRANSACTION : STATE_IDLE, NULL);
 }
 
