@@ -443,7 +443,7 @@ plan_truck(Planning *planning, TruckerProjectTruck *given)
 		step->truck = truck;
 		return;
 	}
-	detail = trucker_project_truck_diff(given, old, truck);
+	detail = trucker_project_truck_diff(old, truck);
 	step = add_step(planning, TRUCKER_PROJECT_TRUCK, detail[0] ? TRUCKER_PROJECT_CHANGE : TRUCKER_PROJECT_NONE, given->name, detail);
 	step->truck = truck;
 	step->old = old;

@@ -37,7 +37,7 @@ typedef struct TruckerProjectStep
 
 /* in project_truck.c */
 extern TruckerTruck *trucker_project_truck(TruckerProject *project, TruckerProjectTruck *given, const TruckerTruck *old);
-extern char *trucker_project_truck_diff(const TruckerProjectTruck *given, const TruckerTruck *old, const TruckerTruck *truck);
+extern char *trucker_project_truck_diff(const TruckerTruck *old, const TruckerTruck *truck);
 extern char *trucker_project_table_names(const Oid *tables, int n);
 
 /* in project_plan.c */

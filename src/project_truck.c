@@ -496,7 +496,7 @@ put_options(StringInfo out, Jsonb *options, Jsonb *others, bool only_missing)
 
 /* What changes old into truck, readable; empty: nothing. */
 char *
-trucker_project_truck_diff(const TruckerProjectTruck *given, const TruckerTruck *old, const TruckerTruck *truck)
+trucker_project_truck_diff(const TruckerTruck *old, const TruckerTruck *truck)
 {
 	StringInfoData out;
 
