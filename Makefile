@@ -24,7 +24,7 @@ WERROR     ?= -Werror
 PG_CFLAGS   = -Wall -Wextra $(WERROR) \
 	-Wno-unused-parameter -Wno-sign-compare
 PG_CPPFLAGS = -I$(libpq_srcdir)
-SHLIB_LINK  = $(libpq)
+SHLIB_LINK  = $(libpq) -lyaml
 
 # Each file in sql/ can be run alone (make installcheck REGRESS=name), so none
 # has to create the extension first.  The tests hold text that is not ASCII.

@@ -237,6 +237,21 @@ CREATE INDEX quarantined_change_truck ON trucker.quarantined_change (truck_id);
 COMMENT ON TABLE trucker.quarantined_change IS
 'changes in quarantine, shown to the truck''s owner by the view trucker.quarantine; not dumped';
 
+-- What projects have made here: load() changes and drops nothing else.  Dumped, as the
+-- definitions of trucks are.
+CREATE TABLE trucker.project_object (
+	project  text NOT NULL,		-- its unique_id, or its folder
+	kind     text NOT NULL,		-- truck; connection: a foreign server; user mapping
+	name     text NOT NULL,		-- of the truck or the foreign server
+	role     regrole NOT NULL,	-- of a user mapping; else none
+	truck_id uuid,
+	PRIMARY KEY (kind, name, role)
+);
+COMMENT ON TABLE trucker.project_object IS
+'which project has made which trucks, connections and user mappings; written by load() only';
+
+SELECT pg_catalog.pg_extension_config_dump('trucker.project_object', '');
+
 -- A member of pg_write_all_data may write any table, but no rows that row
 -- security hides: what stands in these tables decides with whose rights SQL runs.
 ALTER TABLE trucker.truck ENABLE ROW LEVEL SECURITY;
@@ -254,6 +269,7 @@ ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_transaction ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_change ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.project_object ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions.
@@ -437,6 +453,53 @@ RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_drop_orphans';
 COMMENT ON FUNCTION trucker.drop_orphans() IS
 'drop the replication slots of this database that have trucker''s prefix and that no stream needs; returns their names';
 
+-- Migrations.  Procedures, for they let go of their snapshot; the schema and the rows that
+-- say what has been applied are in the database that is migrated.  (migrate.c)
+CREATE PROCEDURE trucker.migrate(connection text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_migrate';
+COMMENT ON PROCEDURE trucker.migrate(text) IS
+'run the migrations of a connection that are pending, by the files of the project in trucker.project_dir, and write its schema file';
+
+CREATE PROCEDURE trucker.rollback(connection text, steps integer DEFAULT 1)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_rollback';
+COMMENT ON PROCEDURE trucker.rollback(text, integer) IS
+'undo the newest migrations of a connection by their "_down.sql", and write its schema file';
+
+CREATE PROCEDURE trucker.load_schema(connection text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_load_schema';
+COMMENT ON PROCEDURE trucker.load_schema(text) IS
+'set up the empty database of a connection from its schema file, and take the migrations that are in it for applied';
+
+CREATE PROCEDURE trucker.dump_schema(connection text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_dump_schema';
+COMMENT ON PROCEDURE trucker.dump_schema(text) IS
+'write the schema file of a connection, as migrate() and rollback() do';
+
+CREATE PROCEDURE trucker.mark_migration(connection text, version text, applied boolean)
+LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_mark_migration';
+COMMENT ON PROCEDURE trucker.mark_migration(text, text, boolean) IS
+'take a migration for applied, with its file as it is now, or forget that it was; nothing is run';
+
+CREATE FUNCTION trucker.migration_status(
+	OUT connection text, OUT version text, OUT name text, OUT applied_at timestamptz, OUT state text, OUT has_down boolean, OUT detail text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_migration_status';
+COMMENT ON FUNCTION trucker.migration_status() IS
+'the migrations of the project in trucker.project_dir; the view trucker.migrations is made of it';
+
+CREATE FUNCTION trucker.plan(
+	dir text DEFAULT NULL,
+	OUT kind text, OUT name text, OUT action text, OUT detail text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_plan';
+COMMENT ON FUNCTION trucker.plan(text) IS
+'what load() would do: a row for each connection, user mapping and truck of a project, with what would change; or an error that lists all that is wrong with its files';
+
+CREATE FUNCTION trucker.load(
+	dir text DEFAULT NULL,
+	OUT kind text, OUT name text, OUT action text, OUT detail text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_load';
+COMMENT ON FUNCTION trucker.load(text) IS
+'make the trucks and connections of this database what the files of a project (NULL: that of trucker.project_dir) say, and drop those that it has made and that are no more in it';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -573,6 +636,11 @@ WHERE x.is_visible OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW trucker.publications IS
 'one row an input table that trucker publishes (if it is partitioned: its partitions) for streams that pgoutput decodes: in which publication, for which streams and trucks, and from where in the WAL on it can be relied upon';
 
+CREATE VIEW trucker.migrations AS
+SELECT connection, version, name, applied_at, state, has_down, detail FROM trucker.migration_status();
+COMMENT ON VIEW trucker.migrations IS
+'one row a migration of the project in trucker.project_dir: has it been applied, and what is wrong with it; each connection is asked';
+
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
@@ -586,7 +654,12 @@ REVOKE ALL ON FUNCTION
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
-	trucker.generated_sql(text), trucker.fdw_validator(text[], oid)
+	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
+	trucker.fdw_validator(text[], oid), trucker.migration_status()
+FROM PUBLIC;
+REVOKE ALL ON PROCEDURE
+	trucker.migrate(text), trucker.rollback(text, integer), trucker.load_schema(text), trucker.dump_schema(text),
+	trucker.mark_migration(text, text, boolean)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots, trucker.publications TO PUBLIC;

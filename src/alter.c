@@ -42,16 +42,11 @@
 PG_FUNCTION_INFO_V1(trucker_alter_truck);
 
 /* A truck that the caller may alter, as it is now that nobody else can. */
-static TruckerTruck *
-lock_truck(FunctionCallInfo fcinfo)
+TruckerTruck *
+trucker_alter_lock(const char *name)
 {
-	TruckerTruck *truck;
+	TruckerTruck *truck = trucker_truck_get(name);
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"name\" of alter_truck must not be null")));
-	truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	if (trucker_truck_lock(&truck->id))
 	{
 		trucker_state_touch(&truck->id);
@@ -60,6 +55,16 @@ lock_truck(FunctionCallInfo fcinfo)
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("truck \"%s\" does not exist", truck->name)));
+}
+
+static TruckerTruck *
+lock_truck(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"name\" of alter_truck must not be null")));
+	return trucker_alter_lock(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 }
 
 /*
@@ -89,15 +94,15 @@ set_sql(TruckerTruck *truck, FunctionCallInfo fcinfo)
 		truck->search_path = pstrdup(GetConfigOption("search_path", false, false));
 }
 
-/* but for filters, which have tables of their own */
-static void
-set_options(TruckerTruck *truck, Jsonb *changes)
+/* Replace all options but filters, and the role that they name, if it is another one. */
+void
+trucker_alter_options(TruckerTruck *truck, Jsonb *options)
 {
 	char	   *old_role;
 	char	   *new_role;
 
 	trucker_truck_parse_options(truck, &old_role);
-	trucker_truck_merge_options(truck, changes);
+	truck->options = options;
 	trucker_truck_parse_options(truck, &new_role);
 	/* a role that has been renamed is still the one that it was */
 	if ((old_role == NULL) == (new_role == NULL) &&
@@ -105,6 +110,16 @@ set_options(TruckerTruck *truck, Jsonb *changes)
 		return;
 	trucker_argument_role(truck, new_role);
 	trucker_truck_check_role(truck);
+}
+
+/* Replace some. */
+static void
+set_options(TruckerTruck *truck, Jsonb *changes)
+{
+	TruckerTruck merged = *truck;
+
+	trucker_truck_merge_options(&merged, changes);
+	trucker_alter_options(truck, merged.options);
 }
 
 /*
@@ -183,31 +198,21 @@ refuse_added(const TruckerTruck *truck, const TruckerTruck *old)
 	}
 }
 
-/* alter_truck(name, input_tables, output_sql, input_sql, options) */
-Datum
-trucker_alter_truck(PG_FUNCTION_ARGS)
+/*
+ * Write down what a truck has become, of which old is what trucker_alter_lock() has
+ * returned; with its filters, if they may be others.
+ */
+void
+trucker_alter(TruckerTruck *truck, const TruckerTruck *old, bool filters_change)
 {
-	TruckerTruck *old = lock_truck(fcinfo);
-	TruckerTruck *truck = palloc(sizeof(TruckerTruck));
 	List	   *written = NIL;
-	TruckerFilterOptions filters = {NULL, NULL};
-	bool		filters_change = !PG_ARGISNULL(1);
 	bool		runs;
 	bool		moves;
 	uint64		discarded;
 
-	*truck = *old;
-	if (!PG_ARGISNULL(1))
-		trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
 	for (int i = 0; i < truck->ninputs; i++)
 		if (get_rel_name(truck->inputs[i]) == NULL)
 			trucker_raise_dropped(truck->name, truck->inputs[i]);
-	set_sql(truck, fcinfo);
-	if (!PG_ARGISNULL(4))
-		set_options(truck, trucker_filter_take_options(PG_GETARG_JSONB_P(4), &filters));
-	filters_change |= filters.only || filters.except;
-	if (filters_change)
-		trucker_filter_set(truck, &filters);
 	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
 	if (!trucker_connection_is_local(truck->connection))
@@ -246,5 +251,29 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 	tell_what_is_missing(truck);
 	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
 	trucker_at_commit_scan();
+}
+
+/* alter_truck(name, input_tables, output_sql, input_sql, options) */
+Datum
+trucker_alter_truck(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *old = lock_truck(fcinfo);
+	TruckerTruck *truck = palloc(sizeof(TruckerTruck));
+	TruckerFilterOptions filters = {NULL, NULL};
+	bool		filters_change;
+
+	*truck = *old;
+	if (!PG_ARGISNULL(1))
+		trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
+	for (int i = 0; i < truck->ninputs; i++)
+		if (get_rel_name(truck->inputs[i]) == NULL)
+			trucker_raise_dropped(truck->name, truck->inputs[i]);
+	set_sql(truck, fcinfo);
+	if (!PG_ARGISNULL(4))
+		set_options(truck, trucker_filter_take_options(PG_GETARG_JSONB_P(4), &filters));
+	filters_change = !PG_ARGISNULL(1) || filters.only || filters.except;
+	if (filters_change)
+		trucker_filter_set(truck, &filters);
+	trucker_alter(truck, old, filters_change);
 	PG_RETURN_VOID();
 }

@@ -32,8 +32,10 @@
 #include "check.h"
 #include "connection.h"
 #include "filter.h"
+#include "migrate.h"
 #include "position.h"
 #include "program.h"
+#include "project_load.h"
 #include "quarantine.h"
 #include "shmem.h"
 #include "state.h"
@@ -160,28 +162,18 @@ trucker_argument_role(TruckerTruck *truck, const char *role_name)
 				 errhint("The option \"role\" names a role with fewer rights.")));
 }
 
-/* create_truck(name, input_tables, output_sql, input_sql, output_connection, options) */
-Datum
-trucker_create_truck(PG_FUNCTION_ARGS)
+/*
+ * Create a truck of the current user's, of which all is given that the arguments of
+ * create_truck() are: name, inputs, both SQLs, connection, and the options as JSON.
+ */
+void
+trucker_create(TruckerTruck *truck)
 {
-	TruckerTruck *truck = palloc0(sizeof(TruckerTruck));
 	TruckerFilterOptions filters;
 	char	   *role_name;
 
-	require_argument(fcinfo, 0, "name");
-	require_argument(fcinfo, 1, "input_tables");
-	require_argument(fcinfo, 4, "output_connection");
-	require_argument(fcinfo, 5, "options");
-
-	truck->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	check_name(truck->name);
-	trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
-	if (!PG_ARGISNULL(2))
-		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
-	if (!PG_ARGISNULL(3))
-		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
-	truck->connection = NameStr(*PG_GETARG_NAME(4));
-	truck->options = trucker_filter_take_options(PG_GETARG_JSONB_P(5), &filters);
+	truck->options = trucker_filter_take_options(truck->options, &filters);
 	trucker_truck_parse_options(truck, &role_name);
 	trucker_truck_check_output(truck);
 	trucker_program_check_syntax(truck);
@@ -195,6 +187,37 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 	if (truck->filters != NIL)
 		trucker_filter_store(truck);
 	trucker_written_readers_changed();
+}
+
+/* Remove a truck that the caller may manage. */
+void
+trucker_drop(const TruckerTruck *truck)
+{
+	trucker_truck_delete(&truck->id);
+	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
+	trucker_at_commit_scan();
+}
+
+/* create_truck(name, input_tables, output_sql, input_sql, output_connection, options) */
+Datum
+trucker_create_truck(PG_FUNCTION_ARGS)
+{
+	TruckerTruck *truck = palloc0(sizeof(TruckerTruck));
+
+	require_argument(fcinfo, 0, "name");
+	require_argument(fcinfo, 1, "input_tables");
+	require_argument(fcinfo, 4, "output_connection");
+	require_argument(fcinfo, 5, "options");
+
+	truck->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	trucker_argument_inputs(truck, PG_GETARG_ARRAYTYPE_P(1));
+	if (!PG_ARGISNULL(2))
+		truck->output_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(2), "output_sql");
+	if (!PG_ARGISNULL(3))
+		truck->input_sql = trucker_argument_sql(PG_GETARG_TEXT_PP(3), "input_sql");
+	truck->connection = NameStr(*PG_GETARG_NAME(4));
+	truck->options = PG_GETARG_JSONB_P(5);
+	trucker_create(truck);
 	PG_RETURN_VOID();
 }
 
@@ -202,11 +225,7 @@ trucker_create_truck(PG_FUNCTION_ARGS)
 Datum
 trucker_drop_truck(PG_FUNCTION_ARGS)
 {
-	TruckerTruck *truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-
-	trucker_truck_delete(&truck->id);
-	trucker_at_commit_signal(&truck->id, TRUCKER_RELOAD);
-	trucker_at_commit_scan();
+	trucker_drop(trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0))));
 	PG_RETURN_VOID();
 }
 
@@ -300,6 +319,7 @@ trucker_start(PG_FUNCTION_ARGS)
 	List	   *decoders = NIL;
 
 	trucker_check_preloaded();
+	trucker_project_load_first();
 	trucks = named_trucks(fcinfo);
 	foreach(lc, trucks)
 	{
@@ -309,6 +329,8 @@ trucker_start(PG_FUNCTION_ARGS)
 		new_slots += truck->has_stream ? 0 : 1;
 		decoders = list_append_unique_ptr(decoders, unconstify(TruckerDecoder *, trucker_check_decoder(truck)));
 	}
+	/* before their SQL is tried at their destinations */
+	trucker_migrations_before_start(trucks);
 	/* trucks that start together share what they need */
 	trucker_check_server(Min(new_trucks, 1), Min(new_slots, 1), decoders);
 	foreach(lc, trucks)

@@ -13,5 +13,12 @@
 extern char *trucker_argument_sql(text *argument, const char *name);
 extern void trucker_argument_inputs(TruckerTruck *truck, ArrayType *array);
 extern void trucker_argument_role(TruckerTruck *truck, const char *role_name);
+extern void trucker_create(TruckerTruck *truck);
+extern void trucker_drop(const TruckerTruck *truck);
+
+/* in alter.c */
+extern TruckerTruck *trucker_alter_lock(const char *name);
+extern void trucker_alter_options(TruckerTruck *truck, Jsonb *options);
+extern void trucker_alter(TruckerTruck *truck, const TruckerTruck *old, bool filters_change);
 
 #endif							/* TRUCKER_API_H */

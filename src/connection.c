@@ -33,6 +33,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_type.h"
+#include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
@@ -164,6 +165,24 @@ trucker_connection_check(const char *name, Oid role)
 	(void) find_server(name, role);
 }
 
+/* What our own options say, of a connection whose server and mapping have been put in. */
+static void
+take_own_options(TruckerConnection *connection)
+{
+	const char *required = option_value(connection, "password_required");
+
+	connection->has_password = option_value(connection, "password") || option_value(connection, "password_file");
+	if (required == NULL || !parse_bool(required, &connection->password_required))
+		connection->password_required = true;
+	connection->password_required &= !superuser_arg(connection->role);
+	connection->position_schema = pstrdup(option_value(connection, "position_schema") ?
+										  option_value(connection, "position_schema") : DEFAULT_POSITION_SCHEMA);
+	connection->statement_timeout = pstrdup(option_value(connection, "statement_timeout") ?
+											option_value(connection, "statement_timeout") : "0");
+	connection->lock_timeout = pstrdup(option_value(connection, "lock_timeout") ?
+									   option_value(connection, "lock_timeout") : "0");
+}
+
 /*
  * A connection as the role may use it now, in the current memory context.  In a
  * transaction.
@@ -174,7 +193,6 @@ trucker_connection_load(const char *name, Oid role)
 	TruckerConnection *connection = palloc0(sizeof(TruckerConnection));
 	ForeignServer *server = find_server(name, role);
 	UserMapping *mapping = find_mapping(server, role);
-	const char *required;
 
 	connection->name = pstrdup(name);
 	connection->role = role;
@@ -182,17 +200,7 @@ trucker_connection_load(const char *name, Oid role)
 	connection->nserver = list_length(server->options);
 	connection->trusted = strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "trucker") == 0 ||
 		superuser_arg(server->owner);
-	connection->has_password = option_value(connection, "password") || option_value(connection, "password_file");
-	required = option_value(connection, "password_required");
-	if (required == NULL || !parse_bool(required, &connection->password_required))
-		connection->password_required = true;
-	connection->password_required &= !superuser_arg(role);
-	connection->position_schema = pstrdup(option_value(connection, "position_schema") ?
-										  option_value(connection, "position_schema") : DEFAULT_POSITION_SCHEMA);
-	connection->statement_timeout = pstrdup(option_value(connection, "statement_timeout") ?
-											option_value(connection, "statement_timeout") : "0");
-	connection->lock_timeout = pstrdup(option_value(connection, "lock_timeout") ?
-									   option_value(connection, "lock_timeout") : "0");
+	take_own_options(connection);
 	if (option_value(connection, "user") == NULL && option_value(connection, "service") == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
@@ -210,6 +218,36 @@ trucker_connection_load(const char *name, Oid role)
 				 errhint("ALTER USER MAPPING FOR %s SERVER %s OPTIONS (ADD password '...');",
 						 OidIsValid(mapping->userid) ? quote_identifier(GetUserNameFromId(role, false)) : "PUBLIC",
 						 quote_identifier(name))));
+	return connection;
+}
+
+/*
+ * A connection that is not in the catalogs (yet), by options (DefElem) of a server and
+ * of a user mapping that the role has given: by the same rules.
+ */
+TruckerConnection *
+trucker_connection_from_options(const char *name, Oid role, List *server, List *mapping)
+{
+	TruckerConnection *connection = palloc0(sizeof(TruckerConnection));
+
+	connection->name = pstrdup(name);
+	connection->role = role;
+	trucker_connection_check_options(server, ForeignServerRelationId);
+	trucker_connection_check_options(mapping, UserMappingRelationId);
+	connection->options = list_concat_copy(server, mapping);
+	connection->nserver = list_length(server);
+	connection->trusted = superuser_arg(role);
+	take_own_options(connection);
+	if (option_value(connection, "user") == NULL && option_value(connection, "service") == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+				 errmsg("connection \"%s\" does not name a user", name)));
+	if (connection->password_required && !connection->has_password)
+		ereport(ERROR,
+				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+				 errmsg("password is required"),
+				 errdetail("Connection \"%s\" holds none, and role \"%s\" is no superuser.",
+						   name, GetUserNameFromId(role, false))));
 	return connection;
 }
 
@@ -436,6 +474,19 @@ clean_message(const TruckerConnection *connection, const char *message)
 	return text.data;
 }
 
+/* What a program says that has been given the connection's parameters, cleaned likewise. */
+char *
+trucker_connection_clean_output(const TruckerConnection *connection, const char *program, const char *output)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, output);
+	replace_all(&text, psprintf("%s: error: ", program), "");
+	replace_all(&text, psprintf("%s: ", program), "");
+	return clean_message(connection, text.data);
+}
+
 /* How many hosts are to be tried? */
 static int
 host_count(const TruckerConnection *connection)
@@ -498,6 +549,25 @@ trucker_connection_open(const TruckerConnection *connection, const char *applica
 	PQsetNoticeReceiver(conn->pg, ignore_notice, NULL);
 	PQsetnonblocking(conn->pg, 1);
 	return conn;
+}
+
+/*
+ * What libpq needs to connect there, for a program: keywords and values (char *) in turn,
+ * with secrets among them.
+ */
+List *
+trucker_connection_parameters(const TruckerConnection *connection)
+{
+	Keywords	all;
+	List	   *parameters = NIL;
+
+	build_keywords(connection, "trucker", &all);
+	for (int i = 0; i < all.n; i++)
+	{
+		parameters = lappend(parameters, pstrdup(all.keywords[i]));
+		parameters = lappend(parameters, pstrdup(all.values[i]));
+	}
+	return parameters;
 }
 
 /* ----

@@ -40,12 +40,16 @@ typedef struct TruckerConnection
 
 /* in connection_options.c */
 extern const TruckerConnectionOption *trucker_connection_option(const char *name);
+extern void trucker_connection_check_options(List *options, Oid catalog);
 
 /* in connection.c */
 extern bool trucker_connection_is_local(const char *name);
 extern void trucker_connection_check(const char *name, Oid role);
 extern TruckerConnection *trucker_connection_load(const char *name, Oid role);
+extern TruckerConnection *trucker_connection_from_options(const char *name, Oid role, List *server, List *mapping);
 extern TruckerConn *trucker_connection_open(const TruckerConnection *connection, const char *application_name);
+extern char *trucker_connection_clean_output(const TruckerConnection *connection, const char *program, const char *output);
+extern List *trucker_connection_parameters(const TruckerConnection *connection);
 extern uint64 trucker_connection_changes(void);
 extern void trucker_connection_refuse_drop(Oid server);
 

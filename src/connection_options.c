@@ -321,12 +321,13 @@ check_together(List *options)
 							"Give both in the same place.");
 }
 
-/* fdw_validator(options, catalog): for CREATE and ALTER of wrapper, servers, user mappings */
-Datum
-trucker_fdw_validator(PG_FUNCTION_ARGS)
+/*
+ * Check options (DefElem) of a wrapper, a server or a user mapping, as catalog says, for
+ * the current user.
+ */
+void
+trucker_connection_check_options(List *options, Oid catalog)
 {
-	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
-	Oid			catalog = PG_GETARG_OID(1);
 	int			where = 0;
 	ListCell   *lc;
 
@@ -347,5 +348,12 @@ trucker_fdw_validator(PG_FUNCTION_ARGS)
 		check_value(def);
 	}
 	check_together(options);
+}
+
+/* fdw_validator(options, catalog): for CREATE and ALTER of wrapper, servers, user mappings */
+Datum
+trucker_fdw_validator(PG_FUNCTION_ARGS)
+{
+	trucker_connection_check_options(untransformRelOptions(PG_GETARG_DATUM(0)), PG_GETARG_OID(1));
 	PG_RETURN_VOID();
 }

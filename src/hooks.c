@@ -44,6 +44,7 @@
 
 #include "connection.h"
 #include "filter.h"
+#include "project_store.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -279,7 +280,10 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 			 object_id == get_extension_oid("trucker", true))
 		quiesce(MyDatabaseId);
 	else if (class_id == ForeignServerRelationId && !dropping_trucker)
+	{
 		trucker_connection_refuse_drop(object_id);
+		trucker_project_forget_server(object_id);
+	}
 }
 
 static bool
@@ -492,7 +496,12 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	trucker_publication_refuse(pstmt->utilityStmt);
 	trucker_publication_before(pstmt->utilityStmt);
 	if (renames_server(pstmt->utilityStmt))
-		trucker_connection_refuse_drop(get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false));
+	{
+		Oid			server = get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false);
+
+		trucker_connection_refuse_drop(server);
+		trucker_project_forget_server(server);
+	}
 	execute_utility(pstmt, query, read_only_tree, context, params, query_env, dest, qc);
 	if (may_alter)
 		look_at_inputs(pstmt->utilityStmt);

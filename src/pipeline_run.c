@@ -79,7 +79,11 @@ log_slow_run(const TruckerPipeline *pipeline, const TruckerInput *input, Timesta
 {
 	long		ms = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
 
-	if (trucker_slow_query_threshold < 0 || ms < trucker_slow_query_threshold)
+	int			threshold = pipeline->truck->slow_query_threshold;
+
+	if (threshold == TRUCKER_THRESHOLD_OF_SERVER)
+		threshold = trucker_slow_query_threshold;
+	if (threshold < 0 || ms < threshold)
 		return;
 	ereport(LOG,
 			(errmsg("slow run of truck \"%s\": %ld ms for " INT64_FORMAT " rows of table %s",

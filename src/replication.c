@@ -119,6 +119,37 @@ hba_name(const char *name)
 	return quoted.data;
 }
 
+/* How this server can be connected to. */
+static void
+add_own_server(Parameters *params)
+{
+	char	   *host = first_socket_directory();
+
+	set_parameter(params, "host", host ? host : "localhost");
+	set_parameter(params, "port", psprintf("%d", PostPortNumber));
+	set_parameter(params, "user", GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false));
+	add_user_parameters(params);
+}
+
+/*
+ * The same for a program, without replication: keywords and values (char *) in turn, with
+ * secrets among them.
+ */
+List *
+trucker_own_server_parameters(const char *database)
+{
+	Parameters	params;
+	List	   *parameters = NIL;
+
+	memset(&params, 0, sizeof(params));
+	add_own_server(&params);
+	set_parameter(&params, "dbname", database);
+	for (int i = 0; i < params.n; i++)
+		parameters = lappend(lappend(parameters, unconstify(char *, params.keywords[i])),
+							 unconstify(char *, params.values[i]));
+	return parameters;
+}
+
 /* Everything that the connection needs, and the hint if it fails. */
 static char *
 build_parameters(Parameters *params, const char *database,
@@ -128,10 +159,7 @@ build_parameters(Parameters *params, const char *database,
 	char	   *user = GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false);
 	StringInfoData options;
 
-	set_parameter(params, "host", host ? host : "localhost");
-	set_parameter(params, "port", psprintf("%d", PostPortNumber));
-	set_parameter(params, "user", user);
-	add_user_parameters(params);
+	add_own_server(params);
 
 	/* a user's options come first, so that ours have the last word */
 	initStringInfo(&options);

@@ -38,6 +38,7 @@ typedef struct TruckerReplication
 } TruckerReplication;
 
 /* in replication.c */
+extern List *trucker_own_server_parameters(const char *database);
 extern TruckerReplication *trucker_replication_open(const char *database, const char *application_name);
 extern int	trucker_replication_backend_pid(TruckerReplication *rep);
 extern void trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool temporary,

@@ -33,6 +33,7 @@
 #include "check.h"
 #include "checklist.h"
 #include "identity.h"
+#include "migrate.h"
 #include "program.h"
 #include "slots.h"
 #include "state.h"
@@ -78,6 +79,7 @@ trucker_check(PG_FUNCTION_ARGS)
 	if (decoders == NIL)
 		decoders = list_make1(unconstify(TruckerDecoder *, trucker_decoder_wanted(NULL)));
 	trucker_check_list_server(list, Min(new_trucks, 1), Min(new_slots, 1), decoders);
+	trucker_migrations_check_list(list, trucks);
 	foreach(lc, trucks)
 		trucker_check_list_truck(list, lfirst(lc));
 	return (Datum) 0;

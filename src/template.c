@@ -2,8 +2,9 @@
  * template.c
  *	  A subset of Go's text/template: a parsed template to text.
  *
- * input.sql and output.sql are written in Go's template language because that
- * is what users of trucker's predecessor already have.  What is accepted means
+ * input.sql and output.sql, and the YAML files of projects, are written in Go's
+ * template language because that is what users of trucker's predecessor already have.
+ * What is accepted means
  * exactly what it means in Go; template.h lists the subset, template_parse.c
  * refuses the rest.
  *
@@ -21,8 +22,16 @@
 
 #include "template_internal.h"
 
-static void render_nodes(const TruckerTemplate *tmpl, List *nodes,
-						 const TruckerTemplateVars *vars, StringInfo out);
+/* A text that is being rendered. */
+typedef struct Rendering
+{
+	const TruckerTemplate *tmpl;
+	const TruckerTemplateVars *vars;
+	StringInfoData out;
+	TruckerTemplateMap *map;	/* or NULL */
+} Rendering;
+
+static void render_nodes(Rendering *rendering, List *nodes);
 static TemplateValue eval_expr(const TruckerTemplate *tmpl, const TemplateExpr *expr,
 							   const TemplateValue *piped, const TruckerTemplateVars *vars);
 
@@ -38,6 +47,8 @@ is_true(TemplateValue value)
 			return value.u.integer != 0;
 		case VALUE_BOOLEAN:
 			return value.u.boolean;
+		case VALUE_UNSET:
+			return false;
 	}
 	return false;				/* keep compiler quiet */
 }
@@ -62,6 +73,9 @@ values_equal(const TruckerTemplate *tmpl, const TemplateExpr *call, TemplateValu
 		[VALUE_BOOLEAN] = "boolean"
 	};
 
+	/* what is not set equals nothing that is */
+	if (a.kind == VALUE_UNSET || b.kind == VALUE_UNSET)
+		return a.kind == b.kind;
 	if (a.kind != b.kind)
 		ereport(ERROR,
 				errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -78,6 +92,8 @@ values_equal(const TruckerTemplate *tmpl, const TemplateExpr *call, TemplateValu
 			return a.u.integer == b.u.integer;
 		case VALUE_BOOLEAN:
 			return a.u.boolean == b.u.boolean;
+		case VALUE_UNSET:
+			break;
 	}
 	return false;				/* keep compiler quiet */
 }
@@ -142,6 +158,23 @@ eval_call(const TruckerTemplate *tmpl, const TemplateExpr *call,
 }
 
 static TemplateValue
+eval_variable(const TruckerTemplate *tmpl, const TemplateVariable *variable,
+			  const TruckerTemplateVars *vars)
+{
+	TemplateValue value;
+
+	value.kind = VALUE_STRING;
+	if (!tmpl->environment)
+		value.u.string = *(const char *const *) ((const char *) vars + variable->offset);
+	else if ((value.u.string = vars->environment(variable->name)) == NULL)
+	{
+		value.kind = VALUE_UNSET;
+		value.u.string = variable->name;
+	}
+	return value;
+}
+
+static TemplateValue
 eval_expr(const TruckerTemplate *tmpl, const TemplateExpr *expr,
 		  const TemplateValue *piped, const TruckerTemplateVars *vars)
 {
@@ -157,9 +190,7 @@ eval_expr(const TruckerTemplate *tmpl, const TemplateExpr *expr,
 			value = expr->literal;
 			break;
 		case EXPR_VARIABLE:
-			value.kind = VALUE_STRING;
-			value.u.string = *(const char *const *)
-				((const char *) vars + expr->variable->offset);
+			value = eval_variable(tmpl, expr->variable, vars);
 			break;
 		case EXPR_CALL:
 			value = eval_call(tmpl, expr, piped, vars);
@@ -176,9 +207,30 @@ eval_expr(const TruckerTemplate *tmpl, const TemplateExpr *expr,
 	return value;
 }
 
+/* Note that what comes next in the text is from there. */
 static void
-append_value(StringInfo out, TemplateValue value)
+add_piece(Rendering *rendering, int source, bool verbatim)
 {
+	TruckerTemplateMap *map = rendering->map;
+
+	if (map == NULL)
+		return;
+	if (map->npieces == map->size)
+	{
+		map->size = Max(16, map->size * 2);
+		map->pieces = map->pieces ? repalloc(map->pieces, map->size * sizeof(TruckerTemplatePiece)) :
+			palloc(map->size * sizeof(TruckerTemplatePiece));
+	}
+	map->pieces[map->npieces].start = rendering->out.len;
+	map->pieces[map->npieces].source = source;
+	map->pieces[map->npieces++].verbatim = verbatim;
+}
+
+static void
+append_value(Rendering *rendering, const TemplateExpr *expr, TemplateValue value)
+{
+	StringInfo	out = &rendering->out;
+
 	switch (value.kind)
 	{
 		case VALUE_STRING:
@@ -190,13 +242,19 @@ append_value(StringInfo out, TemplateValue value)
 		case VALUE_BOOLEAN:
 			appendStringInfoString(out, value.u.boolean ? "true" : "false");
 			break;
+		case VALUE_UNSET:
+			/* Go prints "<no value>", which nobody wants as the name of a host */
+			ereport(ERROR,
+					errcode(ERRCODE_UNDEFINED_PARAMETER),
+					errmsg("%s: environment variable \"%s\" is not set",
+						   trucker_template_position(rendering->tmpl, expr->offset), value.u.string),
+					errhint("Set it for the server's process, or give another value: {{ or .%s \"...\" }}.", value.u.string));
 	}
 }
 
 /* Render the first branch whose condition holds, else the body of else. */
 static void
-render_if(const TruckerTemplate *tmpl, const TemplateNode *node,
-		  const TruckerTemplateVars *vars, StringInfo out)
+render_if(Rendering *rendering, const TemplateNode *node)
 {
 	ListCell   *lc;
 
@@ -204,18 +262,17 @@ render_if(const TruckerTemplate *tmpl, const TemplateNode *node,
 	{
 		TemplateBranch *branch = lfirst(lc);
 
-		if (is_true(eval_expr(tmpl, branch->condition, NULL, vars)))
+		if (is_true(eval_expr(rendering->tmpl, branch->condition, NULL, rendering->vars)))
 		{
-			render_nodes(tmpl, branch->body, vars, out);
+			render_nodes(rendering, branch->body);
 			return;
 		}
 	}
-	render_nodes(tmpl, node->otherwise, vars, out);
+	render_nodes(rendering, node->otherwise);
 }
 
 static void
-render_nodes(const TruckerTemplate *tmpl, List *nodes,
-			 const TruckerTemplateVars *vars, StringInfo out)
+render_nodes(Rendering *rendering, List *nodes)
 {
 	ListCell   *lc;
 
@@ -228,13 +285,16 @@ render_nodes(const TruckerTemplate *tmpl, List *nodes,
 		switch (node->kind)
 		{
 			case NODE_TEXT:
-				appendBinaryStringInfo(out, node->text, node->text_len);
+				add_piece(rendering, node->text - rendering->tmpl->source, true);
+				appendBinaryStringInfo(&rendering->out, node->text, node->text_len);
 				break;
 			case NODE_OUTPUT:
-				append_value(out, eval_expr(tmpl, node->output, NULL, vars));
+				add_piece(rendering, node->output->offset, false);
+				append_value(rendering, node->output,
+							 eval_expr(rendering->tmpl, node->output, NULL, rendering->vars));
 				break;
 			case NODE_IF:
-				render_if(tmpl, node, vars, out);
+				render_if(rendering, node);
 				break;
 		}
 	}
@@ -242,14 +302,45 @@ render_nodes(const TruckerTemplate *tmpl, List *nodes,
 
 /* See template.h. */
 char *
+trucker_template_render_mapped(const TruckerTemplate *tmpl,
+							   const TruckerTemplateVars *vars, TruckerTemplateMap *map)
+{
+	Rendering	rendering = {.tmpl = tmpl, .vars = vars, .map = map};
+
+	initStringInfo(&rendering.out);
+	render_nodes(&rendering, tmpl->nodes);
+	return rendering.out.data;
+}
+
+/* See template.h. */
+char *
 trucker_template_render(const TruckerTemplate *tmpl,
 						const TruckerTemplateVars *vars)
 {
-	StringInfoData out;
+	return trucker_template_render_mapped(tmpl, vars, NULL);
+}
 
-	initStringInfo(&out);
-	render_nodes(tmpl, tmpl->nodes, vars, &out);
-	return out.data;
+/* See template.h. */
+int
+trucker_template_source_offset(const TruckerTemplateMap *map, int offset)
+{
+	int			i = map->npieces;
+
+	while (i > 0 && map->pieces[i - 1].start > offset)
+		i--;
+	if (i == 0)
+		return 0;
+	return map->pieces[i - 1].source + (map->pieces[i - 1].verbatim ? offset - map->pieces[i - 1].start : 0);
+}
+
+/* See template.h. */
+bool
+trucker_template_is_rendered(const TruckerTemplateMap *map, int start, int end)
+{
+	for (int i = 0; i < map->npieces && map->pieces[i].start < end; i++)
+		if (!map->pieces[i].verbatim && (i + 1 == map->npieces || map->pieces[i + 1].start > start))
+			return true;
+	return false;
 }
 
 /* See template.h. */

@@ -12,9 +12,12 @@
 
 #include "template.h"
 
-#define TEMPLATE_SUBSET_HINT \
-	"The supported subset of Go templates is: if, else if, else and end; the variables .rows, .operation and .input_table; " \
-	"the functions eq, ne, and, or and not; string, integer and boolean literals; pipes, parentheses, trim marks and comments."
+#define TEMPLATE_SUBSET_HINT(tmpl) \
+	((tmpl)->environment ? \
+	 "The supported subset of Go templates is: if, else if, else and end; environment variables as .NAME; " \
+	 "the functions eq, ne, and, or and not; string, integer and boolean literals; pipes, parentheses, trim marks and comments." : \
+	 "The supported subset of Go templates is: if, else if, else and end; the variables .rows, .operation and .input_table; " \
+	 "the functions eq, ne, and, or and not; string, integer and boolean literals; pipes, parentheses, trim marks and comments.")
 
 /*
  * ---------- The tree ----------
@@ -24,7 +27,8 @@ typedef enum TemplateValueKind
 {
 	VALUE_STRING,
 	VALUE_INTEGER,
-	VALUE_BOOLEAN
+	VALUE_BOOLEAN,
+	VALUE_UNSET					/* an environment variable that is not set; string is its name */
 } TemplateValueKind;
 
 typedef struct TemplateValue
@@ -59,7 +63,7 @@ typedef struct TemplateFunction
 typedef struct TemplateVariable
 {
 	const char *name;
-	size_t		offset;			/* of the field in TruckerTemplateVars */
+	size_t		offset;			/* of the field in TruckerTemplateVars; not of the environment's */
 	bool		is_operation;
 	bool		is_rows;
 } TemplateVariable;
@@ -111,6 +115,7 @@ struct TruckerTemplate
 	const char *source;
 	const char *source_name;
 	List	   *nodes;
+	bool		environment;	/* variables are those of the environment */
 	bool		uses_operation;
 	bool		uses_rows;
 };

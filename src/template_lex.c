@@ -367,7 +367,7 @@ lex_name(TemplateParser *p)
 	for (int i = 0; i < lengthof(unsupported_keywords); i++)
 	{
 		if (trucker_template_token_is(p, TOKEN_WORD, unsupported_keywords[i]))
-			trucker_template_error(p->tmpl, p->token.offset, TEMPLATE_SUBSET_HINT,
+			trucker_template_error(p->tmpl, p->token.offset, TEMPLATE_SUBSET_HINT(p->tmpl),
 								   "keyword \"%s\" is not supported",
 								   unsupported_keywords[i]);
 	}
@@ -378,14 +378,15 @@ static void
 bad_character(const TemplateParser *p)
 {
 	char		c = *p->pos;
-	const char *hint = TEMPLATE_SUBSET_HINT;
+	const char *hint = TEMPLATE_SUBSET_HINT(p->tmpl);
 
 	if (c == '/')
 		hint = "A comment is {{/* ... */}} or {{- /* ... */ -}}, with no other white space around /* and */.";
 	else if (c == '\'')
 		hint = "Write a string as \"...\" or `...`.";
 	else if (c == '=')
-		hint = "Compare with eq: {{ if eq .operation \"insert\" }}.";
+		hint = p->tmpl->environment ? "Compare with eq: {{ if eq .STAGE \"test\" }}." :
+			"Compare with eq: {{ if eq .operation \"insert\" }}.";
 
 	trucker_template_error(p->tmpl, p->token.offset, hint,
 						   "unexpected character \"%c\"", c);

@@ -14,8 +14,10 @@
 
 #include "template_internal.h"
 
-#define NAMES_HINT \
-	"The variables are .rows, .operation and .input_table; the functions are eq, ne, and, or and not."
+#define NAMES_HINT(tmpl) \
+	((tmpl)->environment ? \
+	 "The variables are those of the server's environment, as .NAME; the functions are eq, ne, and, or and not." : \
+	 "The variables are .rows, .operation and .input_table; the functions are eq, ne, and, or and not.")
 
 static const TemplateFunction functions[] = {
 	{"eq", FUNCTION_EQ, 2, -1, "two or more arguments"},
@@ -86,17 +88,36 @@ make_expr(TemplateExprKind kind, int offset)
 	return expr;
 }
 
+/* A variable of the environment: any name, without the dot; but not a field of a field. */
+static const TemplateVariable *
+environment_variable(const TemplateParser *p)
+{
+	const char *name = p->tmpl->source + p->token.offset + 1;
+	int			len = p->token.len - 1;
+	TemplateVariable *variable;
+
+	if (len == 0 || memchr(name, '.', len) != NULL)
+		return NULL;
+	variable = palloc0(sizeof(TemplateVariable));
+	variable->name = pnstrdup(name, len);
+	return variable;
+}
+
 /* Look up the variable that the current token names. */
 static const TemplateVariable *
 find_variable(const TemplateParser *p)
 {
-	for (int i = 0; i < lengthof(variables); i++)
+	const TemplateVariable *variable = p->tmpl->environment ? environment_variable(p) : NULL;
+
+	if (variable)
+		return variable;
+	for (int i = 0; !p->tmpl->environment && i < lengthof(variables); i++)
 	{
 		if (trucker_template_token_is(p, TOKEN_VARIABLE, variables[i].name))
 			return &variables[i];
 	}
 
-	trucker_template_error(p->tmpl, p->token.offset, NAMES_HINT, "unknown variable \"%.*s\"",
+	trucker_template_error(p->tmpl, p->token.offset, NAMES_HINT(p->tmpl), "unknown variable \"%.*s\"",
 						   p->token.len, p->tmpl->source + p->token.offset);
 }
 
@@ -114,7 +135,7 @@ find_function(const TemplateParser *p)
 		trucker_template_token_is(p, TOKEN_WORD, "end"))
 		unexpected_token(p, "A keyword must be the first word of an action.");
 
-	trucker_template_error(p->tmpl, p->token.offset, NAMES_HINT, "unknown function \"%.*s\"",
+	trucker_template_error(p->tmpl, p->token.offset, NAMES_HINT(p->tmpl), "unknown function \"%.*s\"",
 						   p->token.len, p->tmpl->source + p->token.offset);
 }
 
@@ -190,7 +211,7 @@ parse_command(TemplateParser *p, bool piped)
 	TemplateExpr *expr;
 
 	if (!at_operand(p))
-		trucker_template_error(p->tmpl, offset, TEMPLATE_SUBSET_HINT,
+		trucker_template_error(p->tmpl, offset, TEMPLATE_SUBSET_HINT(p->tmpl),
 							   "missing value before \"%.*s\"",
 							   p->token.len, p->tmpl->source + offset);
 
@@ -367,14 +388,14 @@ parse_nodes(TemplateParser *p, BlockEnd *end)
 	return nodes;
 }
 
-/* See template.h. */
-TruckerTemplate *
-trucker_template_parse(const char *source, const char *source_name)
+static TruckerTemplate *
+parse(const char *source, const char *source_name, bool environment)
 {
 	TruckerTemplate *tmpl = palloc0(sizeof(TruckerTemplate));
 	TemplateParser parser = {0};
 	BlockEnd	end;
 
+	tmpl->environment = environment;
 	tmpl->source = pstrdup(source);
 	tmpl->source_name = pstrdup(source_name);
 	parser.tmpl = tmpl;
@@ -388,4 +409,18 @@ trucker_template_parse(const char *source, const char *source_name)
 							   end.kind == BLOCK_END ? "end" :
 							   end.kind == BLOCK_ELSE ? "else" : "else if");
 	return tmpl;
+}
+
+/* See template.h. */
+TruckerTemplate *
+trucker_template_parse(const char *source, const char *source_name)
+{
+	return parse(source, source_name, false);
+}
+
+/* See template.h. */
+TruckerTemplate *
+trucker_template_parse_environment(const char *source, const char *source_name)
+{
+	return parse(source, source_name, true);
 }

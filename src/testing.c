@@ -2,8 +2,8 @@
  * testing.c
  *	  SQL-callable ways into parts of trucker that have none of their own.
  *
- * Regression tests should be able to hold a part by itself: a template or the
- * decoder without a truck, a worker, a slot or a connection.  The functions
+ * Regression tests should be able to hold a part by itself: a template, the files
+ * of a project or the decoder without a truck, a worker, a slot or a connection.  The functions
  * here exist for that only.  They are no part of the extension: its SQL script
  * does not mention them, and a test that wants one creates it, as superuser,
  * with
@@ -26,10 +26,12 @@
 #include "utils/timestamp.h"
 
 #include "decoder.h"
+#include "project.h"
 #include "template.h"
 
 PG_FUNCTION_INFO_V1(trucker_test_render);
 PG_FUNCTION_INFO_V1(trucker_test_uses_operation);
+PG_FUNCTION_INFO_V1(trucker_test_project);
 PG_FUNCTION_INFO_V1(trucker_test_decode);
 PG_FUNCTION_INFO_V1(trucker_test_wal2json_options);
 PG_FUNCTION_INFO_V1(trucker_test_pgoutput);
@@ -68,6 +70,36 @@ trucker_test_uses_operation(PG_FUNCTION_ARGS)
 	tmpl = trucker_template_parse(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 								  "template");
 	PG_RETURN_BOOL(trucker_template_uses_operation(tmpl));
+}
+
+/* What a project's files may name here: A, and nothing else. */
+static const char *
+test_environment(const char *name)
+{
+	return strcmp(name, "A") == 0 ? "value of A" : NULL;
+}
+
+/*
+ * trucker_test_project(root bool, source text) returns text
+ *
+ * What is wrong with a trucker.yml (root) or a truck.yml, but for what it names; each
+ * complaint on a line.
+ */
+Datum
+trucker_test_project(PG_FUNCTION_ARGS)
+{
+	TruckerProject project = {0};
+	TruckerProjectText file = {.name = "file", .errors = &project.errors};
+	TruckerYaml *tree;
+
+	trucker_project_errors_init(&project.errors);
+	file.source = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	tree = trucker_project_text_read(&file, test_environment);
+	if (PG_GETARG_BOOL(0))
+		trucker_project_read_root(&project, &file, tree);
+	else
+		(void) trucker_project_read_truck(&file, tree);
+	PG_RETURN_TEXT_P(cstring_to_text(project.errors.lines.data));
 }
 
 static const char *

@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 #include "utils/pg_lsn.h"
 #include "utils/syscache.h"
 
@@ -24,7 +25,7 @@
 #include "truck.h"
 
 /* the options that there are, in the order of their names */
-#define OPTION_NAMES "backfill, changes, except_columns, inserts_only, mode, on_error, on_truncate, only_columns, output_table, reset_sql, role, stream, toast, truncate_sql"
+#define OPTION_NAMES "backfill, changes, except_columns, inserts_only, mode, on_error, on_truncate, only_columns, output_table, reset_sql, role, slow_query_threshold, stream, toast, truncate_sql"
 
 #define TRUCK_COLUMNS \
 	"t.id, t.name, t.owner::oid, t.run_as::oid, t.input_tables::oid[], t.input_sql, " \
@@ -146,6 +147,20 @@ bool_option(const char *key, const JsonbValue *value)
 	return value->val.boolean;
 }
 
+/* Milliseconds; -1: never. */
+static int
+milliseconds_option(const char *key, const JsonbValue *value)
+{
+	int32		number;
+	bool		error = true;
+
+	if (value->type == jbvNumeric)
+		number = numeric_int4_opt_error(value->val.numeric, &error);
+	if (error || number < -1)
+		option_type_error(key, "a number of milliseconds, or -1");
+	return number;
+}
+
 static char *
 text_option(const char *key, const JsonbValue *value)
 {
@@ -218,6 +233,8 @@ set_option(TruckerTruck *truck, char **role_name, const char *key,
 		truck->reset_sql = text_option(key, value);
 	else if (strcmp(key, "inserts_only") == 0)
 		truck->inserts_only = bool_option(key, value);
+	else if (strcmp(key, "slow_query_threshold") == 0)
+		truck->slow_query_threshold = milliseconds_option(key, value);
 	else if (strcmp(key, "role") == 0)
 		*role_name = text_option(key, value);
 	else if (strcmp(key, "stream") == 0)
@@ -293,6 +310,7 @@ trucker_truck_parse_options(TruckerTruck *truck, char **role_name)
 	truck->truncate_sql = NULL;
 	truck->output_table = NULL;
 	truck->mirror = true;
+	truck->slow_query_threshold = TRUCKER_THRESHOLD_OF_SERVER;
 	*role_name = NULL;
 
 	check_is_object(truck->options);
@@ -375,6 +393,13 @@ trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes)
  * ----
  */
 
+/* The truck of this name, whoever asks; NULL: there is none. */
+TruckerTruck *
+trucker_truck_find(const char *name)
+{
+	return load_one("SELECT " TRUCK_COLUMNS "WHERE t.name = $1", TEXTOID, CStringGetTextDatum(name));
+}
+
 /*
  * The truck of this name, for somebody who wants to manage it.  Raises an
  * error if there is none, or if the current user does not have its owner's
@@ -383,8 +408,7 @@ trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes)
 TruckerTruck *
 trucker_truck_get(const char *name)
 {
-	TruckerTruck *truck = load_one("SELECT " TRUCK_COLUMNS "WHERE t.name = $1",
-								   TEXTOID, CStringGetTextDatum(name));
+	TruckerTruck *truck = trucker_truck_find(name);
 
 	if (truck == NULL)
 		ereport(ERROR,

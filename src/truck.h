@@ -17,6 +17,9 @@
 /* the stream of trucks that name none */
 #define TRUCKER_DEFAULT_STREAM "main"
 
+/* a truck's slow_query_threshold: that of the server's setting holds */
+#define TRUCKER_THRESHOLD_OF_SERVER (-2)
+
 /* What an error that will not go away by itself leads to. */
 typedef enum TruckerOnError
 {
@@ -69,6 +72,7 @@ typedef struct TruckerTruck
 	bool		mirror;			/* it holds each row once; else rows are appended */
 	List	   *filters;		/* of TruckerFilter; of a table without one r has all columns */
 	bool		filters_restored;	/* from a dump, as names, which have yet to be found */
+	int			slow_query_threshold;	/* milliseconds; -1: no run is logged; or TRUCKER_THRESHOLD_OF_SERVER */
 
 	/* state, as it was when the truck was loaded */
 	bool		enabled;
@@ -90,6 +94,7 @@ extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
 extern void trucker_truck_check_output(const TruckerTruck *truck);
 extern void trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes);
 
+extern TruckerTruck *trucker_truck_find(const char *name);
 extern TruckerTruck *trucker_truck_get(const char *name);
 extern TruckerTruck *trucker_truck_load(const pg_uuid_t *id);
 extern List *trucker_truck_readers(Oid relid);

@@ -40,6 +40,7 @@ bool		trucker_require_ssl = false;
 int			trucker_output_plugin = TRUCKER_PLUGIN_WAL2JSON;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
+char	   *trucker_project_dir_setting = NULL;
 
 static const struct config_enum_entry output_plugins[] = {
 	{"wal2json", TRUCKER_PLUGIN_WAL2JSON, false},
@@ -206,6 +207,13 @@ define_settings(void)
 							   "Empty: the first socket directory, as the bootstrap superuser.",
 							   &trucker_replication_conninfo, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("trucker.project_dir",
+							   "The folder of the project that load(), plan() and start() read.",
+							   "Empty: there is none.",
+							   &trucker_project_dir_setting, "",
+							   /* it may be set for a database, and where it is tells of the machine */
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	MarkGUCPrefixReserved("trucker");
 }
 

@@ -56,6 +56,7 @@ extern bool trucker_require_ssl;
 extern int	trucker_output_plugin;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
+extern char *trucker_project_dir_setting;
 
 /* Wait here while trucker.stop_point names this point. */
 extern void trucker_stop_point(const char *point);

@@ -1,16 +1,17 @@
 #!/bin/bash
-# run.sh (make fuzz): fuzz the decoders and the templates with libFuzzer,
-# AddressSanitizer and UndefinedBehaviorSanitizer, outside of a server.
+# run.sh (make fuzz): fuzz the decoders, the templates and the readers of a project's
+# YAML files with libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer, outside of
+# a server.
 #
 #   RUNS=500000                  executions of each target
 #   FUZZ_DIR=/some/dir           where to build and to keep what is found (a new
 #                                temporary directory)
-#   TARGETS="wal2json pgoutput template"  which
+#   TARGETS="wal2json project"   which (wal2json pgoutput template project)
 #   MINIMIZE=1                   afterwards put the corpus, minimised, in the place of
 #                                the one in the tree
 #   PG_CONFIG=/path/to/pg_config whose headers and libpgcommon are used
 #
-# Needs clang with libFuzzer (Debian: clang-14 libclang-rt-14-dev).  A file crash-... or
+# Needs clang with libFuzzer (Debian: clang-14 libclang-rt-14-dev) and libyaml.  A file crash-... or
 # timeout-... is an input that something is wrong with; the target prints what, and
 # runs it again if it is given as argument.
 set -euo pipefail
@@ -18,7 +19,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 RUNS=${RUNS:-500000}
-TARGETS=${TARGETS:-wal2json pgoutput template}
+TARGETS=${TARGETS:-wal2json pgoutput template project}
 FUZZ_DIR=${FUZZ_DIR:-$(mktemp -d /tmp/trucker-fuzz.XXXXXX)}
 CLANG=${CLANG:-$(command -v clang-14 || command -v clang || true)}
 
@@ -39,6 +40,8 @@ sources() {
 		wal2json) echo ../../src/wal2json.c ../../src/wal2json_v1.c ../../src/wal2json_reader.c ;;
 		pgoutput) echo ../../src/pgoutput.c ;;
 		template) echo ../../src/template.c ../../src/template_lex.c ../../src/template_parse.c ;;
+		project) echo ../../src/template.c ../../src/template_lex.c ../../src/template_parse.c \
+			../../src/yaml_reader.c ../../src/project_text.c ../../src/project_yaml.c ;;
 		*) echo "fuzz: there is no target \"$1\"" >&2; exit 1 ;;
 	esac
 }
@@ -48,7 +51,7 @@ build() {
 	# shellcheck disable=SC2046
 	"$CLANG" -w -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 		-I"$("$PG_CONFIG" --includedir-server)" -I../../src -o "$FUZZ_DIR/$1" \
-		"fuzz_$1.c" server.c $(sources "$1") "$lib/libpgcommon.a" "$lib/libpgport.a"
+		"fuzz_$1.c" server.c $(sources "$1") "$lib/libpgcommon.a" "$lib/libpgport.a" -lyaml
 }
 
 mkdir -p "$FUZZ_DIR"

@@ -179,7 +179,7 @@ lappend(List *list, void *datum)
 
 ErrorContextCallback *error_context_stack = NULL;
 volatile sig_atomic_t InterruptPending = false;
-static sigjmp_buf *handler;
+sigjmp_buf *PG_exception_stack = NULL;
 static int	level;
 static int	code;
 
@@ -190,7 +190,7 @@ fuzz_try(void (*body) (void *arg), void *arg, int *sqlstate)
 	MemoryContext context = CurrentMemoryContext;
 
 	code = 0;
-	handler = &here;
+	PG_exception_stack = &here;
 	error_context_stack = NULL;
 	if (sigsetjmp(here, 0) == 0)
 	{
@@ -228,7 +228,13 @@ errfinish(const char *filename, int lineno, const char *funcname)
 	for (ErrorContextCallback *context = error_context_stack; context; context = context->previous)
 		context->callback(context->arg);
 	if (level >= ERROR)
-		siglongjmp(*handler, 1);
+		pg_re_throw();
+}
+
+void
+pg_re_throw(void)
+{
+	siglongjmp(*PG_exception_stack, 1);
 }
 
 int
@@ -321,6 +327,35 @@ pg_verifymbstr(const char *mbstr, int len, bool noError)
 	if (!noError)
 		ereport(ERROR, (errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE), errmsg("invalid byte sequence")));
 	return false;
+}
+
+int
+pg_mbcliplen(const char *mbstr, int len, int limit)
+{
+	int			clipped = 0;
+
+	while (clipped < len && mbstr[clipped] != '\0')
+	{
+		int			next = clipped + pg_encoding_mblen_bounded(PG_UTF8, mbstr + clipped);
+
+		if (next > limit || next > len)
+			break;
+		clipped = next;
+	}
+	return clipped;
+}
+
+char *
+pg_any_to_server(const char *s, int len, int encoding)
+{
+	(void) pg_verifymbstr(s, len, false);
+	return (char *) s;
+}
+
+char *
+pg_server_to_any(const char *s, int len, int encoding)
+{
+	return (char *) s;
 }
 
 void

@@ -1,5 +1,5 @@
 # What fuzzing has found worth keeping (test/fuzz), once more inside a server: whatever
-# the bytes are, the decoders and the templates accept them or refuse them with the
+# the bytes are, the decoders, the templates and the readers of projects accept them or refuse them with the
 # error that they have for it, and the backend lives.
 use strict;
 use warnings;
@@ -38,6 +38,7 @@ foreach my $db ('postgres', 'bytes')
 			END LOOP;
 			RETURN result;
 		END $$;
+		CREATE FUNCTION project(boolean, text) RETURNS text AS 'trucker', 'trucker_test_project' LANGUAGE C STRICT;
 		CREATE FUNCTION outcome(what text, input bytea) RETURNS text LANGUAGE plpgsql AS $$
 		DECLARE
 			content text;
@@ -55,6 +56,8 @@ foreach my $db ('postgres', 'bytes')
 				PERFORM public.decode(content);
 			ELSIF what = 'function' THEN
 				PERFORM trucker.decode_wal2json(content);
+			ELSIF what = 'project' THEN
+				RETURN CASE WHEN public.project(left(content, 1) = 'r', substr(content, 2)) = '' THEN 'accepted' ELSE 'refused' END;
 			ELSE
 				PERFORM public.render(content, operation) FROM unnest('{insert,update,delete}'::text[]) operation;
 			END IF;
@@ -63,7 +66,9 @@ foreach my $db ('postgres', 'bytes')
 			WHEN protocol_violation THEN
 				RETURN CASE WHEN what <> 'template' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN syntax_error OR datatype_mismatch THEN
-				RETURN CASE WHEN what = 'template' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
+				RETURN CASE WHEN what IN ('template', 'project') THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
+			WHEN undefined_parameter THEN
+				RETURN CASE WHEN what = 'project' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN OTHERS THEN
 				RETURN 'WRONG: ' || SQLSTATE || ' ' || SQLERRM;
 		END $$});
@@ -87,6 +92,8 @@ foreach (
 	[ 'postgres', 'function', 'wal2json' ],
 	[ 'bytes', 'pgoutput', 'pgoutput' ],
 	[ 'postgres', 'pgoutput', 'pgoutput' ],
+	[ 'postgres', 'project', 'project' ],
+	[ 'bytes', 'project', 'project' ],
 	[ 'postgres', 'template', 'template' ])
 {
 	my ($db, $what, $directory) = @$_;

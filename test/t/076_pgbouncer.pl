@@ -9,6 +9,7 @@ use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use TruckerProject;
 use TruckerRemote;
 use TruckerTest;
 
@@ -86,6 +87,12 @@ foreach my $round (1 .. 3)
 	same_remote($source, 'TABLE entry', $target, 'TABLE log', "round $round: each row once");
 }
 cmp_ok($target->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'writer'}), '>=', 1, 'the sessions are those of the pool');
+
+# Migrations need a session; to look at them does not.
+my $project = project_dir($source);
+project_files($project, 'trucker.yml' => "connections: []\n", 'migrate/pooled/2024-01-01T00:00:00_up.sql' => 'SELECT 1');
+is($source->safe_psql('postgres', 'SELECT connection, state FROM trucker.migrations'), 'pooled|pending', 'the view looks through a pooler');
+like(psql_err($source, q{CALL trucker.migrate('pooled')}), qr/ERROR:  0A000.*connection "pooled" leads through a pooler/s, 'migrate() does not go through one');
 
 kill 'TERM', $pid;
 done_testing();
