@@ -7,8 +7,8 @@
 #   make test          install what is missing, build, install, run all tests on
 #                      servers of their own; TESTS="sql/a.sql test/t/b.pl" for some
 #   make soak          crashes for MINUTES=60, then a transaction of HUGE_ROWS=5000000
-#   make fuzz          the decoders and the templates with libFuzzer, RUNS=500000
-#                      executions each (test/fuzz/run.sh)
+#   make fuzz          the decoders, the templates and the readers of projects with
+#                      libFuzzer, RUNS=500000 executions each (test/fuzz/run.sh)
 #   make demo          the same road, to see it work; KEEP=1 leaves the server up
 #
 # make test and make demo do not need PGXS: they install it.

@@ -36,11 +36,13 @@ static const struct
 	{"reset.sql", offsetof(TruckerProjectTruck, reset_sql)},
 };
 
-/* An error list that goes on behind an error. */
+/* Add an error that was raised over a file, whose name its message may hold already. */
 static void
-add_caught(TruckerProjectErrors *errors, const char *prefix, const ErrorData *error)
+add_caught(TruckerProjectErrors *errors, const char *name, const ErrorData *error)
 {
-	trucker_project_error(errors, "%s%s%s%s%s%s", prefix, error->message,
+	bool		named = strstr(error->message, name) != NULL;
+
+	trucker_project_error(errors, "%s%s%s%s%s%s%s", named ? "" : name, named ? "" : ": ", error->message,
 						  error->detail ? ".  " : "", error->detail ? error->detail : "",
 						  error->hint ? ".  " : "", error->hint ? error->hint : "");
 }
@@ -92,7 +94,7 @@ read_file(TruckerProject *project, const char *name)
 	ErrorData  *error = trucker_checklist_try(do_read, &file, &result);
 
 	if (error)
-		add_caught(&project->errors, "", error);
+		add_caught(&project->errors, name, error);
 	return error ? NULL : file.text;
 }
 
@@ -104,7 +106,7 @@ list_folder(TruckerProject *project, const char *name)
 	ErrorData  *error = trucker_checklist_try(do_list, &folder, &result);
 
 	if (error)
-		add_caught(&project->errors, "", error);
+		add_caught(&project->errors, name, error);
 	return error ? NIL : folder.names;
 }
 
@@ -154,7 +156,7 @@ read_yaml(TruckerProject *project, const char *name, TruckerProjectText **file, 
 	read.file = *file;
 	error = trucker_checklist_try(do_parse, &read, &result);
 	if (error)
-		add_caught(&project->errors, strncmp(error->message, name, strlen(name)) == 0 ? "" : psprintf("%s: ", name), error);
+		add_caught(&project->errors, name, error);
 	*root = read.root;
 	return project->errors.count == before;
 }

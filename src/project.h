@@ -122,12 +122,12 @@ extern TruckerYaml *trucker_project_text_read(TruckerProjectText *file, const ch
 extern void trucker_project_read_root(TruckerProject *project, const TruckerProjectText *file, const TruckerYaml *root);
 extern TruckerProjectTruck *trucker_project_read_truck(const TruckerProjectText *file, const TruckerYaml *root);
 extern bool trucker_project_is_port(const char *text);
+extern TruckerProjectConnection *trucker_project_connection(const TruckerProject *project, const char *name);
 
 /* in project.c */
 extern TruckerProject *trucker_project_read_folder(const char *dir);
 extern TruckerProject *trucker_project_load(const char *dir);
 extern void trucker_project_raise(const TruckerProject *project);
-extern TruckerProjectConnection *trucker_project_connection(const TruckerProject *project, const char *name);
 
 /* in project_connection.c */
 extern List *trucker_project_server_options(const TruckerProjectConnection *connection);

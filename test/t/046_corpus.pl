@@ -69,6 +69,9 @@ foreach my $db ('postgres', 'bytes')
 				RETURN CASE WHEN what IN ('template', 'project') THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN undefined_parameter THEN
 				RETURN CASE WHEN what = 'project' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
+			WHEN character_not_in_repertoire THEN
+				-- YAML is UTF8, also where the bytes that a template's escapes make need not be
+				RETURN CASE WHEN what = 'project' AND getdatabaseencoding() = 'SQL_ASCII' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN OTHERS THEN
 				RETURN 'WRONG: ' || SQLSTATE || ' ' || SQLERRM;
 		END $$});

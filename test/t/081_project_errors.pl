@@ -268,6 +268,25 @@ broken('much that is wrong in several files', {
 	qr/^trucker\.yml: line 1, column 1: unknown key "uniqe"/, qr/^trucker\.yml: line 3, column 20: "port"/, qr/^trucker\.yml: line 4, column 3: a connection needs/,
 	qr/^t\/truck\.yml: line 1, column 10: unknown key "tabel"/, qr/^t\/truck\.yml: line 1, column 8: a truck needs/,
 	qr/^t\/output\.sql: the file is missing/, qr/^u\/truck\.yml: the file is missing/);
+# ---- another encoding
+
+$node->safe_psql('postgres', "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0");
+$node->safe_psql('latin', 'CREATE EXTENSION trucker; CREATE TABLE a (id integer PRIMARY KEY, v text)');
+{
+	my $project = project($node, 'latin')->put(%good, 't/output.sql' => "SELECT '\x{c3}\x{a9}' FROM r", 'trucker.yml' => "unique_id: \x{c3}\x{a9} # \x{c3}\x{a9}\n");
+
+	is_deeply([ errors($node, $project, db => 'latin') ], [], 'files are UTF-8, whatever the encoding of the database is');
+	$node->safe_psql('latin', "SET client_min_messages = error; SELECT * FROM trucker.load('" . $project->dir . "')");
+	is($node->safe_psql('latin', 'SET client_encoding = UTF8; SELECT octet_length(output_sql) || project::text FROM trucker.truck, trucker.project_object'), "17\x{c3}\x{a9}", '... and are converted');
+	$project->put('trucker.yml' => "# \x{c3}\x{a9}\n\x{c3}\x{a9}: [ \x{c3}\x{a9} ]\n");
+	like((errors($node, $project, db => 'latin', sql => 'SET client_encoding = UTF8'))[0], qr/^trucker\.yml: line 2, column 1: unknown key "\x{c3}\x{a9}"/, 'places are those of characters');
+	$project->put('trucker.yml' => '', 't/output.sql' => "SELECT '\x{e2}\x{82}\x{ac}' FROM r");
+	like((errors($node, $project, db => 'latin'))[0], qr/^t\/output\.sql: character with byte sequence 0xe2 0x82 0xac in encoding "UTF8" has no equivalent in encoding "LATIN1"/,
+		'a character that the database has not');
+	$project->put('t/output.sql' => "SELECT 1 FROM r", "t\x{c3}\x{a9}/truck.yml" => '');
+	like((errors($node, $project, db => 'latin'))[0], qr/a name in folder ".*" is not ASCII\.  In a database whose encoding is not UTF8/, 'a name that would not lead back to its file');
+}
+
 is($node->safe_psql('postgres', 'SELECT count(*) FROM trucker.truck'), '0', 'nothing of all this was done');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM trucker.project_object'), '0', '... nor noted');
 unlike(slurp_file($node->logfile), qr/geheim/, 'nothing of the environment is in the log');
