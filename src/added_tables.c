@@ -30,9 +30,13 @@
 #include "trucker.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "backfill.h"
+#include "deadlock.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -139,6 +143,32 @@ forget_quarantined(TruckerMember *member)
 		member->pipeline->quarantine->stale = true;
 }
 
+/*
+ * Of a truck that loads nothing (alter.c): it reads the tables from here on, since that
+ * is where their publication can be relied upon.
+ */
+static void
+begin_reading(TruckerMember *member, XLogRecPtr from)
+{
+	List	   *names;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	/* who alters one now must see what is written here, or be seen */
+	trucker_give_way_in_deadlocks(true);
+	foreach(lc, member->unloaded)
+		LockRelationOid(lfirst_oid(lc), AccessShareLock);
+	trucker_give_way_in_deadlocks(false);
+	names = trucker_state_current_names(member->truck, member->unloaded);
+	foreach(lc, names)
+		((TruckerInputName *) lfirst(lc))->from_lsn = from;
+	trucker_state_set_added(member->truck, names);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	XLogFlush(XactLastCommitEnd);
+}
+
 static void
 load(TruckerMember *member, void *arg)
 {
@@ -149,6 +179,11 @@ load(TruckerMember *member, void *arg)
 	List	   *names;
 	ListCell   *lc;
 
+	if (!member->truck->backfill)
+	{
+		begin_reading(member, stream->read_until);
+		return;
+	}
 	/* a failure here is no source transaction's */
 	pipeline->commit_lsn = member->position->lsn;
 	pipeline->xid = InvalidTransactionId;

@@ -10,7 +10,7 @@
  *	- a table that is not read any more: its row in trucker.input_table is gone
  *	- a table that was added: has no such row until it has been loaded
  *	  (added_tables.c).  With "backfill": false it gets its row here: the truck reads
- *	  what commits from now on
+ *	  what commits from now on; but for a stream of pgoutput, where it must be published first
  *	- another role or stream: the truck is not where it belongs, and moves
  *	  (transition.c)
  *
@@ -133,6 +133,15 @@ begin_reading(const TruckerTruck *truck)
 	trucker_state_add_input_names(&truck->id, names);
 }
 
+/* Does the stream that carries it get only what a publication holds? */
+static bool
+is_published_for(const TruckerTruck *truck)
+{
+	TruckerStreamRow *stream = truck->has_stream ? trucker_state_stream(&truck->stream_id) : NULL;
+
+	return stream && trucker_switch_publication(stream) != NULL;
+}
+
 /* Where the definition alone does not make the truck run. */
 static void
 tell_what_is_missing(const TruckerTruck *truck)
@@ -223,7 +232,8 @@ trucker_alter_truck(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg(UINT64_FORMAT " quarantined changes of tables that truck \"%s\" reads no more are discarded",
 						discarded, truck->name)));
-	if (!truck->needs_backfill && !truck->lost && !truck->backfill)
+	/* a table that is yet to be published cannot be read from now on (added_tables.c) */
+	if (!truck->needs_backfill && !truck->lost && !truck->backfill && !is_published_for(truck))
 		begin_reading(truck);
 	moves = truck->role != old->role || strcmp(truck->stream_name, old->stream_name) != 0;
 	if (moves && truck->needs_backfill && runs)

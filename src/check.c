@@ -28,6 +28,7 @@
 #include "check.h"
 #include "checklist.h"
 #include "decoder.h"
+#include "generated.h"
 #include "identity.h"
 #include "lineage.h"
 #include "part.h"
@@ -159,6 +160,8 @@ check_identity(TruckerChecklist *list, void *arg)
 	InputCheck *input = arg;
 
 	trucker_program_check_identity(input->program);
+	if (!input->truck->inserts_only)
+		trucker_generated_check(input->program->relation, trucker_check_decoder(input->truck));
 	return input->truck->inserts_only ? "inserts only: none is needed" : "gives the old values that are needed";
 }
 

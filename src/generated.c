@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 
 #include "generated.h"
+#include "part.h"
 
 typedef struct GeneratedColumn
 {
@@ -59,8 +60,8 @@ is_generated(TupleDesc desc, int attnum)
 }
 
 /* The name of a generated column that the changes' old rows should carry, and do not; or NULL. */
-const char *
-trucker_generated_in_identity(const TruckerRelation *relation)
+static const char *
+generated_in_identity(const TruckerRelation *relation)
 {
 	int			attnum = -1;
 
@@ -70,6 +71,25 @@ trucker_generated_in_identity(const TruckerRelation *relation)
 		if (is_generated(relation->desc, attnum))
 			return NameStr(TupleDescAttr(relation->desc, attnum - 1)->attname);
 	return NULL;
+}
+
+/*
+ * May updates and deletes of the table be read through such a plugin?  Of the old row it
+ * sends the replica identity only, and of that no generated column: the row could not be
+ * found, nor the value computed.
+ */
+void
+trucker_generated_check(const TruckerRelation *relation, const TruckerDecoder *decoder)
+{
+	const char *column = decoder->omits_generated ? generated_in_identity(relation) : NULL;
+
+	if (column)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the replica identity of table %s has a generated column \"%s\", which output plugin \"%s\" does not send",
+						relation->name, column, decoder->plugin),
+				 errdetail("It would not be known which rows are updated and deleted."),
+				 errhint("%s or use another output plugin: see trucker.set_output_plugin().", trucker_parts_alter_all(relation))));
 }
 
 /* Somebody needs the generated column, and so what it is computed from. */

@@ -10,6 +10,6 @@
 /* in generated.c */
 extern void trucker_generated_prepare(TruckerRelation *relation, Relation rel);
 extern void trucker_generated_fill(TruckerRow *row, TruckerRelation *relation);
-extern const char *trucker_generated_in_identity(const TruckerRelation *relation);
+extern void trucker_generated_check(const TruckerRelation *relation, const TruckerDecoder *decoder);
 
 #endif							/* TRUCKER_GENERATED_H */

@@ -196,6 +196,8 @@ handle_row(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage 
 	row->xid = pipeline->xid;
 	if (message->decoder->omits_generated)
 		trucker_generated_prepare(input->program->relation, input->rel);
+	if (message->kind != TRUCKER_MSG_INSERT)
+		trucker_generated_check(input->program->relation, message->decoder);
 	trucker_row_from_message(row, input->program->relation, trucker_pipeline_part(input, message),
 							 trucker_pipeline_columns(pipeline, input, message), message);
 	row->lsn = pipeline->commit_lsn;

@@ -170,6 +170,7 @@ trucker_relation_build(Relation rel)
 	relation->input_param = palloc0(Max(natts, 1) * sizeof(Oid));
 	relation->receive = palloc0(Max(natts, 1) * sizeof(FmgrInfo));
 	relation->receive_param = palloc0(Max(natts, 1) * sizeof(Oid));
+	relation->receive_copy = palloc0(Max(natts, 1) * sizeof(bool));
 	relation->altered_by = columns_altered_by(relation->relid, natts);
 	relation->names_objects = palloc0(Max(natts, 1) * sizeof(bool));
 

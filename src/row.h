@@ -44,6 +44,7 @@ typedef struct TruckerRelation
 	TransactionId *altered_by;	/* xmin of the pg_attribute row */
 	FmgrInfo   *receive;		/* receive functions, likewise */
 	Oid		   *receive_param;
+	bool	   *receive_copy;	/* do they write to what they read? */
 	bool	   *names_objects;	/* is the text an object's name (regclass ...)? */
 	struct TruckerGenerated *generated; /* NULL: not looked at (generated.c) */
 	int			converting;		/* attnum at hand, for errors; 0: none */

@@ -132,9 +132,10 @@ convert_binary(TruckerRelation *relation, int attnum, const TruckerField *field,
 
 		getTypeBinaryInputInfo(attr->atttypid, &function, &relation->receive_param[attnum - 1]);
 		fmgr_info_cxt(function, receive, GetMemoryChunkContext(relation));
+		relation->receive_copy[attnum - 1] = trucker_value_is_written_to(attr->atttypid);
 	}
 	return trucker_value_receive(receive, relation->receive_param[attnum - 1], attr->atttypmod,
-								 field->value, field->len);
+								 field->value, field->len, relation->receive_copy[attnum - 1]);
 }
 
 /* Was the column's type altered from bytea to another, or to bytea? */

@@ -61,9 +61,9 @@ commit(void)
 	MemoryContextSwitchTo(context);
 }
 
-/* Its publication, if its slot is read with one; else NULL. */
-static const char *
-publication_in_use(const TruckerStreamRow *stream)
+/* The stream's publication, if its slot is read with one; else NULL. */
+const char *
+trucker_switch_publication(const TruckerStreamRow *stream)
 {
 	const TruckerDecoder *decoder;
 	TruckerSlotInfo info;
@@ -82,8 +82,8 @@ bool
 trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
 					 const TruckerMember *member, XLogRecPtr lsn)
 {
-	const char *publication = publication_in_use(to);
-	const char *own = publication_in_use(from);
+	const char *publication = trucker_switch_publication(to);
+	const char *own = trucker_switch_publication(from);
 
 	return publication == NULL || (own && strcmp(own, publication) == 0) ||
 		trucker_publication_covers(publication, member->truck, member->unloaded, lsn);
@@ -175,8 +175,8 @@ get_covered(const TruckerStream *stream, const TruckerStreamRow *target, XLogRec
 bool
 trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home)
 {
-	const char *publication = publication_in_use(home);
-	const char *own = publication_in_use(stream->row);
+	const char *publication = trucker_switch_publication(home);
+	const char *own = trucker_switch_publication(stream->row);
 
 	return publication == NULL || (own && strcmp(own, publication) == 0) ||
 		get_covered(stream, home, stream->applied);
@@ -235,28 +235,32 @@ copy_slot(const char *from, const char *to, const char *plugin)
 
 /* Hand all trucks to the new stream, and let it be the home; false: it has got none. */
 static bool
-hand_over(TruckerStream *stream, const pg_uuid_t *to)
+hand_over(TruckerStream *stream, const pg_uuid_t *to_id)
 {
 	TruckerStreamRow *locked;
+	TruckerStreamRow *to;
 	bool		any = false;
 	ListCell   *lc;
 
 	begin();
 	locked = trucker_state_lock_stream(&stream->row->id);
-	if (locked && locked->home && trucker_state_lock_stream(to))
+	to = trucker_state_lock_stream(to_id);
+	if (locked && locked->home && to)
 	{
 		foreach(lc, stream->members)
 		{
 			TruckerMember *member = lfirst(lc);
 
 			/* one that somebody is just altering catches up with the others later */
-			if (trucker_state_hand_over(&member->truck_id, &stream->id, to, trucker_position_confirmable(member->position)))
+			if (trucker_state_lock_truck(&member->truck_id, &stream->id) &&
+				trucker_switch_suits(stream->row, to, member, trucker_slot_confirmed(to->slot_name)) &&
+				trucker_state_hand_over(&member->truck_id, &stream->id, to_id, trucker_position_confirmable(member->position)))
 				any = true;
 		}
 		if (any)
 		{
 			trucker_state_set_home(&stream->id, false);
-			trucker_state_set_home(to, true);
+			trucker_state_set_home(to_id, true);
 		}
 	}
 	commit();

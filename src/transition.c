@@ -448,6 +448,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 		TruckerMember *member = lfirst(lc);
 
 		member->moved = possible && member->active &&
+			trucker_state_lock_truck(&member->truck_id, &stream->id) &&
 			trucker_switch_suits(stream->row, locked, member, stream->applied) &&
 			trucker_state_hand_over(&member->truck_id, &stream->id, &home->id, stream->applied);
 		any |= member->moved;

@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "port/pg_bswap.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rangetypes.h"
@@ -49,16 +50,30 @@ trucker_value_set_formats(void)
 }
 
 /*
+ * Does the type's receive function write into what it reads?  Those of types that hold
+ * others do, for a while: they put a zero byte behind what they hand on, and if that
+ * fails it stays there.
+ */
+bool
+trucker_value_is_written_to(Oid type)
+{
+	char		typtype = get_typtype(type);
+
+	return (typtype != TYPTYPE_BASE && typtype != TYPTYPE_ENUM) || OidIsValid(get_element_type(type));
+}
+
+/*
  * A value from its binary form, by a receive function; in the current memory context.
- * A zero byte follows the data, and the function may write into it for a while.
+ * A zero byte follows the data.  copy: it is written to, and we need it as it is, should
+ * this fail.
  */
 Datum
-trucker_value_receive(FmgrInfo *function, Oid param, int32 typmod, const char *data, int len)
+trucker_value_receive(FmgrInfo *function, Oid param, int32 typmod, const char *data, int len, bool copy)
 {
 	StringInfoData buf;
 	Datum		value;
 
-	buf.data = unconstify(char *, data);
+	buf.data = copy ? memcpy(palloc(len + 1), data, len + 1) : unconstify(char *, data);
 	buf.len = len;
 	buf.maxlen = len + 1;
 	buf.cursor = 0;
@@ -67,12 +82,32 @@ trucker_value_receive(FmgrInfo *function, Oid param, int32 typmod, const char *d
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
 				 errmsg("a value in binary form is longer than its type's function has read")));
+	if (copy)
+		pfree(buf.data);
 	return value;
 }
 
 /*
+ * An array of a domain becomes one of the type below, by the OID that stands in its binary
+ * form, behind its number of dimensions and its flags; returns its new type.
+ */
+static Oid
+without_domain(char *data, int len, Oid type)
+{
+	Oid			element = get_element_type(type);
+	Oid			base = OidIsValid(element) ? getBaseType(element) : InvalidOid;
+	Oid			array = base != element ? get_array_type(base) : InvalidOid;
+	uint32		oid = pg_hton32(base);
+
+	if (!OidIsValid(array) || len < 3 * (int) sizeof(oid))
+		return type;
+	memcpy(data + 2 * sizeof(oid), &oid, sizeof(oid));
+	return array;
+}
+
+/*
  * The text of a value of that type.  A domain's value is read as one of the type below,
- * for which no CHECK is run.
+ * for which no CHECK is run; that of an array of a domain likewise.
  */
 char *
 trucker_value_text(const char *data, int len, Oid type)
@@ -83,6 +118,7 @@ trucker_value_text(const char *data, int len, Oid type)
 	bool		is_varlena;
 	FmgrInfo	receive;
 	Datum		value;
+	char	   *copy;
 	char	   *text;
 	int			nestlevel;
 
@@ -92,10 +128,11 @@ trucker_value_text(const char *data, int len, Oid type)
 				 errmsg("a value is of a type that has been dropped since"),
 				 errdetail("When the change was made, the type of the column had OID %u.", type),
 				 errhint("Call trucker.resync() to load the table anew.")));
-	base = getBaseType(type);
+	copy = memcpy(palloc(len + 1), data, len + 1);
+	base = without_domain(copy, len, getBaseType(type));
 	getTypeBinaryInputInfo(base, &function, &param);
 	fmgr_info(function, &receive);
-	value = trucker_value_receive(&receive, param, -1, data, len);
+	value = trucker_value_receive(&receive, param, -1, copy, len, false);
 	getTypeOutputInfo(base, &function, &is_varlena);
 	nestlevel = trucker_value_set_formats();
 	text = OidOutputFunctionCall(function, value);

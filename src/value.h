@@ -9,7 +9,8 @@
 
 /* in value.c */
 extern int	trucker_value_set_formats(void);
-extern Datum trucker_value_receive(FmgrInfo *function, Oid param, int32 typmod, const char *data, int len);
+extern bool trucker_value_is_written_to(Oid type);
+extern Datum trucker_value_receive(FmgrInfo *function, Oid param, int32 typmod, const char *data, int len, bool copy);
 extern char *trucker_value_text(const char *data, int len, Oid type);
 extern bool trucker_value_table_is_binary(Oid relid);
 

@@ -23,10 +23,29 @@ foreach my $db ('postgres', 'bytes')
 		CREATE EXTENSION trucker;
 		CREATE FUNCTION decode(text) RETURNS text AS 'trucker', 'trucker_test_decode' LANGUAGE C STRICT;
 		CREATE FUNCTION render(text, text) RETURNS text AS 'trucker', 'trucker_test_render' LANGUAGE C STRICT;
+		CREATE FUNCTION decode_pgoutput(text, bytea[]) RETURNS text AS 'trucker', 'trucker_test_pgoutput' LANGUAGE C STRICT;
+		-- messages, each behind its length
+		CREATE FUNCTION messages(input bytea) RETURNS bytea[] LANGUAGE plpgsql AS $$
+		DECLARE
+			at int := 1;
+			result bytea[] := '{}';
+			len int;
+		BEGIN
+			WHILE at < length(input) LOOP
+				len := least(get_byte(input, at - 1) * 256 + get_byte(input, at), length(input) - at - 1);
+				result := result || substr(input, at + 2, len);
+				at := at + 2 + len;
+			END LOOP;
+			RETURN result;
+		END $$;
 		CREATE FUNCTION outcome(what text, input bytea) RETURNS text LANGUAGE plpgsql AS $$
 		DECLARE
 			content text;
 		BEGIN
+			IF what = 'pgoutput' THEN
+				PERFORM public.decode_pgoutput('trucker', public.messages(input));
+				RETURN 'accepted';
+			END IF;
 			BEGIN
 				content := convert_from(input, getdatabaseencoding());
 			EXCEPTION WHEN character_not_in_repertoire THEN
@@ -42,7 +61,7 @@ foreach my $db ('postgres', 'bytes')
 			RETURN 'accepted';
 		EXCEPTION
 			WHEN protocol_violation THEN
-				RETURN CASE WHEN what IN ('stream', 'function') THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
+				RETURN CASE WHEN what <> 'template' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN syntax_error OR datatype_mismatch THEN
 				RETURN CASE WHEN what = 'template' THEN 'refused' ELSE 'WRONG: ' || SQLERRM END;
 			WHEN OTHERS THEN
@@ -66,6 +85,8 @@ foreach (
 	[ 'bytes', 'function', 'wal2json' ],
 	[ 'postgres', 'stream', 'wal2json' ],
 	[ 'postgres', 'function', 'wal2json' ],
+	[ 'bytes', 'pgoutput', 'pgoutput' ],
+	[ 'postgres', 'pgoutput', 'pgoutput' ],
 	[ 'postgres', 'template', 'template' ])
 {
 	my ($db, $what, $directory) = @$_;

@@ -238,12 +238,14 @@ becomes(q{SELECT state = 'stopped' FROM trucker.status WHERE truck = 'deferred'}
 sql(q{INSERT INTO src VALUES (500, '5'); ALTER DOMAIN small DROP CONSTRAINT small_check; ALTER DOMAIN small ADD CHECK (VALUE < 100) NOT VALID; SELECT trucker.start('deferred')});
 sql(q{INSERT INTO src VALUES (6, '6')});
 there('deferred', 'it passes all of them');
-is(sql(q{SELECT string_agg(id || '=' || v, ' ' ORDER BY id) FROM deferred_out}), '1=1 6=6', 'what can be applied is');
-is(sql(q{SELECT string_agg((new ->> 'id') || ' ' || left(error, 5), ', ' ORDER BY lsn) FROM trucker.quarantine WHERE truck = 'deferred'}), '2 P0001, 3 22P02, 4 0A000, 500 23514', 'an error at commit, in the SQL, of a lost value, of a domain');
+# pgoutput carries NaN
+my $carried = ($ENV{TRUCKER_OUTPUT_PLUGIN} // '') eq 'pgoutput';
+is(sql(q{SELECT string_agg(id || '=' || v, ' ' ORDER BY id) FROM deferred_out}), $carried ? '1=1 4=4 6=6' : '1=1 6=6', 'what can be applied is');
+is(sql(q{SELECT string_agg((new ->> 'id') || ' ' || left(error, 5), ', ' ORDER BY lsn) FROM trucker.quarantine WHERE truck = 'deferred'}), '2 P0001, 3 22P02, ' . ($carried ? '' : '4 0A000, ') . '500 23514', 'an error at commit, in the SQL, of a lost value, of a domain');
 sql(q{ALTER DOMAIN small DROP CONSTRAINT small_check; DROP TRIGGER no_two ON deferred_out});
-is(sql(q{SELECT trucker.retry_quarantined('deferred')}), '4', 'with two causes gone');
+is(sql(q{SELECT trucker.retry_quarantined('deferred')}), $carried ? '3' : '4', 'with two causes gone');
 becomes(q{SELECT bool_and(NOT to_be_retried) FROM trucker.quarantine}, 'all are retried');
-is(sql(q{SELECT string_agg(id || '=' || v, ' ' ORDER BY id) FROM deferred_out}), '1=1 2=2 6=6 500=5', 'and two succeed');
+is(sql(q{SELECT string_agg(id || '=' || v, ' ' ORDER BY id) FROM deferred_out}), $carried ? '1=1 2=2 4=4 6=6 500=5' : '1=1 2=2 6=6 500=5', 'and two succeed');
 is(sql(q{SELECT trucker.drop_truck('deferred'); SELECT count(*) FROM trucker.quarantined_transaction}), "\n0", 'a truck that is dropped leaves nothing');
 
 # Transient errors never put anything into quarantine; nor does one that makes a truck lost.

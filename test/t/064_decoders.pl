@@ -292,6 +292,28 @@ ok($node->poll_query_until('postgres', q{SELECT last_error ~ 'carries no value f
 is(sql('SELECT count(*) FROM gen_pgoutput WHERE id >= 10'), '0', 'no NULL takes its place');
 sql(q{SELECT trucker.stop('gen_pgoutput'); SELECT trucker.drop_truck('gen_pgoutput')});
 
+# a replica identity that pgoutput does not send
+sql(q{
+CREATE TABLE gk (a int NOT NULL, k int GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY);
+CREATE TABLE gk_wal2json (op text, k int, old__k int);
+CREATE TABLE gk_pgoutput (LIKE gk_wal2json);
+SELECT trucker.create_truck('gk', '{gk}', 'INSERT INTO gk_pgoutput SELECT meta__operation, k, old__k FROM r', options => '{"stream": "pgoutput"}')});
+like(psql_err($node, q{SELECT trucker.start('gk')}),
+	qr/ERROR:  0A000: the replica identity of table public.gk has a generated column "k", which output plugin "pgoutput" does not send\nDETAIL:  .*\nHINT:  .*ALTER TABLE public.gk REPLICA IDENTITY FULL; or use another output plugin: see trucker.set_output_plugin\(\)\./,
+	'a generated replica identity: start() refuses');
+sql(q{SELECT trucker.drop_truck('gk'); ALTER TABLE gk REPLICA IDENTITY FULL});
+create_pair('gk', 'gk', 'INSERT INTO %d SELECT meta__operation, k, old__k FROM r', '');
+sql($_) foreach ('INSERT INTO gk VALUES (1), (2), (3)', 'UPDATE gk SET a = a + 10', 'DELETE FROM gk WHERE a = 12');
+both_caught_up('gk', 'a generated primary key, and the whole old row');
+same($node, 'SELECT * FROM gk_wal2json', 'SELECT * FROM gk_pgoutput', 'old and new keys are computed');
+is(sql(q{SELECT string_agg(op || coalesce(k, 0) || coalesce(old__k, 0), ' ' ORDER BY op, k) FROM gk_pgoutput WHERE op <> 'insert'}), 'delete024 update222 update244 update266', 'and right');
+# altered while the truck runs
+sql(q{ALTER TABLE gk REPLICA IDENTITY DEFAULT; UPDATE gk SET a = 5 WHERE a = 11});
+ok($node->poll_query_until('postgres', q{SELECT last_error ~ '^0A000: the replica identity of table public.gk has a generated column' FROM trucker.status WHERE truck = 'gk_pgoutput'}),
+	'the truck stops when the replica identity becomes such a one');
+ok(caught_up($node, 'gk_wal2json'), 'wal2json reads on');
+sql(q{SELECT trucker.stop('gk_pgoutput'); SELECT trucker.drop_truck('gk_pgoutput')});
+
 # ----
 # Tables that are altered while changes are pending
 # ----
@@ -342,7 +364,7 @@ is(sql('SELECT string_agg(e, \' \' ORDER BY id) FROM en_pgoutput WHERE id = 4'),
 
 sql(q{
 CREATE DOMAIN positive AS int CHECK (value > 0);
-CREATE TABLE qu (id positive PRIMARY KEY, ts timestamptz, iv interval, f float8, b bytea, n numeric[], m mood, c regclass, v text);
+CREATE TABLE qu (id positive PRIMARY KEY, ps positive[], ts timestamptz, iv interval, f float8, b bytea, n numeric[], m mood, c regclass, v text);
 CREATE TABLE qu_wal2json (LIKE qu);
 CREATE TABLE qu_pgoutput (LIKE qu);
 GRANT ALL ON qu, qu_wal2json, qu_pgoutput TO hostile;
@@ -350,10 +372,10 @@ ALTER TABLE qu_wal2json ADD CHECK (v <> 'bad');
 ALTER TABLE qu_pgoutput ADD CHECK (v <> 'bad')});
 create_pair('qu', 'qu', q{
 	DELETE FROM public.%d USING r WHERE %d.id = r.old__id;
-	INSERT INTO public.%d SELECT id, ts, iv, f, b, n, m, c, v FROM r WHERE meta__operation <> 'delete'}, '"on_error": "quarantine", "role": "hostile"');
+	INSERT INTO public.%d SELECT id, ps, ts, iv, f, b, n, m, c, v FROM r WHERE meta__operation <> 'delete'}, '"on_error": "quarantine", "role": "hostile"');
 sql(q{
-INSERT INTO qu VALUES (1, '2024-02-03 04:05:06.789+00', '-1 year -2 mons +3 days -04:05:06.000001', 0.30000000000000004, '\x00ff5c', '{1.10,NULL,NaN}', 'größe', '"Mixed.Case"', 'bad');
-INSERT INTO qu VALUES (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'good');
+INSERT INTO qu VALUES (1, '{1,2,NULL,3}', '2024-02-03 04:05:06.789+00', '-1 year -2 mons +3 days -04:05:06.000001', 0.30000000000000004, '\x00ff5c', '{1.10,NULL,NaN}', 'größe', '"Mixed.Case"', 'bad');
+INSERT INTO qu VALUES (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'good');
 UPDATE qu SET v = 'good' WHERE id = 1;
 });
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 4 FROM trucker.quarantine}), 'what fails waits in quarantine, and what must not overtake it');
@@ -368,7 +390,18 @@ ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM trucker.quaran
 is(sql("SELECT differences('qu', 'qu_pgoutput', 'id')"), '', 'with exact values, which had become text');
 is(sql("SELECT differences('qu', 'qu_wal2json', 'id')"), '', 'likewise');
 
-is(sql(q{SELECT string_agg(truck || ': ' || last_error, E'\n') FROM trucker.status WHERE last_error !~ '^(42883: no binary output|55000: a value is of a type|23514: new row)'}),
+# values that no domain accepts any more are kept, and become values when one does
+sql(q{SELECT trucker.stop('qu_' || p) FROM unnest('{wal2json,pgoutput}'::text[]) p;
+INSERT INTO qu (id, ps, v) VALUES (500, '{1,500,NULL,500}', 'good');
+ALTER DOMAIN positive ADD CONSTRAINT small CHECK (value < 100) NOT VALID;
+SELECT trucker.start('qu_' || p) FROM unnest('{wal2json,pgoutput}'::text[]) p});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM trucker.quarantine WHERE error LIKE '23514: value for domain %'}), 'what a domain does not accept waits in quarantine');
+same($node, q{SELECT new FROM trucker.quarantine WHERE truck = 'qu_wal2json'}, q{SELECT new FROM trucker.quarantine WHERE truck = 'qu_pgoutput'}, 'its texts are the same');
+sql(q{ALTER DOMAIN positive DROP CONSTRAINT small; SELECT trucker.retry_quarantined('qu_' || p) FROM unnest('{wal2json,pgoutput}'::text[]) p});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM trucker.quarantine}), 'until it does');
+is(sql("SELECT differences('qu', 'qu_pgoutput', 'id')"), '', 'the values are exact');
+
+is(sql(q{SELECT string_agg(truck || ': ' || last_error, E'\n') FROM trucker.status WHERE last_error !~ '^(42883: no binary output|55000: a value is of a type|23514: (new row|value for domain)|0A000: the replica identity)'}),
 	'', 'no truck has met another error');
 $node->stop;
 done_testing();
