@@ -96,8 +96,8 @@ typedef struct TruckerDecoder
 	/* The decoder for the version of the plugin that is installed; NULL: this one is for any. */
 	const struct TruckerDecoder *(*installed) (void);
 
-	/* Decoding could not be started, with this SQLSTATE.  NULL: that tells nothing. */
-	void		(*refused) (int sqlstate);
+	/* Decoding could not be started, with this message.  NULL: that tells nothing. */
+	void		(*refused) (const char *message);
 
 	/*
 	 * Append the plugin's options as START_REPLICATION wants them, without the

@@ -291,6 +291,7 @@ trucker_replication_start(TruckerReplication *rep, const char *slot,
 						  XLogRecPtr from, const TruckerDecoder *decoder,
 						  const TruckerDecodeRequest *request)
 {
+	MemoryContext context = CurrentMemoryContext;
 	StringInfoData command;
 
 	initStringInfo(&command);
@@ -304,9 +305,10 @@ trucker_replication_start(TruckerReplication *rep, const char *slot,
 	}
 	PG_CATCH();
 	{
+		MemoryContextSwitchTo(context);
 		/* next time it may want other options */
 		if (decoder->refused)
-			decoder->refused(geterrcode());
+			decoder->refused(CopyErrorData()->message);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

@@ -12,7 +12,7 @@
 
 /* in wal2json_version.c */
 extern const TruckerDecoder *trucker_wal2json_installed(void);
-extern void trucker_wal2json_refused(int sqlstate);
+extern void trucker_wal2json_refused(const char *message);
 
 /* in wal2json_options.c */
 extern void trucker_wal2json_append_options(StringInfo buf, const TruckerDecodeRequest *request);

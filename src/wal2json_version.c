@@ -88,10 +88,21 @@ trucker_wal2json_installed(void)
 	return seen.exact ? &trucker_wal2json_exact : &trucker_wal2json;
 }
 
-/* Decoding with the option could not be started: the next attempt goes without. */
+/*
+ * Decoding could not be started.  If it is the option that the plugin does not know, the
+ * next attempt goes without: values may be lost that start() has promised to carry, so say
+ * so.  After any other error the option is kept.
+ */
 void
-trucker_wal2json_refused(int sqlstate)
+trucker_wal2json_refused(const char *message)
 {
-	if (sqlstate == ERRCODE_INVALID_PARAMETER_VALUE)
-		seen.exact = false;
+	if (message == NULL || strstr(message, TRUCKER_WAL2JSON_EXACT_OPTION) == NULL)
+		return;
+	seen.exact = false;
+	ereport(LOG,
+			(errmsg("output plugin \"%s\" is used without the option \"%s\", which its library knows",
+					trucker_wal2json.plugin, TRUCKER_WAL2JSON_EXACT_OPTION),
+			 errdetail("An older version must be loaded.  With it, NaN and infinity of real, double precision and numeric columns arrive as NULL."),
+			 errhint("Restart the server, so that it loads the version that is installed."),
+			 errhidecontext(true)));
 }

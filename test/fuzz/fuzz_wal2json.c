@@ -33,7 +33,7 @@ trucker_wal2json_installed(void)
 }
 
 void
-trucker_wal2json_refused(int sqlstate)
+trucker_wal2json_refused(const char *message)
 {
 	fuzz_fail("nobody starts decoding here");
 }
