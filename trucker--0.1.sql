@@ -557,7 +557,8 @@ SELECT p.publication || CASE WHEN p.inserts_only THEN '_i' ELSE '' END AS public
 			ELSE 'published' END AS state
 FROM trucker.published_table p
 CROSS JOIN LATERAL (
-	SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
+	SELECT coalesce((SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = p.relid), false)
+		   OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
 				   WHERE r.prrelid = p.relid AND b.pubname::text IN (p.publication, p.publication || CASE WHEN p.inserts_only THEN '_i' ELSE '' END)) AS there) m
 LEFT JOIN LATERAL (
 	SELECT pg_catalog.array_agg(x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END ORDER BY NOT x.home, x.id) AS streams,
@@ -570,7 +571,7 @@ LEFT JOIN LATERAL (
 	 OR t.id IN (SELECT s.truck_id FROM trucker.truck_state s JOIN trucker.stream x ON x.id = s.stream_id WHERE x.publication = p.publication))) t ON true
 WHERE x.is_visible OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW trucker.publications IS
-'one row a table that trucker publishes for streams that pgoutput decodes: in which publication, for which streams and trucks, and from where in the WAL on it can be relied upon';
+'one row an input table that trucker publishes (if it is partitioned: its partitions) for streams that pgoutput decodes: in which publication, for which streams and trucks, and from where in the WAL on it can be relied upon';
 
 /*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and

@@ -52,6 +52,7 @@ typedef struct TruckerMessage
 	XLogRecPtr	lsn;			/* start of its own record; the receiver fills it in */
 
 	/* INSERT, UPDATE, DELETE, TRUNCATE */
+	Oid			relid;			/* of the table, or InvalidOid if not sent: then names tell */
 	const char *schema;
 	const char *table;
 	Oid			leaf;			/* the partition that it is a change of, or invalid; the receiver fills it in */

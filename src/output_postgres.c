@@ -135,7 +135,8 @@ make_plan(const char *sql, TupleDesc desc)
 	ListCell   *lc;
 
 	plan->statements = palloc0(Max(list_length(statements), 1) * sizeof(RemoteStatement));
-	plan->shape = trucker_remote_shape_create(desc);
+	/* of what input.sql returns, too, only what is read is sent */
+	plan->shape = trucker_remote_shape_create(desc, trucker_sql_columns_named(statements, desc));
 	params_query = trucker_remote_shape_params_query(plan->shape);
 	foreach(lc, statements)
 	{

@@ -341,6 +341,7 @@ take_change(Decoding *decoding, Reader *reader, TruckerMessage *message)
 	char	   *copy = palloc(reader->len + 1);
 
 	memcpy(copy, reader->data, reader->len);
+	message->relid = table->relid;
 	message->schema = table->schema;
 	message->table = table->table;
 	if (message->kind == TRUCKER_MSG_DELETE)
@@ -376,6 +377,7 @@ take_truncate(Decoding *decoding, Reader *reader, TruckerMessage *message)
 			message = message->also = palloc0(sizeof(TruckerMessage));
 		message->decoder = &trucker_pgoutput;
 		message->kind = TRUCKER_MSG_TRUNCATE;
+		message->relid = table->relid;
 		message->schema = table->schema;
 		message->table = table->table;
 	}

@@ -23,8 +23,11 @@
  * the same name and "_i" after it.  What keeps DDL from leading there later is in
  * publication_guard.c.
  *
- * Publications name partitioned tables, and their partitions' changes are sent as those
- * of the partitions: what wal2json sends, and what toast.c and part.c have to know.
+ * Of a partitioned table the partitions are published, one by one, and not the table:
+ * that would publish a new partition before it has a replica identity.  A partition is
+ * added by the statement that makes it one (publication_guard.c), so that there is no
+ * change of it that is older.  What is sent are changes of the partitions, as wal2json
+ * sends them, and as toast.c and part.c must know them.
  *
  * The only file that knows the columns of trucker.published_table.  Everything that
  * changes publications does so one after the other (lock_all).
@@ -166,44 +169,95 @@ record(const char *name, Oid relid, bool inserts_only)
 								   "VALUES ($1, $2, $3)", 3, types, values, NULL, SPI_OK_INSERT);
 }
 
-static void
-check_identity(Oid relid)
+/* A table that an input consists of: itself, or a partition. */
+typedef struct Part
+{
+	Oid			relid;
+	bool		has_identity;
+} Part;
+
+/* All of them (Part *).  In an open access to the catalog. */
+static List *
+parts_of(Oid relid)
 {
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(relid);
-	char	   *part;
+	int			n = (int) trucker_catalog_execute("SELECT leaf, has_identity FROM trucker.input_parts($1) WHERE kind = 'r'",
+												  1, &type, &value, NULL, SPI_OK_SELECT);
+	List	   *parts = NIL;
 
-	if (trucker_catalog_execute("SELECT format('%I.%I', schema_name, table_name) FROM trucker.input_parts($1) "
-								"WHERE kind = 'r' AND NOT has_identity LIMIT 1", 1, &type, &value, NULL, SPI_OK_SELECT) == 0)
-		return;
-	part = trucker_text_column(SPI_tuptable->vals[0], 1);
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("table %s has no replica identity", part),
-			 errdetail("If its changes were published, the application's updates and deletes of it would fail."),
-			 errhint("Add a primary key, or: ALTER TABLE %s REPLICA IDENTITY FULL;", part)));
+	for (int i = 0; i < n; i++)
+	{
+		Part	   *part = palloc(sizeof(Part));
+		bool		isnull;
+
+		part->relid = DatumGetObjectId(trucker_column(SPI_tuptable->vals[i], 1, &isnull));
+		part->has_identity = trucker_bool_column(SPI_tuptable->vals[i], 2);
+		parts = lappend(parts, part);
+	}
+	return parts;
 }
 
 /*
- * Let the publication hold a table.  The lock keeps the replica identity as it is, and is
- * in the way of nothing but DDL and VACUUM; who holds one for long makes us give up and
- * try again (trucker_catalog_begin() has set a lock_timeout).
+ * A part that is not published, and ought to be; NULL: there is none.  A partition that
+ * has no replica identity yet is not read either (input_ddl.c).
+ */
+static const Part *
+missing_part(const char *name, const List *parts, bool inserts_only)
+{
+	ListCell   *lc;
+
+	foreach(lc, parts)
+	{
+		const Part *part = lfirst(lc);
+
+		if ((part->has_identity || inserts_only) && !holds(name, part->relid) &&
+			!(inserts_only && holds(inserts_name(name), part->relid)))
+			return part;
+	}
+	return NULL;
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+
+	return name ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name) : psprintf("(OID %u)", relid);
+}
+
+static void
+raise_no_identity(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table %s has no replica identity", qualified_name(relid)),
+			 errdetail("If its changes were published, the application's updates and deletes of it would fail."),
+			 errhint("Add a primary key, or: ALTER TABLE %s REPLICA IDENTITY FULL;", qualified_name(relid))));
+}
+
+/*
+ * Let the publication hold a table.  The locks keep the replica identity, and partitions,
+ * as they are, and are in the way of nothing but DDL and VACUUM; who holds one for long
+ * makes us give up and try again (trucker_catalog_begin() has set a lock_timeout).
  */
 static void
 add_table(const char *name, Oid relid, bool inserts_only)
 {
-	const char *into = inserts_only ? inserts_name(name) : name;
-	bool		is_there = holds(name, relid) || (inserts_only && holds(into, relid));
+	List	   *parts = parts_of(relid);
+	const Part *part;
 
-	if (is_there && is_recorded(name, relid, inserts_only))
+	if (is_recorded(name, relid, inserts_only) && missing_part(name, parts, inserts_only) == NULL &&
+		!(list_length(parts) == 1 && !((Part *) linitial(parts))->has_identity && !inserts_only))
 		return;
 	LockRelationOid(relid, ShareUpdateExclusiveLock);
 	if (get_rel_name(relid) == NULL)
 		return;					/* it has just been dropped: the truck will say so itself */
-	if (!inserts_only)
-		check_identity(relid);
-	if (!is_there)
-		trucker_publication_enter(into, relid);
+	parts = parts_of(relid);
+	if (!inserts_only && parts != NIL && ((Part *) linitial(parts))->relid == relid && !((Part *) linitial(parts))->has_identity)
+		raise_no_identity(relid);
+	while ((part = missing_part(name, parts, inserts_only)) != NULL)
+		trucker_publication_enter(inserts_only ? inserts_name(name) : name, part->relid);
 	record(name, relid, inserts_only);
 }
 
@@ -329,17 +383,26 @@ trucker_publication_covers(const char *name, const TruckerTruck *truck, const Li
 const char *
 trucker_publication_trouble(const char *name, const TruckerTruck *truck, const List *unloaded)
 {
-	for (int i = 0; i < truck->ninputs; i++)
-	{
-		Oid			relid = truck->inputs[i];
+	TruckerCatalog access;
+	const char *trouble = NULL;
+	MemoryContext old;
 
-		if (list_member_oid(unloaded, relid) || holds(name, relid) || (truck->inserts_only && holds(inserts_name(name), relid)))
+	trucker_catalog_begin(&access);
+	for (int i = 0; i < truck->ninputs && trouble == NULL; i++)
+	{
+		const Part *part;
+
+		if (list_member_oid(unloaded, truck->inputs[i]))
 			continue;
-		return psprintf("its input table %s is not in publication \"%s\" any more",
-						get_rel_name(relid) ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)) :
-						psprintf("(OID %u)", relid), name);
+		part = missing_part(name, parts_of(truck->inputs[i]), truck->inserts_only);
+		if (part == NULL)
+			continue;
+		old = MemoryContextSwitchTo(access.result_context);
+		trouble = psprintf("its input table %s is not in publication \"%s\" any more", qualified_name(part->relid), name);
+		MemoryContextSwitchTo(old);
 	}
-	return NULL;
+	trucker_catalog_end(&access);
+	return trouble;
 }
 
 /* ----
@@ -374,19 +437,24 @@ drop_unused(void)
 static void
 remove_unread(void)
 {
-	int			n = (int) trucker_catalog_execute("DELETE FROM trucker.published_table p WHERE p.relid NOT IN "
-												  "(SELECT unnest(t.input_tables::oid[]) " READERS ") RETURNING p.publication, p.relid",
-												  0, NULL, NULL, NULL, SPI_OK_DELETE_RETURNING);
-	SPITupleTable *rows = SPI_tuptable;
+	SPITupleTable *rows;
+	int			n;
 
+	(void) trucker_catalog_execute("DELETE FROM trucker.published_table p WHERE p.relid NOT IN "
+								   "(SELECT unnest(t.input_tables::oid[]) " READERS ")",
+								   0, NULL, NULL, NULL, SPI_OK_DELETE);
+	n = (int) trucker_catalog_execute("SELECT b.pubname::text, r.prrelid FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid "
+									  "WHERE b.pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}(" TRUCKER_INSERTS_SUFFIX ")?$' AND NOT EXISTS "
+									  "(SELECT FROM trucker.published_table p CROSS JOIN LATERAL trucker.input_parts(p.relid) i "
+									  "WHERE b.pubname::text IN (p.publication, p.publication || '" TRUCKER_INSERTS_SUFFIX "') AND i.leaf = r.prrelid)",
+									  0, NULL, NULL, NULL, SPI_OK_SELECT);
+	rows = SPI_tuptable;
 	for (int i = 0; i < n; i++)
 	{
 		bool		isnull;
-		char	   *name = TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull));
-		Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull));
 
-		trucker_publication_withdraw(name, relid);
-		trucker_publication_withdraw(inserts_name(name), relid);
+		trucker_publication_withdraw(TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull)),
+									 DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull)));
 	}
 }
 

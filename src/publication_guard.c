@@ -29,6 +29,7 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -112,11 +113,11 @@ trucker_publication_withdraw(const char *name, Oid relid)
 	CommandCounterIncrement();
 }
 
-/* Let a publication hold a table, which is locked. */
+/* Let a publication hold a table. */
 void
 trucker_publication_enter(const char *name, Oid relid)
 {
-	PublicationRelInfo info = {.relation = table_open(relid, NoLock)};
+	PublicationRelInfo info = {.relation = table_open(relid, ShareUpdateExclusiveLock)};
 
 	(void) publication_add_relation(get_publication_oid(name, false), &info, true);
 	table_close(info.relation, NoLock);
@@ -150,54 +151,74 @@ trucker_publication_before(Node *statement)
 	}
 }
 
-/* Is any table in a publication of ours that publishes updates? */
+/* Is there any publication of ours? */
 static bool
-any_is_published(void)
+any_is_there(void)
 {
-	Relation	rel = table_open(PublicationRelRelationId, AccessShareLock);
+	Relation	rel = table_open(PublicationRelationId, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
 	bool		found = false;
 
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		char	   *name = get_publication_name(((Form_pg_publication_rel) GETSTRUCT(tuple))->prpubid, true);
-
-		found = name && trucker_publication_is_ours(name);
-	}
+		found = trucker_publication_is_ours(NameStr(((Form_pg_publication) GETSTRUCT(tuple))->pubname));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
 }
 
+/* Published tables of which updates would fail. */
+static const char without_identity_sql[] =
+	"SELECT p.pubname::text, r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid "
+	"WHERE p.pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}$' AND EXISTS "
+	"(SELECT FROM trucker.input_parts(r.prrelid) WHERE kind = 'r' AND NOT has_identity)";
+
+/* Partitions of inputs that are not published, and can be; with the name of where they belong. */
+static const char partitions_sql[] =
+	"SELECT x.publication || CASE WHEN x.inserts_only THEN '" TRUCKER_INSERTS_SUFFIX "' ELSE '' END, i.leaf "
+	"FROM trucker.published_table x CROSS JOIN LATERAL trucker.input_parts(x.relid) i "
+	"WHERE i.leaf <> x.relid AND i.kind = 'r' AND i.persistence = 'p' AND (i.has_identity OR x.inserts_only) AND NOT EXISTS "
+	"(SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = i.leaf AND p.pubname::text IN "
+	"(x.publication, x.publication || CASE WHEN x.inserts_only THEN '" TRUCKER_INSERTS_SUFFIX "' ELSE '' END))";
+
+/* For each publication and table that the query returns. */
+static void
+for_each(const char *sql, void (*action) (const char *name, Oid relid))
+{
+	int			n = (int) trucker_catalog_execute(sql, 0, NULL, NULL, NULL, SPI_OK_SELECT);
+	SPITupleTable *rows = SPI_tuptable;
+
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		action(TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull)),
+			   DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull)));
+	}
+}
+
+static void
+publish_inserts_only(const char *name, Oid relid)
+{
+	trucker_publication_withdraw(name, relid);
+	trucker_publication_enter(psprintf("%s" TRUCKER_INSERTS_SUFFIX, name), relid);
+}
+
 /*
  * After a statement that may have altered tables: those that we publish, and of which
- * updates would fail now, are published for inserts only.
+ * updates would fail now, are published for inserts only; new partitions are published.
  */
 void
 trucker_publication_after(void)
 {
 	TruckerCatalog access;
-	int			n;
-	SPITupleTable *rows;
 
-	if (!any_is_published())
+	if (!any_is_there())
 		return;
 	trucker_catalog_begin(&access);
-	n = (int) trucker_catalog_execute("SELECT p.pubname::text, r.prrelid FROM pg_publication_rel r "
-									  "JOIN pg_publication p ON p.oid = r.prpubid "
-									  "WHERE p.pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}$' AND EXISTS "
-									  "(SELECT FROM trucker.input_parts(r.prrelid) WHERE kind = 'r' AND NOT has_identity)",
-									  0, NULL, NULL, NULL, SPI_OK_SELECT);
-	rows = SPI_tuptable;
-	for (int i = 0; i < n; i++)
-	{
-		bool		isnull;
-		char	   *name = TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull));
-		Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull));
-
-		trucker_publication_withdraw(name, relid);
-		trucker_publication_enter(psprintf("%s" TRUCKER_INSERTS_SUFFIX, name), relid);
-	}
+	/* as in input_ddl.c: compiling would take longer than the queries */
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	for_each(without_identity_sql, publish_inserts_only);
+	for_each(partitions_sql, trucker_publication_enter);
 	trucker_catalog_end(&access);
 }

@@ -207,13 +207,16 @@ static char *
 find_table(TruckerConn *conn, const TruckerRemotePosition *remote)
 {
 	char	   *sql = psprintf("SELECT CASE WHEN c.relkind NOT IN ('r', 'p') THEN 'is not a table' "
-							   "WHEN NOT (pg_catalog.pg_has_role(c.relowner, 'MEMBER') OR o.rolsuper OR c.relowner = d.datdba) "
+							   /* a superuser is a member of every role: its triggers would be anybody's */
+							   "WHEN NOT (o.rolsuper OR (NOT u.rolsuper AND "
+							   "(pg_catalog.pg_has_role(c.relowner, 'MEMBER') OR c.relowner = d.datdba))) "
 							   "THEN 'belongs to a role that is neither this one nor trusted' "
 							   "WHEN NOT (pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(c.oid, 'INSERT') "
 							   "AND pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')) "
 							   "THEN 'may not be read and written by this role' ELSE 't' END "
 							   "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
 							   "JOIN pg_catalog.pg_roles o ON o.oid = c.relowner "
+							   "JOIN pg_catalog.pg_roles u ON u.rolname = current_user "
 							   "JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database() "
 							   "WHERE n.nspname = %s AND c.relname = 'position'",
 							   quote_literal_cstr(remote->schema_name));

@@ -99,21 +99,27 @@ describe_column(TruckerRemoteColumn *column, Form_pg_attribute attr)
 		column->cast = type_name(type);
 }
 
-/* How an r of these columns, which are copied, goes there.  In the current context. */
+/*
+ * How an r of these columns, which are copied, goes there: only the columns with these
+ * numbers (from 1).  In the current context.
+ */
 TruckerRemoteShape *
-trucker_remote_shape_create(TupleDesc desc)
+trucker_remote_shape_create(TupleDesc desc, const Bitmapset *columns)
 {
 	TruckerRemoteShape *shape = palloc0(sizeof(TruckerRemoteShape));
+	int			number = -1;
 
 	shape->desc = CreateTupleDescCopy(desc);
-	shape->n = desc->natts;
+	shape->n = bms_num_members(columns);
 	shape->nparams = Max(shape->n, 1);
 	shape->columns = palloc0(shape->nparams * sizeof(TruckerRemoteColumn));
 	shape->param_types = palloc(shape->nparams * sizeof(Oid));
 	shape->param_types[0] = INT8OID;
 	for (int i = 0; i < shape->n; i++)
 	{
-		describe_column(&shape->columns[i], TupleDescAttr(shape->desc, i));
+		number = bms_next_member(columns, number);
+		shape->columns[i].at = number - 1;
+		describe_column(&shape->columns[i], TupleDescAttr(shape->desc, number - 1));
 		shape->param_types[i] = shape->columns[i].array_type;
 	}
 	return shape;
@@ -228,11 +234,13 @@ append_to_arrays(TruckerRemoteShape *shape, TupleTableSlot *slot, StringInfoData
 	slot_getallattrs(slot);
 	for (int i = 0; i < shape->n; i++)
 	{
+		TruckerRemoteColumn *column = &shape->columns[i];
+
 		appendStringInfoChar(&arrays[i], arrays[i].len > 0 ? ',' : '{');
-		if (slot->tts_isnull[i])
+		if (slot->tts_isnull[column->at])
 			appendStringInfoString(&arrays[i], "NULL");
 		else
-			append_element(&arrays[i], value_text(&shape->columns[i], slot->tts_values[i]));
+			append_element(&arrays[i], value_text(column, slot->tts_values[column->at]));
 		size += arrays[i].len;
 	}
 	return size;
@@ -280,14 +288,16 @@ trucker_remote_copy_row(TruckerRemoteShape *shape, TupleTableSlot *slot, StringI
 	slot_getallattrs(slot);
 	for (int i = 0; i < shape->n; i++)
 	{
+		TruckerRemoteColumn *column = &shape->columns[i];
+
 		if (i > 0)
 			appendStringInfoCharMacro(line, '\t');
-		if (slot->tts_isnull[i])
+		if (slot->tts_isnull[column->at])
 		{
 			appendStringInfoString(line, "\\N");
 			continue;
 		}
-		for (const char *p = value_text(&shape->columns[i], slot->tts_values[i]); *p; p++)
+		for (const char *p = value_text(column, slot->tts_values[column->at]); *p; p++)
 		{
 			switch (*p)
 			{

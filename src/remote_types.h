@@ -13,6 +13,7 @@
 /* One column of r. */
 typedef struct TruckerRemoteColumn
 {
+	int			at;				/* in the row, from 0 */
 	const char *name;			/* for errors */
 	char	   *quoted;
 	Oid			array_type;		/* of the parameter: its elements are the values */
@@ -22,10 +23,10 @@ typedef struct TruckerRemoteColumn
 	FmgrInfo	output;
 } TruckerRemoteColumn;
 
-/* The columns of r.  With none, there is one parameter nevertheless: the number of rows. */
+/* Those columns of r that are sent.  With none, there is one parameter nevertheless: the number of rows. */
 typedef struct TruckerRemoteShape
 {
-	TupleDesc	desc;
+	TupleDesc	desc;			/* of the rows */
 	int			n;
 	TruckerRemoteColumn *columns;
 	int			nparams;
@@ -33,7 +34,7 @@ typedef struct TruckerRemoteShape
 } TruckerRemoteShape;
 
 /* in remote_types.c */
-extern TruckerRemoteShape *trucker_remote_shape_create(TupleDesc desc);
+extern TruckerRemoteShape *trucker_remote_shape_create(TupleDesc desc, const Bitmapset *columns);
 extern char *trucker_remote_shape_params_query(const TruckerRemoteShape *shape);
 extern char *trucker_remote_shape_table_query(const TruckerRemoteShape *shape, const char *table);
 extern char *trucker_remote_shape_columns(const TruckerRemoteShape *shape);

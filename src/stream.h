@@ -30,6 +30,7 @@ typedef struct TruckerSpan
 	XLogRecPtr	commit_lsn;
 	struct TruckerSpan *ended_by;	/* the same table's next; or NULL */
 	struct TruckerSpan *same_name;	/* another one with this name; or NULL */
+	struct TruckerSpan *same_leaf;	/* another one of this table; or NULL */
 } TruckerSpan;
 
 typedef struct TruckerReader
@@ -63,6 +64,7 @@ typedef struct TruckerStream
 	int			nactive;
 	List	   *tables;			/* of TruckerTable, by number */
 	struct HTAB *tables_by_name;
+	struct HTAB *tables_by_oid;
 	const TruckerDecoder *decoder;	/* of the slot's output plugin */
 	void	   *decoding;		/* what it remembers */
 	TruckerBatch *batch;

@@ -10,6 +10,10 @@
  * and a name may have been one table's first and another one's later.  So to each
  * name belong spans: that table, from this LSN on, until its next span begins.
  * input_ddl.c says why that is exact, and where the LSNs come from.
+ *
+ * A plugin that sends OIDs (pgoutput, which need not be right about the name of a schema
+ * that was renamed) spares all that, but for one thing: from where to where in the WAL a
+ * table was a partition of an input.  So spans are found by OID as well.
  */
 #include "trucker.h"
 
@@ -38,6 +42,12 @@ typedef struct NameEntry
 	NameKey		key;			/* must be first */
 	TruckerSpan *spans;
 } NameEntry;
+
+typedef struct LeafEntry
+{
+	Oid			relid;			/* must be first */
+	TruckerSpan *spans;
+} LeafEntry;
 
 /* goes up with each schema that is altered, and each table that belongs to an input of this pass */
 static uint64 alterations = 1;
@@ -121,6 +131,7 @@ static void
 add_span(TruckerStream *stream, TruckerTable *table, TruckerSpan *span, const TruckerInputName *name)
 {
 	NameEntry  *entry;
+	LeafEntry  *leaf;
 	NameKey		key;
 	bool		found;
 
@@ -136,6 +147,9 @@ add_span(TruckerStream *stream, TruckerTable *table, TruckerSpan *span, const Tr
 	entry = hash_search(stream->tables_by_name, &key, HASH_ENTER, &found);
 	span->same_name = found ? entry->spans : NULL;
 	entry->spans = span;
+	leaf = hash_search(stream->tables_by_oid, &name->leaf, HASH_ENTER, &found);
+	span->same_leaf = found ? leaf->spans : NULL;
+	leaf->spans = span;
 }
 
 /* An input whose names have not occurred in this pass. */
@@ -226,11 +240,14 @@ void
 trucker_tables_build(TruckerStream *stream)
 {
 	HASHCTL		ctl = {.keysize = sizeof(NameKey), .entrysize = sizeof(NameEntry), .hcxt = CurrentMemoryContext};
+	HASHCTL		by_oid = {.keysize = sizeof(Oid), .entrysize = sizeof(LeafEntry), .hcxt = CurrentMemoryContext};
 	ListCell   *lc;
 
 	watch_tables();
 	stream->tables_by_name = hash_create("trucker input tables", 64, &ctl,
 										 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	stream->tables_by_oid = hash_create("trucker input tables by OID", 64, &by_oid,
+										HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	stream->tables = NIL;
 	foreach(lc, stream->members)
 	{
@@ -346,11 +363,17 @@ has_begun(const TruckerSpan *span, const TruckerMessage *change, TransactionId x
 }
 
 static TruckerSpan *
+next_of(const TruckerSpan *span, const TruckerMessage *change)
+{
+	return OidIsValid(change->relid) ? span->same_leaf : span->same_name;
+}
+
+static TruckerSpan *
 first_in_force(TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
 {
 	while (span && !(has_begun(span, change, xid) &&
 					 (span->ended_by == NULL || !has_begun(span->ended_by, change, xid))))
-		span = span->same_name;
+		span = next_of(span, change);
 	return span;
 }
 
@@ -364,6 +387,12 @@ trucker_tables_find(const TruckerStream *stream, const TruckerMessage *change, T
 	NameEntry  *entry;
 	NameKey		key;
 
+	if (OidIsValid(change->relid))
+	{
+		LeafEntry  *leaf = hash_search(stream->tables_by_oid, &change->relid, HASH_FIND, NULL);
+
+		return leaf ? first_in_force(leaf->spans, change, xid) : NULL;
+	}
 	make_key(&key, change->schema, change->table);
 	entry = hash_search(stream->tables_by_name, &key, HASH_FIND, NULL);
 	return entry ? first_in_force(entry->spans, change, xid) : NULL;
@@ -372,7 +401,7 @@ trucker_tables_find(const TruckerStream *stream, const TruckerMessage *change, T
 TruckerSpan *
 trucker_tables_next(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
 {
-	return first_in_force(span->same_name, change, xid);
+	return first_in_force(next_of(span, change), change, xid);
 }
 
 /* The tables' names as the decoder wants them. */

@@ -414,7 +414,24 @@ ok(caught_up($node, 'there'), 'a truck that writes to another server has caught 
 same_remote($node, 'SELECT id, a, b FROM c', $target, 'SELECT id, a, b FROM c', 'a table without the column that is left out can be mirrored there');
 like(err(q{SELECT trucker.alter_truck('there', output_sql => 'INSERT INTO c (id) SELECT length(secret) FROM r', options => '{"output_table": null}')}),
 	qr/ERROR:  42703:.*HINT:  Of table public\.c the truck's option "except_columns" leaves out of "r": "secret"\./s, 'there, too, SQL that names it is refused');
-sql(q{SELECT trucker.drop_truck('there')});
+# what input_sql returns and output_sql does not read is not sent, by parameters or by COPY
+$target->append_conf('postgresql.conf', 'log_statement = all');
+$target->reload;
+$target->safe_psql('postgres', 'CREATE TABLE d (id int PRIMARY KEY, b int); GRANT ALL ON d TO writer');
+$offset = -s $target->logfile;
+sql(q{SELECT trucker.create_truck('some', '{c}', 'INSERT INTO d (b, id) SELECT b, id FROM r', 'SELECT id, a AS unread, b, secret AS too_long FROM r',
+	options => '{"inserts_only": true, "stream": "some"}', output_connection => 'there')});
+started('some');
+sql(q{INSERT INTO c VALUES (3, 4, 5, 'hush')});
+ok(caught_up($node, 'some'), 'a few rows are sent');
+sql(q{INSERT INTO c SELECT n, n, n, 'hush' FROM generate_series(4, 40000) AS n});
+ok(caught_up($node, 'some'), '... and many');
+same_remote($node, 'SELECT id, b FROM c', $target, 'SELECT id, b FROM d', '... with the columns that output_sql reads');
+my $sent = slurp_file($target->logfile, $offset);
+like($sent, qr/WITH r AS NOT MATERIALIZED \(SELECT q\.c1 AS id, q\.c2 AS b FROM ROWS FROM/, 'these, as parameters');
+like($sent, qr/CREATE TEMP[^\n]*\(c1 integer, c2 integer\)/i, '... or in a temporary table');
+unlike($sent, qr/unread|too_long/, '... and no others');
+sql(q{SELECT trucker.drop_truck('there'); SELECT trucker.drop_truck('some')});
 
 $target->stop;
 $node->stop;
