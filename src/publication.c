@@ -19,14 +19,14 @@
  *
  * To publish the updates and deletes of a table without a replica identity would make
  * the application's fail.  Trucks that read nothing but inserts may have such tables: for
- * them there is a second publication, of inserts and truncates, beside each one, with
+ * these there is a second publication, of inserts and truncates, beside each one, with
  * the same name and "_i" after it.  What keeps DDL from leading there later is in
  * publication_guard.c.
  *
- * Of a partitioned table the partitions are published, one by one, and not the table:
- * that would publish a new partition before it has a replica identity.  A partition is
- * added by the statement that makes it one (publication_guard.c), so that there is no
- * change of it that is older.  What is sent are changes of the partitions, as wal2json
+ * Of a partitioned table the partitions are published, one by one: as a whole it would
+ * publish a new partition before that has a replica identity.  A partition is added by the
+ * statement that makes it one (publication_guard.c), so that there is no change of it that
+ * is older.  The whole is in the second publication only, for a TRUNCATE of it.  What is sent are changes of the partitions, as wal2json
  * sends them, and as toast.c and part.c must know them.
  *
  * The only file that knows the columns of trucker.published_table.  Everything that
@@ -173,6 +173,7 @@ record(const char *name, Oid relid, bool inserts_only)
 typedef struct Part
 {
 	Oid			relid;
+	bool		is_whole;		/* it is partitioned itself, and has no rows */
 	bool		has_identity;
 } Part;
 
@@ -182,7 +183,8 @@ parts_of(Oid relid)
 {
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(relid);
-	int			n = (int) trucker_catalog_execute("SELECT leaf, has_identity FROM trucker.input_parts($1) WHERE kind = 'r'",
+	int			n = (int) trucker_catalog_execute("SELECT leaf, has_identity, kind = 'p' FROM trucker.input_parts($1) "
+												  "WHERE kind = 'r' OR leaf = $1",
 												  1, &type, &value, NULL, SPI_OK_SELECT);
 	List	   *parts = NIL;
 
@@ -193,6 +195,7 @@ parts_of(Oid relid)
 
 		part->relid = DatumGetObjectId(trucker_column(SPI_tuptable->vals[i], 1, &isnull));
 		part->has_identity = trucker_bool_column(SPI_tuptable->vals[i], 2);
+		part->is_whole = trucker_bool_column(SPI_tuptable->vals[i], 3);
 		parts = lappend(parts, part);
 	}
 	return parts;
@@ -211,11 +214,20 @@ missing_part(const char *name, const List *parts, bool inserts_only)
 	{
 		const Part *part = lfirst(lc);
 
-		if ((part->has_identity || inserts_only) && !holds(name, part->relid) &&
-			!(inserts_only && holds(inserts_name(name), part->relid)))
+		if (part->has_identity && !part->is_whole ? !holds(name, part->relid) :
+			(inserts_only || part->is_whole) && !holds(inserts_name(name), part->relid))
 			return part;
 	}
 	return NULL;
+}
+
+/* An input that is not partitioned, and has no replica identity that is needed. */
+static bool
+lacks_identity(const List *parts, bool inserts_only)
+{
+	const Part *part = list_length(parts) == 1 ? linitial(parts) : NULL;
+
+	return part && !inserts_only && !part->is_whole && !part->has_identity;
 }
 
 static char *
@@ -247,18 +259,17 @@ add_table(const char *name, Oid relid, bool inserts_only)
 	List	   *parts = parts_of(relid);
 	const Part *part;
 
-	if (is_recorded(name, relid, inserts_only) && missing_part(name, parts, inserts_only) == NULL &&
-		!(list_length(parts) == 1 && !((Part *) linitial(parts))->has_identity && !inserts_only))
+	if (is_recorded(name, relid, inserts_only) && missing_part(name, parts, inserts_only) == NULL && !lacks_identity(parts, inserts_only))
 		return;
 	LockRelationOid(relid, ShareUpdateExclusiveLock);
 	if (get_rel_name(relid) == NULL)
 		return;					/* it has just been dropped: the truck will say so itself */
 	parts = parts_of(relid);
-	if (!inserts_only && parts != NIL && ((Part *) linitial(parts))->relid == relid && !((Part *) linitial(parts))->has_identity)
+	if (lacks_identity(parts, inserts_only))
 		raise_no_identity(relid);
 	while ((part = missing_part(name, parts, inserts_only)) != NULL)
-		trucker_publication_enter(inserts_only ? inserts_name(name) : name, part->relid);
-	record(name, relid, inserts_only);
+		trucker_publication_enter(part->has_identity && !part->is_whole ? name : inserts_name(name), part->relid);
+	record(name, relid, lacks_identity(parts, false));
 }
 
 /* The stream's publication, which is made if it has none.  In an open access to the catalog. */

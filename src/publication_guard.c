@@ -173,13 +173,12 @@ static const char without_identity_sql[] =
 	"WHERE p.pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}$' AND EXISTS "
 	"(SELECT FROM trucker.input_parts(r.prrelid) WHERE kind = 'r' AND NOT has_identity)";
 
-/* Partitions of inputs that are not published, and can be; with the name of where they belong. */
-static const char partitions_sql[] =
-	"SELECT x.publication || CASE WHEN x.inserts_only THEN '" TRUCKER_INSERTS_SUFFIX "' ELSE '' END, i.leaf "
-	"FROM trucker.published_table x CROSS JOIN LATERAL trucker.input_parts(x.relid) i "
-	"WHERE i.leaf <> x.relid AND i.kind = 'r' AND i.persistence = 'p' AND (i.has_identity OR x.inserts_only) AND NOT EXISTS "
-	"(SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = i.leaf AND p.pubname::text IN "
-	"(x.publication, x.publication || CASE WHEN x.inserts_only THEN '" TRUCKER_INSERTS_SUFFIX "' ELSE '' END))";
+/* New partitions of inputs, and inputs that have got a replica identity; with the publication that they belong to. */
+static const char unpublished_sql[] =
+	"SELECT n.name, i.leaf FROM trucker.published_table x CROSS JOIN LATERAL trucker.input_parts(x.relid) i CROSS JOIN LATERAL "
+	"(SELECT x.publication || CASE WHEN i.has_identity THEN '' ELSE '" TRUCKER_INSERTS_SUFFIX "' END AS name) n "
+	"WHERE i.kind = 'r' AND i.persistence = 'p' AND (i.has_identity OR x.inserts_only) AND NOT EXISTS "
+	"(SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = i.leaf AND p.pubname = n.name)";
 
 /* For each publication and table that the query returns. */
 static void
@@ -206,7 +205,8 @@ publish_inserts_only(const char *name, Oid relid)
 
 /*
  * After a statement that may have altered tables: those that we publish, and of which
- * updates would fail now, are published for inserts only; new partitions are published.
+ * updates would fail now, are published for inserts only; new partitions are published,
+ * and what has got a replica identity is published for all changes.
  */
 void
 trucker_publication_after(void)
@@ -219,6 +219,6 @@ trucker_publication_after(void)
 	/* as in input_ddl.c: compiling would take longer than the queries */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	for_each(without_identity_sql, publish_inserts_only);
-	for_each(partitions_sql, trucker_publication_enter);
+	for_each(unpublished_sql, trucker_publication_enter);
 	trucker_catalog_end(&access);
 }

@@ -256,7 +256,8 @@ all_same('with a truck beside them that reads more');
 same($node, 'SELECT id, length(big) FROM wide', 'SELECT id, size FROM w3', 'w3 is right');
 note "kept on disk: $narrow bytes, and $wide with a truck that reads the large column";
 cmp_ok($wide, '>', 3000000, 'what a truck reads is kept');
-cmp_ok($narrow, '<', 300000, 'what no truck reads is not kept');
+# (pgoutput's changes name their columns, and are kept as they are)
+cmp_ok($narrow, '<', ($ENV{TRUCKER_OUTPUT_PLUGIN} // '') eq 'pgoutput' ? $wide + 1 : 300000, 'what no truck reads is not kept');
 
 # The SQL is compiled anew, for another key, when the changes have been kept already.
 sql(q{SELECT trucker.drop_truck(name) FROM trucker.truck;
@@ -385,7 +386,8 @@ $node->append_conf('postgresql.conf', 'log_replication_commands = on');
 $node->reload;
 $offset = -s $node->logfile;
 started(qw(s1 s2));
-is(options_of($offset), 'insert', 'trucks that take inserts only');
+# pgoutput has no such option
+is(options_of($offset), ($ENV{TRUCKER_OUTPUT_PLUGIN} // '') eq 'pgoutput' ? '' : 'insert', 'trucks that take inserts only');
 sql(q{INSERT INTO s VALUES (1, 1); UPDATE s SET v = 2; TRUNCATE s; INSERT INTO s VALUES (2, 2)});
 ok(caught_up($node, $_), "$_ has caught up") foreach qw(s1 s2);
 is(sql(q{SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM s2}), '1 1, 2 2', '... get them');

@@ -68,7 +68,7 @@ create_mirror('three', 'keyless', '"inserts_only": true');
 is(published(), '', 'nothing is published before a truck starts');
 sql("SELECT trucker.start()");
 ok(wait_state($node, $_, 'streaming'), "truck $_ streams") foreach qw(one two three);
-is(published(), '"Ünd" all: two, a all: one two, b all: one, keyless inserts: three, parted all: two', 'the inputs are published, and no other tables');
+is(published(), '"Ünd" all: two, a all: one two, b all: one, keyless inserts: three, parted inserts: two, parted_1 all: ', 'the inputs are published, and no other tables');
 is(sql("SELECT bool_or(puballtables) FROM pg_publication"), 'f', 'and no publication is for all tables');
 is(sql("SELECT string_agg(DISTINCT plugin, ' ') FROM pg_replication_slots"), 'pgoutput', 'slots are read by pgoutput');
 is(sql("SELECT count(*) FROM trucker.publications WHERE state NOT IN ('published', 'for slots that are made from now on; for others when the transactions have ended that ran when it was added')"),
@@ -79,8 +79,20 @@ sql(q{DELETE FROM log; INSERT INTO a VALUES (2, 'two'); UPDATE a SET v = 'x'; UP
 is(log_of('one'), 'delete 1, insert 2, update 1, update 2', 'changes');
 sql(q{DELETE FROM log; INSERT INTO parted VALUES (1, 1, 'x'); UPDATE parted SET v = 'y'; INSERT INTO "Ünd" VALUES (7, NULL); UPDATE "Ünd" SET id = 8});
 is(log_of('two'), 'insert 1, insert 7, update 1, update 8', 'changes of a partition, and of a table with REPLICA IDENTITY FULL');
+sql(q{BEGIN; CREATE TABLE parted_3 PARTITION OF parted FOR VALUES IN (3); INSERT INTO parted VALUES (3, 3, 'x'); COMMIT; UPDATE parted SET v = 'z' WHERE id = 3});
+is(log_of('two'), 'insert 3, update 3', 'changes of a new partition');
+sql(q{DROP TABLE parted_3});
 sql(q{INSERT INTO keyless VALUES (1), (2); UPDATE keyless SET v = 'x'; DELETE FROM keyless WHERE id = 2});
 is(log_of('three'), 'insert 1, insert 2', 'of a table without a replica identity updates are possible, and only inserts are published');
+
+sql(q{ALTER TABLE keyless ADD PRIMARY KEY (id)});
+is(published() =~ s/.*(keyless all).*/$1/r, 'keyless all', 'when it has got one, all changes are published');
+sql(q{SELECT trucker.alter_truck('three', options => '{"inserts_only": false}')});
+ok(caught_up($node, 'three'), 'the truck is altered to read them');
+sql(q{UPDATE keyless SET v = 'y'});
+is(log_of('three'), 'update 1', 'and does');
+sql(q{SELECT trucker.alter_truck('three', options => '{"inserts_only": true}'); ALTER TABLE keyless DROP CONSTRAINT keyless_pkey; UPDATE keyless SET v = 'z'});
+is(published() =~ s/.*(keyless inserts).*/$1/r, 'keyless inserts', 'when it has lost it, only inserts are');
 
 # ----
 # Tables that are added, and not read any more
@@ -93,7 +105,7 @@ sql("DELETE FROM log; INSERT INTO unread VALUES (5); INSERT INTO a VALUES (5); I
 is(log_of('one'), 'insert 5, insert 5, update 5', 'and read');
 sql("SELECT trucker.alter_truck('two', '{parted}')");
 ok($node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = 'a'::regclass)}), 'a table that nobody reads is taken out');
-is(published(), 'b all: one, keyless inserts: three, parted all: two, unread all: one', 'and no other one');
+is(published(), 'b all: one, keyless inserts: three, parted inserts: two, parted_1 all: , unread all: one', 'and no other one');
 
 # ----
 # DDL of the application
