@@ -26,7 +26,7 @@
  * Of a partitioned table the partitions are published, one by one: as a whole it would
  * publish a new partition before that has a replica identity.  A partition is added by the
  * statement that makes it one (publication_guard.c), so that there is no change of it that
- * is older.  The whole is in the second publication only, for a TRUNCATE of it.  What is sent are changes of the partitions, as wal2json
+ * is older.  (Of a TRUNCATE, too, partitions are told: see trucker_tables_truncated.)  What is sent are changes of the partitions, as wal2json
  * sends them, and as toast.c and part.c must know them.
  *
  * The only file that knows the columns of trucker.published_table.  Everything that
@@ -173,7 +173,6 @@ record(const char *name, Oid relid, bool inserts_only)
 typedef struct Part
 {
 	Oid			relid;
-	bool		is_whole;		/* it is partitioned itself, and has no rows */
 	bool		has_identity;
 } Part;
 
@@ -183,8 +182,7 @@ parts_of(Oid relid)
 {
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(relid);
-	int			n = (int) trucker_catalog_execute("SELECT leaf, has_identity, kind = 'p' FROM trucker.input_parts($1) "
-												  "WHERE kind = 'r' OR leaf = $1",
+	int			n = (int) trucker_catalog_execute("SELECT leaf, has_identity FROM trucker.input_parts($1) WHERE kind = 'r'",
 												  1, &type, &value, NULL, SPI_OK_SELECT);
 	List	   *parts = NIL;
 
@@ -195,7 +193,6 @@ parts_of(Oid relid)
 
 		part->relid = DatumGetObjectId(trucker_column(SPI_tuptable->vals[i], 1, &isnull));
 		part->has_identity = trucker_bool_column(SPI_tuptable->vals[i], 2);
-		part->is_whole = trucker_bool_column(SPI_tuptable->vals[i], 3);
 		parts = lappend(parts, part);
 	}
 	return parts;
@@ -214,20 +211,19 @@ missing_part(const char *name, const List *parts, bool inserts_only)
 	{
 		const Part *part = lfirst(lc);
 
-		if (part->has_identity && !part->is_whole ? !holds(name, part->relid) :
-			(inserts_only || part->is_whole) && !holds(inserts_name(name), part->relid))
+		if (part->has_identity ? !holds(name, part->relid) : inserts_only && !holds(inserts_name(name), part->relid))
 			return part;
 	}
 	return NULL;
 }
 
-/* An input that is not partitioned, and has no replica identity that is needed. */
+/* Is the input one that is not partitioned, and lacks a replica identity? */
 static bool
-lacks_identity(const List *parts, bool inserts_only)
+lacks_identity(Oid relid, const List *parts)
 {
-	const Part *part = list_length(parts) == 1 ? linitial(parts) : NULL;
+	const Part *part = parts == NIL ? NULL : linitial(parts);
 
-	return part && !inserts_only && !part->is_whole && !part->has_identity;
+	return part && part->relid == relid && !part->has_identity;
 }
 
 static char *
@@ -259,17 +255,18 @@ add_table(const char *name, Oid relid, bool inserts_only)
 	List	   *parts = parts_of(relid);
 	const Part *part;
 
-	if (is_recorded(name, relid, inserts_only) && missing_part(name, parts, inserts_only) == NULL && !lacks_identity(parts, inserts_only))
+	if (is_recorded(name, relid, inserts_only) && missing_part(name, parts, inserts_only) == NULL &&
+		(inserts_only || !lacks_identity(relid, parts)))
 		return;
 	LockRelationOid(relid, ShareUpdateExclusiveLock);
 	if (get_rel_name(relid) == NULL)
 		return;					/* it has just been dropped: the truck will say so itself */
 	parts = parts_of(relid);
-	if (lacks_identity(parts, inserts_only))
+	if (!inserts_only && lacks_identity(relid, parts))
 		raise_no_identity(relid);
 	while ((part = missing_part(name, parts, inserts_only)) != NULL)
-		trucker_publication_enter(part->has_identity && !part->is_whole ? name : inserts_name(name), part->relid);
-	record(name, relid, lacks_identity(parts, false));
+		trucker_publication_enter(part->has_identity ? name : inserts_name(name), part->relid);
+	record(name, relid, lacks_identity(relid, parts));
 }
 
 /* The stream's publication, which is made if it has none.  In an open access to the catalog. */

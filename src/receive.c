@@ -566,6 +566,22 @@ handle_ddl(TruckerStream *stream, const TruckerMessage *message)
 	trucker_stop_point("inputs altered");
 }
 
+/* A TRUNCATE, of all the tables that it names. */
+static void
+handle_truncate(TruckerStream *stream, TruckerMessage *message)
+{
+	ListCell   *lc;
+
+	if (OidIsValid(message->relid))
+		foreach(lc, trucker_tables_truncated(stream, message, stream->begin.xid))
+			handle_change(stream, lfirst(lc));
+	for (TruckerMessage *table = message; table != NULL && stream->nactive > 0; table = table->also)
+	{
+		table->lsn = message->lsn;
+		handle_change(stream, table);
+	}
+}
+
 static void
 handle_data(TruckerStream *stream, const char *data, int len)
 {
@@ -588,11 +604,7 @@ handle_data(TruckerStream *stream, const char *data, int len)
 			handle_change(stream, &message);
 			break;
 		case TRUCKER_MSG_TRUNCATE:
-			for (TruckerMessage *table = &message; table != NULL; table = table->also)
-			{
-				table->lsn = message.lsn;
-				handle_change(stream, table);
-			}
+			handle_truncate(stream, &message);
 			break;
 		case TRUCKER_MSG_LOGICAL:
 			handle_ddl(stream, &message);

@@ -130,6 +130,7 @@ extern void trucker_tables_find_needs(TruckerStream *stream, TruckerDecodeReques
 extern TruckerSpan *trucker_tables_find(const TruckerStream *stream, const TruckerMessage *change, TransactionId xid);
 extern TruckerSpan *trucker_tables_next(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid);
 extern void trucker_tables_forget(TruckerStream *stream, const TruckerMember *member);
+extern List *trucker_tables_truncated(const TruckerStream *stream, const TruckerMessage *truncates, TransactionId xid);
 extern List *trucker_tables_names(const TruckerStream *stream);
 extern void trucker_tables_check_names(TruckerStream *stream, TruckerMember *member);
 extern void trucker_tables_check_all(TruckerStream *stream);

@@ -20,10 +20,12 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
 #include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
@@ -362,6 +364,12 @@ has_begun(const TruckerSpan *span, const TruckerMessage *change, TransactionId x
 	return !XLogRecPtrIsInvalid(span->commit_lsn) && change->lsn >= span->commit_lsn;
 }
 
+static bool
+is_in_force(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
+{
+	return has_begun(span, change, xid) && (span->ended_by == NULL || !has_begun(span->ended_by, change, xid));
+}
+
 static TruckerSpan *
 next_of(const TruckerSpan *span, const TruckerMessage *change)
 {
@@ -371,8 +379,7 @@ next_of(const TruckerSpan *span, const TruckerMessage *change)
 static TruckerSpan *
 first_in_force(TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
 {
-	while (span && !(has_begun(span, change, xid) &&
-					 (span->ended_by == NULL || !has_begun(span->ended_by, change, xid))))
+	while (span && !is_in_force(span, change, xid))
 		span = next_of(span, change);
 	return span;
 }
@@ -402,6 +409,65 @@ TruckerSpan *
 trucker_tables_next(const TruckerSpan *span, const TruckerMessage *change, TransactionId xid)
 {
 	return first_in_force(next_of(span, change), change, xid);
+}
+
+static bool
+is_among(const TruckerMessage *truncates, Oid relid)
+{
+	while (truncates && truncates->relid != relid)
+		truncates = truncates->also;
+	return truncates != NULL;
+}
+
+/*
+ * pgoutput tells which partitions a TRUNCATE has emptied, and not of which table.  It was
+ * the whole input if it was all of its partitions: returns a message (TruckerMessage *)
+ * for each of these.  Outside any transaction.
+ */
+List *
+trucker_tables_truncated(const TruckerStream *stream, const TruckerMessage *truncates, TransactionId xid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int			n = list_length(stream->tables);
+	int		   *missing = palloc0(Max(n, 1) * sizeof(int));
+	int		   *emptied = palloc0(Max(n, 1) * sizeof(int));
+	List	   *relids = NIL;
+	List	   *messages = NIL;
+	HASH_SEQ_STATUS scan;
+	LeafEntry  *entry;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	hash_seq_init(&scan, stream->tables_by_oid);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		for (const TruckerSpan *span = entry->spans; span != NULL; span = span->same_leaf)
+		{
+			/* what is partitioned itself has no rows, and is not told of */
+			if (!OidIsValid(span->leaf) || !is_in_force(span, truncates, xid) ||
+				get_rel_relkind(span->leaf) == RELKIND_PARTITIONED_TABLE)
+				continue;
+			if (is_among(truncates, span->leaf))
+				emptied[span->number]++;
+			else
+				missing[span->number]++;
+		}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	for (int i = 0; i < n; i++)
+	{
+		TruckerTable *table = list_nth(stream->tables, i);
+		TruckerMessage *message;
+
+		if (emptied[i] == 0 || missing[i] > 0 || list_member_oid(relids, table->relid))
+			continue;
+		relids = lappend_oid(relids, table->relid);
+		message = palloc(sizeof(TruckerMessage));
+		*message = *truncates;
+		message->relid = table->relid;
+		message->also = NULL;
+		messages = lappend(messages, message);
+	}
+	return messages;
 }
 
 /* The tables' names as the decoder wants them. */
