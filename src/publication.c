@@ -105,7 +105,11 @@ lock_all(void)
 	utility("LOCK TABLE trucker.published_table IN SHARE ROW EXCLUSIVE MODE");
 }
 
-/* It goes with the extension, and is no part of a dump: a slot does not survive one either. */
+/*
+ * It goes with the extension.  It is no member of it: pg_dump would leave out the
+ * publication, and not that it holds tables, so that no dump could be restored.  In a
+ * database that was restored from one no stream needs it, and a probe drops it.
+ */
 static void
 create_one(const char *name, const char *actions)
 {
@@ -118,7 +122,7 @@ create_one(const char *name, const char *actions)
 	CommandCounterIncrement();
 	ObjectAddressSet(myself, PublicationRelationId, get_publication_oid(name, false));
 	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("trucker", false));
-	recordDependencyOn(&myself, &extension, DEPENDENCY_EXTENSION);
+	recordDependencyOn(&myself, &extension, DEPENDENCY_AUTO);
 }
 
 static void
@@ -130,7 +134,7 @@ drop_one(const char *name)
 	if (!OidIsValid(oid))
 		return;
 	ObjectAddressSet(address, PublicationRelationId, oid);
-	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL | PERFORM_DELETION_SKIP_EXTENSIONS);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
 }
 
 static bool

@@ -24,6 +24,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -59,6 +60,8 @@ trucker_publication_is_ours(const char *name)
 static const char *
 altered_publication(Node *statement)
 {
+	ListCell   *lc;
+
 	switch (nodeTag(statement))
 	{
 		case T_AlterPublicationStmt:
@@ -67,9 +70,33 @@ altered_publication(Node *statement)
 			if (((RenameStmt *) statement)->renameType == OBJECT_PUBLICATION)
 				return strVal(((RenameStmt *) statement)->object);
 			return NULL;
+		case T_DropStmt:
+			if (((DropStmt *) statement)->removeType == OBJECT_PUBLICATION)
+				foreach(lc, ((DropStmt *) statement)->objects)
+					if (trucker_publication_is_ours(strVal(lfirst(lc))))
+						return strVal(lfirst(lc));
+			return NULL;
 		default:
 			return NULL;
 	}
+}
+
+/* One that was restored from a dump is not. */
+static bool
+is_in_use(const char *name)
+{
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(name);
+	TruckerCatalog access;
+	bool		used;
+
+	if (!OidIsValid(get_relname_relid("published_table", get_namespace_oid(TRUCKER_SCHEMA, true))))
+		return false;
+	trucker_catalog_begin(&access);
+	used = trucker_catalog_execute("SELECT FROM trucker.stream WHERE $1 IN (publication, publication || '" TRUCKER_INSERTS_SUFFIX "')",
+								   1, &type, &value, NULL, SPI_OK_SELECT) > 0;
+	trucker_catalog_end(&access);
+	return used;
 }
 
 /* Before a statement: it must not alter a publication of ours. */
@@ -78,7 +105,7 @@ trucker_publication_refuse(Node *statement)
 {
 	const char *name = altered_publication(statement);
 
-	if (name == NULL || !trucker_publication_is_ours(name) || !OidIsValid(get_publication_oid(name, true)))
+	if (name == NULL || !trucker_publication_is_ours(name) || !OidIsValid(get_publication_oid(name, true)) || !is_in_use(name))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
@@ -199,8 +226,11 @@ for_each(const char *sql, void (*action) (const char *name, Oid relid))
 static void
 publish_inserts_only(const char *name, Oid relid)
 {
+	char	   *inserts = psprintf("%s" TRUCKER_INSERTS_SUFFIX, name);
+
 	trucker_publication_withdraw(name, relid);
-	trucker_publication_enter(psprintf("%s" TRUCKER_INSERTS_SUFFIX, name), relid);
+	if (OidIsValid(get_publication_oid(inserts, true)))
+		trucker_publication_enter(inserts, relid);
 }
 
 /*

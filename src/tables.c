@@ -422,7 +422,7 @@ is_among(const TruckerMessage *truncates, Oid relid)
 /*
  * pgoutput tells which partitions a TRUNCATE has emptied, and not of which table.  It was
  * the whole input if it was all of its partitions: returns a message (TruckerMessage *)
- * for each of these.  Outside any transaction.
+ * for each of these.
  */
 List *
 trucker_tables_truncated(const TruckerStream *stream, const TruckerMessage *truncates, TransactionId xid)
@@ -433,10 +433,12 @@ trucker_tables_truncated(const TruckerStream *stream, const TruckerMessage *trun
 	int		   *emptied = palloc0(Max(n, 1) * sizeof(int));
 	List	   *relids = NIL;
 	List	   *messages = NIL;
+	bool		outside = !IsTransactionState();	/* no batch is open */
 	HASH_SEQ_STATUS scan;
 	LeafEntry  *entry;
 
-	StartTransactionCommand();
+	if (outside)
+		StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	hash_seq_init(&scan, stream->tables_by_oid);
 	while ((entry = hash_seq_search(&scan)) != NULL)
@@ -451,7 +453,8 @@ trucker_tables_truncated(const TruckerStream *stream, const TruckerMessage *trun
 			else
 				missing[span->number]++;
 		}
-	CommitTransactionCommand();
+	if (outside)
+		CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 	{
