@@ -495,6 +495,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		writes_of_utility(pstmt->utilityStmt);
 	trucker_publication_refuse(pstmt->utilityStmt);
 	trucker_publication_before(pstmt->utilityStmt);
+	if (renames_schema(pstmt->utilityStmt))
+		trucker_ddl_lock_schema(((RenameStmt *) pstmt->utilityStmt)->subname);
 	if (renames_server(pstmt->utilityStmt))
 	{
 		Oid			server = get_foreign_server_oid(strVal(((RenameStmt *) pstmt->utilityStmt)->object), false);

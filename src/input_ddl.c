@@ -11,9 +11,10 @@
  * LSN of its own WAL record.  Whoever renames a table holds an exclusive lock on it
  * until the commit, so of all changes of this table, in whatever transaction, those
  * recorded before a certain LSN bear the old name and those after it the new one.
- * (Renaming a schema locks no tables.  Then others' changes bear the old name until
- * the renaming transaction commits: its rows say who it is, and the streams that come
- * to its commit note where that is.)
+ * (Renaming a schema locks no tables.  So we do that, for those that are read, before it
+ * is renamed: trucker_ddl_lock_schema().  Else others' transactions could go on, and which
+ * name their changes get would depend on what the output plugin happens to have cached:
+ * decoded after the rename, they may bear the new name from their beginning.)
  *
  * The same holds of the columns of an input, which columns.c finds; partitions have
  * those of the whole.  Nothing needs to be read again for these: only the statement's
@@ -53,8 +54,11 @@
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "access/xlog.h"
+#include "miscadmin.h"
 #include "replication/message.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -324,6 +328,43 @@ trucker_ddl_parse(const char *content, List **relids)
 	while (*end == ' ')
 		*relids = lappend_oid(*relids, (Oid) strtoul(end + 1, &end, 10));
 	return *end == '\0' ? xid : 0;
+}
+
+/*
+ * Before a schema is renamed: wait until nobody writes the tables in it that trucks read,
+ * and let nobody until the transaction ends, as if each of them were renamed.  Who may
+ * not rename it locks nothing.
+ */
+void
+trucker_ddl_lock_schema(const char *name)
+{
+	Oid			schema = get_namespace_oid(name, true);
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(schema);
+	TruckerCatalog access;
+	MemoryContext old;
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	if (!OidIsValid(schema) || !pg_namespace_ownercheck(schema, GetUserId()) ||
+		!OidIsValid(get_relname_relid("input_table", get_namespace_oid(TRUCKER_SCHEMA, true))) || nothing_is_read())
+		return;
+	trucker_catalog_begin(&access);
+	/* always in the same order */
+	(void) trucker_catalog_execute("SELECT DISTINCT c.oid FROM trucker.input_table i JOIN pg_class c ON c.oid = i.leaf "
+								   "WHERE c.relnamespace = $1 AND c.relkind = 'r' ORDER BY c.oid", 1, &type, &value, NULL, SPI_OK_SELECT);
+	old = MemoryContextSwitchTo(access.result_context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		relids = lappend_oid(relids, DatumGetObjectId(trucker_column(SPI_tuptable->vals[i], 1, &isnull)));
+	}
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
+	foreach(lc, relids)
+		LockRelationOid(lfirst_oid(lc), ShareLock);
+	list_free(relids);
 }
 
 /*

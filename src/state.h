@@ -103,6 +103,7 @@ extern List *trucker_state_columns(const pg_uuid_t *truck_id, Oid relid);
 extern void trucker_state_forget_columns(const pg_uuid_t *truck_id, Oid relid);
 
 /* in input_ddl.c: DDL on input tables */
+extern void trucker_ddl_lock_schema(const char *name);
 extern List *trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost,
 							 void (*before_message) (void));
 extern const char *trucker_ddl_unnoted(const pg_uuid_t *truck_id);

@@ -129,14 +129,19 @@ foreach my $waits (0, 1)
 		sql("SELECT trucker.stop('$_')") foreach @trucks;
 		wait_state($node, $_, 'stopped') foreach @trucks;
 	}
-	# renaming a schema locks none of its tables: who has begun goes on under the old name
+	# who renames a schema waits until nobody writes its input tables
 	$writer->query_safe(q{BEGIN; INSERT INTO s1.t VALUES (10, 'a'), (11, 'b')});
-	$renamer->query_safe(q{BEGIN; INSERT INTO s1.t VALUES (20, 'a'); ALTER SCHEMA s1 RENAME TO s2; INSERT INTO s2.t VALUES (21, 'b');
-		CREATE SCHEMA s1; CREATE TABLE s1.t (id int PRIMARY KEY, v text); INSERT INTO s1.t VALUES (90, 'not ours')});
-	$writer->query_safe(q{INSERT INTO s1.t VALUES (12, 'c'); UPDATE s1.t SET v = v || '!' WHERE id = 10});
 	sql(q{INSERT INTO s1.t VALUES (30, 'c')});
+	$renamer->query_safe(q{BEGIN; INSERT INTO s1.t VALUES (20, 'a')});
+	$renamer->query_until(qr/renames/, "\\echo renames\nALTER SCHEMA s1 RENAME TO s2;\n\\echo renamed\n");
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'ALTER SCHEMA s1%' AND wait_event_type = 'Lock'}),
+		"$what: it waits for whoever writes its tables");
+	$writer->query_safe(q{INSERT INTO s1.t VALUES (12, 'c'); UPDATE s1.t SET v = v || '!' WHERE id = 10; COMMIT});
+	$renamer->query_until(qr/renamed/, '');
+	$renamer->query_safe(q{INSERT INTO s2.t VALUES (21, 'b');
+		CREATE SCHEMA s1; CREATE TABLE s1.t (id int PRIMARY KEY, v text); INSERT INTO s1.t VALUES (90, 'not ours')});
 	$renamer->query_safe(q{INSERT INTO s2.t VALUES (22, 'c'); COMMIT});
-	$writer->query_safe(q{INSERT INTO s2.t VALUES (13, 'd'); INSERT INTO s1.t VALUES (91, 'not ours'); DELETE FROM s2.t WHERE id = 11; COMMIT});
+	$writer->query_safe(q{BEGIN; INSERT INTO s2.t VALUES (13, 'd'); INSERT INTO s1.t VALUES (91, 'not ours'); DELETE FROM s2.t WHERE id = 11; COMMIT});
 	sql(q{INSERT INTO s2.t VALUES (31, 'd'); INSERT INTO s1.t VALUES (92, 'not ours')});
 	$_->quit foreach $writer, $renamer;
 	sql("SELECT trucker.start('$_')") foreach $waits ? @trucks : ();

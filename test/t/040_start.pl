@@ -105,7 +105,7 @@ create(mirror('s', 'd'));
 
 # The output plugin
 raises("SET dynamic_library_path = '/nonexistent'; SELECT trucker.start('d')",
-	'58P01', qr/^output plugin "wal2json" is not installed$/, qr/apt-get install postgresql-\d+-wal2json$/,
+	'58P01', qr/^output plugin "wal2json" is not installed$/, qr/apt-get install postgresql-\d+-wal2json\.  Or let another one be used: ALTER SYSTEM SET trucker\.output_plugin = pgoutput;/,
 	'output plugin not installed: names the package');
 
 SKIP:
