@@ -172,15 +172,10 @@ tell_what_is_missing(const TruckerTruck *truck)
 				 errhint("SELECT trucker.start(%s);", quote_literal_cstr(truck->name))));
 }
 
-/*
- * Rows of added tables and the note that they are there could not be committed at once
- * to two servers.
- */
-static void
-refuse_added(const TruckerTruck *truck, const TruckerTruck *old)
+/* Does it read a table that it has not read before? */
+static bool
+adds_tables(const TruckerTruck *truck, const TruckerTruck *old)
 {
-	if (old->needs_backfill || !truck->backfill)
-		return;
 	for (int i = 0; i < truck->ninputs; i++)
 	{
 		bool		known = false;
@@ -188,14 +183,27 @@ refuse_added(const TruckerTruck *truck, const TruckerTruck *old)
 		for (int j = 0; j < old->ninputs; j++)
 			known |= truck->inputs[i] == old->inputs[j];
 		if (!known)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot add input tables to truck \"%s\", which writes to connection \"%s\"",
-							truck->name, truck->connection),
-					 errdetail("Only into this database can the rows of added tables be loaded by themselves."),
-					 errhint("SELECT trucker.resync(%s) first, while the truck is stopped: it then loads all tables anew.",
-							 quote_literal_cstr(truck->name))));
+			return true;
 	}
+	return false;
+}
+
+/*
+ * Rows of added tables and the note that they are there could not be committed at once
+ * to two servers.
+ */
+static void
+refuse_added(const TruckerTruck *truck, const TruckerTruck *old)
+{
+	if (old->needs_backfill || !truck->backfill || !adds_tables(truck, old))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot add input tables to truck \"%s\", which writes to connection \"%s\"",
+					truck->name, truck->connection),
+			 errdetail("Only into this database can the rows of added tables be loaded by themselves."),
+			 errhint("SELECT trucker.resync(%s) first, while the truck is stopped: it then loads all tables anew.",
+					 quote_literal_cstr(truck->name))));
 }
 
 /*
@@ -240,6 +248,10 @@ trucker_alter(TruckerTruck *truck, const TruckerTruck *old, bool filters_change)
 	/* a table that is yet to be published cannot be read from now on (added_tables.c) */
 	if (!truck->needs_backfill && !truck->lost && !truck->backfill && !is_published_for(truck))
 		begin_reading(truck);
+	else if (!truck->needs_backfill && !truck->backfill && adds_tables(truck, old))
+		ereport(NOTICE,
+				(errmsg("added tables are read from where their publication can be relied upon"),
+				 errdetail("The truck's stream is decoded by pgoutput, which sends no changes that were made before a table was published.")));
 	moves = truck->role != old->role || strcmp(truck->stream_name, old->stream_name) != 0;
 	if (moves && truck->needs_backfill && runs)
 	{

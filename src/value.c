@@ -195,8 +195,11 @@ type_is_binary(Oid type)
 	FormData_pg_type form;
 
 	check_stack_depth();
-	/* an empty one cannot be received: their functions take no array of no dimensions */
-	if (type == INT2VECTOROID || type == OIDVECTOROID)
+	/*
+	 * An empty one cannot be received: the first two take no array of no dimensions, and the
+	 * third no query of no words (15.18; 15.20 does).
+	 */
+	if (type == INT2VECTOROID || type == OIDVECTOROID || type == TSQUERYOID)
 		return false;
 	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
 	if (!HeapTupleIsValid(tuple))

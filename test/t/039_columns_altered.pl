@@ -222,6 +222,12 @@ while (my ($name, $spec) = splice @alters, 0, 2)
 	my ($definition, $reads, $changes, $alter, $expected) = map { ref $_ ? $_ : s/%t/al_$name/gr } @$spec;
 	my $identity = $reads eq 'r.*' ? 'FULL' : 'DEFAULT';
 
+	# what pgoutput sends is binary, which takes the type; and a NULL of its is no lost NaN
+	if (($ENV{TRUCKER_OUTPUT_PLUGIN} // '') eq 'pgoutput')
+	{
+		$expected = qr/a value is of a type that has been dropped since/ if $name eq 'type_was_an_enum';
+		next if $name eq 'not_null_since';
+	}
 	push @alter_names, $name;
 	$alter{$name} = $expected;
 	$setup .= qq{
