@@ -82,7 +82,7 @@ ALTER ROLE hostile SET client_encoding = 'LATIN1';
 # Those of which something has no binary form: arrays of them cannot be sent, or not be
 # received.  wal2json loses what is NaN or infinite beyond the domains.
 my %values = type_values();
-my %no_binary = map { $_ => 1 } qw(aclitem int2vector oidvector isbn13);
+my %no_binary = map { $_ => 1 } qw(aclitem int2vector oidvector isbn13 tsquery);
 my @columns = type_columns(grep { !$no_binary{$_} } sort keys %values);
 my $nrows = max map { scalar @{ $_->{list} } } @columns;
 my $definitions = join ', ', map { "$_->{name} $_->{type}" } @columns;
@@ -161,14 +161,14 @@ same($node, 'SELECT id, c::oid, t::oid FROM nan', 'SELECT id, c::oid, t::oid FRO
 # ----
 
 sql(q{
-CREATE TABLE acl (id int PRIMARY KEY, a aclitem[], v oidvector, one aclitem);
+CREATE TABLE acl (id int PRIMARY KEY, a aclitem[], v oidvector, one aclitem, q tsquery);
 CREATE TABLE acl_wal2json (LIKE acl);
 CREATE TABLE acl_pgoutput (LIKE acl)});
-create_pair('acl', 'acl', 'INSERT INTO %d SELECT id, a, v, one FROM r', '"inserts_only": true');
+create_pair('acl', 'acl', 'INSERT INTO %d SELECT id, a, v, one, q FROM r', '"inserts_only": true');
 is(last_binary(), 'false', 'a table with such a column has the stream read as text');
-sql(q{INSERT INTO acl VALUES (1, '{=r/hostile}', '', '=r/hostile'), (2, NULL, '1 2', NULL); INSERT INTO s (id) VALUES (1000)});
+sql(q{INSERT INTO acl VALUES (1, '{=r/hostile}', '', '=r/hostile', ''), (2, NULL, '1 2', NULL, 'a & b'); INSERT INTO s (id) VALUES (1000)});
 both_caught_up('acl', 'has them');
-same($node, 'SELECT id, a::text, v::text, one::text FROM acl', 'SELECT id, a::text, v::text, one::text FROM acl_pgoutput', 'as they are');
+same($node, 'SELECT id, a::text, v::text, one::text, q::text FROM acl', 'SELECT id, a::text, v::text, one::text, q::text FROM acl_pgoutput', 'as they are');
 both_caught_up('types', 'others go as text as well');
 is(sql(q{SELECT count(*) FROM types_pgoutput WHERE id = 1000}), '1', 'and arrive');
 
