@@ -9,9 +9,11 @@
 #   make soak          crashes for MINUTES=60, then a transaction of HUGE_ROWS=5000000
 #   make fuzz          the decoders, the templates and the readers of projects with
 #                      libFuzzer, RUNS=500000 executions each (test/fuzz/run.sh)
+#   make bench         a truck beside a subscription, a trigger and a plain INSERT
+#                      (test/bench/run.sh says what ROWS, RUNS and the like are)
 #   make demo          the same road, to see it work; KEEP=1 leaves the server up
 #
-# make test and make demo do not need PGXS: they install it.
+# make test, make bench and make demo do not need PGXS: they install it.
 
 EXTENSION  = trucker
 MODULE_big = trucker
@@ -46,7 +48,7 @@ PG_CONFIG ?= pg_config
 endif
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 
-.PHONY: all test soak fuzz demo FORCE
+.PHONY: all test soak fuzz bench demo FORCE
 all:
 
 test:
@@ -57,6 +59,9 @@ soak:
 
 fuzz:
 	@PG_CONFIG=$(PG_CONFIG) test/fuzz/run.sh
+
+bench:
+	@test/bench/run.sh
 
 demo:
 	@test/demo.sh
