@@ -154,6 +154,11 @@ extern bool trucker_switch_suits(const TruckerStreamRow *from, const TruckerStre
 								 const TruckerMember *member, XLogRecPtr lsn);
 extern bool trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home);
 
+/* in transition.c: for both */
+extern void trucker_transition_begin(void);
+extern void trucker_transition_commit(void);
+extern void trucker_transition_copy_slot(const char *from, const char *to, const char *plugin);
+
 /* in retry.c */
 extern bool trucker_retry_is_due(const TruckerStream *stream);
 extern void trucker_retry_work(TruckerStream *stream);

@@ -19,13 +19,7 @@
  */
 #include "trucker.h"
 
-#include "access/xact.h"
-#include "access/xlog.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -39,27 +33,6 @@
 
 /* ... after an attempt has failed, or while no slot is free */
 #define SWITCH_RETRY_MS 5000
-
-static void
-begin(void)
-{
-	MemoryContext context = CurrentMemoryContext;
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(context);
-}
-
-static void
-commit(void)
-{
-	MemoryContext context = CurrentMemoryContext;
-
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	XLogFlush(trucker_lsn_record_end(GetXLogInsertRecPtr()));
-	MemoryContextSwitchTo(context);
-}
 
 /* The stream's publication, if its slot is read with one; else NULL. */
 const char *
@@ -137,9 +110,9 @@ reread(const TruckerStreamRow *row)
 {
 	TruckerStreamRow *current;
 
-	begin();
+	trucker_transition_begin();
 	current = trucker_state_stream(&row->id);
-	commit();
+	trucker_transition_commit();
 	return current;
 }
 
@@ -155,9 +128,9 @@ get_covered(const TruckerStream *stream, const TruckerStreamRow *target, XLogRec
 	TimestampTz now = GetCurrentTimestamp();
 	bool		covered;
 
-	begin();
+	trucker_transition_begin();
 	covered = target->publication && are_covered(stream, target->publication, lsn);
-	commit();
+	trucker_transition_commit();
 	if (covered || now < retry_at)
 		return covered;
 	/* a table that is not fit is no reason to fill the log */
@@ -165,9 +138,9 @@ get_covered(const TruckerStream *stream, const TruckerStreamRow *target, XLogRec
 	if (!trucker_catalog_try(prepare, &preparation) || (target = reread(target)) == NULL)
 		return false;
 	retry_at = 0;
-	begin();
+	trucker_transition_begin();
 	covered = target->publication && are_covered(stream, target->publication, lsn);
-	commit();
+	trucker_transition_commit();
 	return covered;
 }
 
@@ -213,26 +186,6 @@ trucker_switch_is_due(TruckerStream *stream)
 	return !wanted->needs_publication || get_covered(stream, stream->row, info.confirmed_lsn);
 }
 
-/* Copy a slot, for the output plugin of that name. */
-static void
-copy_slot(const char *from, const char *to, const char *plugin)
-{
-	Oid			types[] = {NAMEOID, NAMEOID, NAMEOID};
-	NameData	names[3];
-	Datum		values[] = {NameGetDatum(&names[0]), NameGetDatum(&names[1]), NameGetDatum(&names[2])};
-	TruckerCatalog access;
-
-	namestrcpy(&names[0], from);
-	namestrcpy(&names[1], to);
-	namestrcpy(&names[2], plugin);
-	begin();
-	trucker_catalog_begin(&access);
-	trucker_catalog_execute("SELECT pg_copy_logical_replication_slot($1, $2, false, $3)",
-							3, types, values, NULL, SPI_OK_SELECT);
-	trucker_catalog_end(&access);
-	commit();
-}
-
 /* Hand all trucks to the new stream, and let it be the home; false: it has got none. */
 static bool
 hand_over(TruckerStream *stream, const pg_uuid_t *to_id)
@@ -242,7 +195,7 @@ hand_over(TruckerStream *stream, const pg_uuid_t *to_id)
 	bool		any = false;
 	ListCell   *lc;
 
-	begin();
+	trucker_transition_begin();
 	locked = trucker_state_lock_stream(&stream->row->id);
 	to = trucker_state_lock_stream(to_id);
 	if (locked && locked->home && to)
@@ -263,7 +216,7 @@ hand_over(TruckerStream *stream, const pg_uuid_t *to_id)
 			trucker_state_set_home(to_id, true);
 		}
 	}
-	commit();
+	trucker_transition_commit();
 	return any;
 }
 
@@ -292,12 +245,11 @@ switch_stream(void *arg)
 	if (row == NULL || first == NULL)
 		return false;
 	trucker_worker_set_splitting(true);
-	begin();
+	trucker_transition_begin();
 	id = trucker_state_add_catchup(first->truck, slot_name, wanted->needs_publication ? row->publication : NULL);
-	commit();
+	trucker_transition_commit();
 	trucker_stop_point("switch: recorded");
-	copy_slot(row->slot_name, slot_name, wanted->plugin);
-	trucker_slot_tell(slot_name, trucker_slot_confirmed(slot_name));
+	trucker_transition_copy_slot(row->slot_name, slot_name, wanted->plugin);
 	trucker_stop_point("switch: copied");
 	if (!hand_over(stream, &id))
 		return false;

@@ -98,8 +98,8 @@ flush_all(void)
 }
 
 /* A transaction, without changing the memory context: what is read outlives it. */
-static void
-begin(void)
+void
+trucker_transition_begin(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 
@@ -108,8 +108,9 @@ begin(void)
 	MemoryContextSwitchTo(context);
 }
 
-static void
-commit(void)
+/* On disk, too, when it returns. */
+void
+trucker_transition_commit(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 
@@ -217,62 +218,69 @@ move(TruckerStream *stream, TruckerMember *member, const TruckerStreamRow *to, X
 	if (!slot_will_do(to, lsn))
 		return false;
 	trucker_stop_point("move: begun");
-	begin();
+	trucker_transition_begin();
 	locked = trucker_state_lock_stream(&to->id);
 	/* a slot without a worker may have been moved on until we had the lock (judge.c) */
 	moved = locked != NULL && is_for(locked, member->truck) &&
 		locked->slot_name != NULL && strcmp(locked->slot_name, to->slot_name) == 0 &&
 		slot_will_do(to, lsn) && trucker_state_hand_over(&member->truck_id, &stream->id, &to->id, lsn);
-	commit();
+	trucker_transition_commit();
 	trucker_stop_point("move: committed");
 	return moved;
 }
 
-static void
-copy_slot(const char *from, const char *to)
+/*
+ * Copy a slot, for the output plugin of that name.  In a transaction of its own, as it must
+ * not have written anything.
+ */
+void
+trucker_transition_copy_slot(const char *from, const char *to, const char *plugin)
 {
-	Oid			types[] = {NAMEOID, NAMEOID};
-	NameData	names[2];
-	Datum		values[] = {NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	Oid			types[] = {NAMEOID, NAMEOID, NAMEOID};
+	NameData	names[3];
+	Datum		values[] = {NameGetDatum(&names[0]), NameGetDatum(&names[1]), NameGetDatum(&names[2])};
 	TruckerCatalog access;
 
 	namestrcpy(&names[0], from);
 	namestrcpy(&names[1], to);
-	begin();
+	namestrcpy(&names[2], plugin);
+	trucker_transition_begin();
 	trucker_catalog_begin(&access);
-	trucker_catalog_execute("SELECT pg_copy_logical_replication_slot($1, $2, false)",
-							2, types, values, NULL, SPI_OK_SELECT);
+	trucker_catalog_execute("SELECT pg_copy_logical_replication_slot($1, $2, false, $3)",
+							3, types, values, NULL, SPI_OK_SELECT);
 	trucker_catalog_end(&access);
-	commit();
+	trucker_transition_commit();
+	trucker_slot_tell(to, trucker_slot_confirmed(to));
 }
 
 /*
- * A new catch-up stream, with a copy of our slot, for the truck.  The copy is made
- * in a transaction of its own, as it must not have written anything; until the
- * truck is aboard, probes are kept from taking the stream for a leftover.
+ * A new catch-up stream, with a copy of our slot, for the truck.  Until the truck is
+ * aboard, probes are kept from taking the stream for a leftover.
  */
 static bool
 split(TruckerStream *stream, TruckerMember *member, XLogRecPtr lsn)
 {
 	char	   *slot_name = trucker_slot_new_name();
+	TruckerSlotInfo info;
 	pg_uuid_t	id;
 
+	if (trucker_slot_find(stream->row->slot_name, &info) < 0)
+		return false;
 	trucker_worker_set_splitting(true);
-	begin();
+	trucker_transition_begin();
 	/* it would be a pity to make a slot for a truck that cannot be moved */
 	splitting = trucker_state_lock_truck(&member->truck_id, &stream->id);
 	if (splitting)
 		id = trucker_state_add_catchup(member->truck, slot_name, stream->row->publication);
-	commit();
+	trucker_transition_commit();
 	if (!splitting)
 		return false;
 	trucker_stop_point("split: recorded");
-	copy_slot(stream->row->slot_name, slot_name);
-	trucker_slot_tell(slot_name, trucker_slot_confirmed(slot_name));
+	trucker_transition_copy_slot(stream->row->slot_name, slot_name, info.plugin);
 	trucker_stop_point("split: copied");
-	begin();
+	trucker_transition_begin();
 	splitting = !trucker_state_hand_over(&member->truck_id, &stream->id, &id, lsn);
-	commit();
+	trucker_transition_commit();
 	trucker_stop_point("split: moved");
 	return !splitting;
 }
@@ -287,11 +295,11 @@ leave(TruckerStream *stream, TruckerMember *member)
 
 	flush_all();
 	lsn = trucker_position_confirmable(member->position);
-	begin();
+	trucker_transition_begin();
 	if (member->unloaded == NIL)
 		best = nearest(stream, member, trucker_state_catchup_streams(&member->truck_id), lsn, &confirmed);
 	can_copy = slot_can_be_had();
-	commit();
+	trucker_transition_commit();
 
 	if (best && (!can_copy || lsn - confirmed <= TRUCKER_NEAR_BYTES))
 		return move(stream, member, best, lsn);
@@ -344,9 +352,9 @@ rekey(TruckerStream *stream, TruckerMember *member)
 {
 	bool		done;
 
-	begin();
+	trucker_transition_begin();
 	done = trucker_state_rekey(&stream->id, member->truck);
-	commit();
+	trucker_transition_commit();
 	return done;
 }
 
@@ -383,7 +391,7 @@ promote(TruckerStream *stream, TruckerMember *member)
 	TruckerStreamRow *home;
 	bool		unneeded;
 
-	begin();
+	trucker_transition_begin();
 	home = trucker_state_home_of(stream->row);
 	unneeded = home == NULL || !trucker_state_has_work(&home->id);
 	if (unneeded && home)
@@ -398,7 +406,7 @@ promote(TruckerStream *stream, TruckerMember *member)
 			trucker_state_set_home(&home->id, false);
 		trucker_state_set_home(&stream->id, true);
 	}
-	commit();
+	trucker_transition_commit();
 	if (unneeded)
 		trucker_stop_point("promoted");
 	/* a truck there may have been started in this very moment */
@@ -427,9 +435,9 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	bool		possible;
 	ListCell   *lc;
 
-	begin();
+	trucker_transition_begin();
 	home = trucker_state_home_of(stream->row);
-	commit();
+	trucker_transition_commit();
 	if (home == NULL || home->slot_name == NULL)
 		return false;
 	flush_all();
@@ -438,7 +446,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 		return false;
 	trucker_stop_point("join: begun");
 
-	begin();
+	trucker_transition_begin();
 	locked = trucker_state_lock_stream(&home->id);
 	possible = locked != NULL && locked->home && locked->slot_name != NULL &&
 		locked->role == stream->row->role && strcmp(locked->name, stream->row->name) == 0 &&
@@ -453,7 +461,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 			trucker_state_hand_over(&member->truck_id, &stream->id, &home->id, stream->applied);
 		any |= member->moved;
 	}
-	commit();
+	trucker_transition_commit();
 	trucker_stop_point("join: committed");
 	return any;
 }
@@ -494,11 +502,11 @@ trucker_transition_join(TruckerStream *stream)
 		return false;
 	stream->joined_at = now;
 
-	begin();
+	trucker_transition_begin();
 	home = trucker_state_home_of(stream->row);
 	if (home && !trucker_state_has_work(&home->id))
 		home = NULL;
-	commit();
+	trucker_transition_commit();
 	if (home == NULL)
 		return trucker_transition_promote(stream);
 	/* while it has not begun to read, its worker may be busy with backfills */
@@ -537,12 +545,12 @@ board_again(TruckerStream *stream, TruckerMember *member)
 	pg_uuid_t	id;
 	bool		possible;
 
-	begin();
+	trucker_transition_begin();
 	/* the truck's row first, as start() and resync() do */
 	possible = trucker_state_lock_truck(&member->truck_id, &stream->id);
 	if (possible)
 		id = trucker_state_board(member->truck);
-	commit();
+	trucker_transition_commit();
 	if (possible)
 		trucker_signal_stream(MyDatabaseId, &id);
 	return possible;
@@ -571,9 +579,9 @@ reopen(TruckerStream *stream, TruckerMember *member)
 	char	   *slot_name = stream->row->slot_name;
 	bool		reopened;
 
-	begin();
+	trucker_transition_begin();
 	reopened = trucker_state_lock_stream(&stream->id) != NULL && trucker_state_reopen(&stream->id);
-	commit();
+	trucker_transition_commit();
 	if (reopened)
 	{
 		trucker_stop_point("reopened");
