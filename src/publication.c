@@ -37,6 +37,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
@@ -464,15 +465,17 @@ remove_unread(void)
 	for (int i = 0; i < n; i++)
 	{
 		bool		isnull;
+		Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull));
 
-		trucker_publication_withdraw(TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull)),
-									 DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull)));
+		/* a VACUUM may have it for hours; there is always another probe */
+		if (ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
+			trucker_publication_withdraw(TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull)), relid);
 	}
 }
 
 /*
  * Drop publications that no stream needs, and take tables out that no truck reads.  In a
- * transaction, of a probe.
+ * transaction, of a probe; so it waits for nobody.
  */
 void
 trucker_publication_clean(void)
@@ -481,9 +484,10 @@ trucker_publication_clean(void)
 
 	trucker_catalog_begin(&access);
 	if (trucker_catalog_execute("SELECT FROM pg_publication WHERE pubname ~ '^" TRUCKER_SLOT_PREFIX "[0-9a-f]{16}$'",
-								0, NULL, NULL, NULL, SPI_OK_SELECT) > 0)
+								0, NULL, NULL, NULL, SPI_OK_SELECT) > 0 &&
+		ConditionalLockRelationOid(get_relname_relid("published_table", get_namespace_oid(TRUCKER_SCHEMA, false)),
+								   ShareRowExclusiveLock))
 	{
-		lock_all();
 		drop_unused();
 		remove_unread();
 	}
