@@ -139,10 +139,13 @@ trucker_generated_prepare(TruckerRelation *relation, Relation rel)
 {
 	TupleDesc	desc = relation->desc;
 	MemoryContext old;
+	TruckerIdentity saved;
 
 	if (relation->generated)
 		return;
 	old = MemoryContextSwitchTo(GetMemoryChunkContext(relation));
+	/* planning runs immutable functions */
+	trucker_relation_begin_as_owner(relation, &saved);
 	relation->generated = palloc0(sizeof(TruckerGenerated));
 	relation->generated->columns = palloc0(Max(desc->natts, 1) * sizeof(GeneratedColumn));
 	for (int attnum = 1; attnum <= desc->natts; attnum++)
@@ -151,6 +154,7 @@ trucker_generated_prepare(TruckerRelation *relation, Relation rel)
 	if (relation->generated->ncolumns > 0)
 		relation->generated->context = AllocSetContextCreate(CurrentMemoryContext, "trucker generated columns",
 															 ALLOCSET_SMALL_SIZES);
+	trucker_relation_end_as_owner(&saved);
 	MemoryContextSwitchTo(old);
 }
 
@@ -248,6 +252,7 @@ void
 trucker_generated_fill(TruckerRow *row, TruckerRelation *relation)
 {
 	ErrorContextCallback callback;
+	TruckerIdentity saved;
 
 	if (relation->generated == NULL || relation->generated->ncolumns == 0)
 		return;
@@ -255,6 +260,7 @@ trucker_generated_fill(TruckerRow *row, TruckerRelation *relation)
 	callback.arg = relation;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	trucker_relation_begin_as_owner(relation, &saved);
 	for (int i = 0; i < relation->generated->ncolumns; i++)
 	{
 		const GeneratedColumn *column = &relation->generated->columns[i];
@@ -264,5 +270,6 @@ trucker_generated_fill(TruckerRow *row, TruckerRelation *relation)
 		if (row->operation != TRUCKER_INSERT && relation->identity_full && relation->need_old[column->attnum - 1])
 			compute(row, relation, column, true);
 	}
+	trucker_relation_end_as_owner(&saved);
 	error_context_stack = callback.previous;
 }

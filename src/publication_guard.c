@@ -70,6 +70,10 @@ altered_publication(Node *statement)
 			if (((RenameStmt *) statement)->renameType == OBJECT_PUBLICATION)
 				return strVal(((RenameStmt *) statement)->object);
 			return NULL;
+		case T_AlterOwnerStmt:
+			if (((AlterOwnerStmt *) statement)->objectType == OBJECT_PUBLICATION)
+				return strVal(((AlterOwnerStmt *) statement)->object);
+			return NULL;
 		case T_DropStmt:
 			if (((DropStmt *) statement)->removeType == OBJECT_PUBLICATION)
 				foreach(lc, ((DropStmt *) statement)->objects)

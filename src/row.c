@@ -19,6 +19,7 @@
 #include "access/table.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -151,6 +152,46 @@ describe_identity(TruckerRelation *relation, Relation rel)
 		relation->identity = trucker_attnums_of(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY));
 }
 
+/* Is there a column whose type is, or may contain, a domain? */
+static bool
+has_code(TupleDesc desc)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Oid			type = TupleDescAttr(desc, i)->atttypid;
+		Oid			element = get_element_type(type);
+		char		kind;
+
+		if (TupleDescAttr(desc, i)->attisdropped)
+			continue;
+		kind = get_typtype(OidIsValid(element) ? element : type);
+		if (kind != TYPTYPE_BASE && kind != TYPTYPE_ENUM && kind != TYPTYPE_PSEUDO)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What runs when values of a table are made - CHECKs of its domains, the expressions of its
+ * generated columns - is the work of its owner, and not of the truck's role, which only
+ * reads it.  So it runs with the owner's rights, and as little freedom as the server gives
+ * to the expressions of an index.  An error undoes it, too.
+ */
+void
+trucker_relation_begin_as_owner(const TruckerRelation *relation, TruckerIdentity *saved)
+{
+	GetUserIdAndSecContext(&saved->userid, &saved->sec_context);
+	SetUserIdAndSecContext(relation->owner, saved->sec_context | SECURITY_RESTRICTED_OPERATION);
+	saved->nestlevel = NewGUCNestLevel();
+}
+
+void
+trucker_relation_end_as_owner(const TruckerIdentity *saved)
+{
+	AtEOXact_GUC(false, saved->nestlevel);
+	SetUserIdAndSecContext(saved->userid, saved->sec_context);
+}
+
 /*
  * Describe an open table, in the current memory context.  Nothing is needed of
  * it yet but its keys.
@@ -162,6 +203,8 @@ trucker_relation_build(Relation rel)
 	int			natts = RelationGetNumberOfAttributes(rel);
 
 	relation->relid = RelationGetRelid(rel);
+	relation->owner = rel->rd_rel->relowner;
+	relation->runs_code = has_code(RelationGetDescr(rel));
 	relation->name = trucker_qualified_name(rel);
 	relation->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 	relation->need_new = palloc0(Max(natts, 1) * sizeof(bool));
@@ -192,7 +235,7 @@ bool
 trucker_relation_is_current(const TruckerRelation *relation, Relation rel)
 {
 	(void) RelationGetIndexList(rel);
-	if (!equalTupleDescs(relation->desc, RelationGetDescr(rel)) ||
+	if (!equalTupleDescs(relation->desc, RelationGetDescr(rel)) || relation->owner != rel->rd_rel->relowner ||
 		strcmp(relation->name, trucker_qualified_name(rel)) != 0)
 		return false;
 	if (relation->is_partitioned)

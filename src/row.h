@@ -12,6 +12,7 @@
 
 #include "columns.h"
 #include "decoder.h"
+#include "identity.h"
 
 typedef enum TruckerOperation
 {
@@ -26,6 +27,8 @@ typedef enum TruckerOperation
 typedef struct TruckerRelation
 {
 	Oid			relid;
+	Oid			owner;
+	bool		runs_code;		/* its values cannot be made without the code of CHECKs of domains */
 	char	   *name;			/* quoted and schema-qualified */
 	TupleDesc	desc;			/* a copy, with constraints */
 	bool		has_toast;		/* does it have a TOAST table? */
@@ -138,6 +141,8 @@ extern char *trucker_qualified_name(Relation rel);
 extern Bitmapset *trucker_attnums_of(Bitmapset *offset_set);
 
 extern TruckerRelation *trucker_relation_build(Relation rel);
+extern void trucker_relation_begin_as_owner(const TruckerRelation *relation, TruckerIdentity *saved);
+extern void trucker_relation_end_as_owner(const TruckerIdentity *saved);
 extern bool trucker_relation_is_current(const TruckerRelation *relation, Relation rel);
 
 extern TruckerRowType *trucker_row_type_full(TupleDesc reldesc, const Bitmapset *excluded);

@@ -10,8 +10,8 @@
  * lie elsewhere than the table's (part.c), but have the same names.
  *
  * Text is converted by the type's input function, a value in binary form by its receive
- * function (value.c).  Both may run the owner's
- * code (the CHECK of a domain); so callers are in the owner's transaction.
+ * function (value.c).  Both may run code of the table's owner (the CHECK of a domain), and
+ * do it with that owner's rights, in the transaction of the truck's role.
  */
 #include "trucker.h"
 
@@ -429,6 +429,7 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 						 const TruckerMessage *message)
 {
 	ErrorContextCallback callback;
+	TruckerIdentity saved;
 
 	callback.callback = conversion_error_context;
 	callback.arg = relation;
@@ -443,8 +444,12 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 	row->absent_in_doubt = then == NULL && message->decoder->omits_generated;
 	row->operation = message->kind == TRUCKER_MSG_INSERT ? TRUCKER_INSERT :
 		message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_UPDATE : TRUCKER_DELETE;
+	if (relation->runs_code)
+		trucker_relation_begin_as_owner(relation, &saved);
 	take_new(row, relation, message);
 	take_old(row, relation, message);
+	if (relation->runs_code)
+		trucker_relation_end_as_owner(&saved);
 	if (then && then->next)
 		take_added(row, relation);
 	error_context_stack = callback.previous;

@@ -143,6 +143,7 @@ my $name = sql(q{SELECT DISTINCT publication FROM trucker.publications WHERE inp
 like(psql_err($node, "ALTER PUBLICATION $name DROP TABLE parted"), qr/ERROR:  55006: publication "$name" belongs to trucker\n.*DETAIL:.*\nHINT:  The view trucker\.publications/s, 'taking a table out is refused');
 like(psql_err($node, "ALTER PUBLICATION $name SET (publish = 'insert')"), qr/ERROR:  55006/, 'and publishing less');
 like(psql_err($node, "ALTER PUBLICATION $name RENAME TO mine"), qr/ERROR:  55006/, 'and renaming');
+like(psql_err($node, "ALTER PUBLICATION $name OWNER TO CURRENT_USER"), qr/ERROR:  55006/, 'and another owner');
 like(psql_err($node, "DROP PUBLICATION $name"), qr/ERROR:  55006/, 'and dropping');
 sql(q{CREATE PUBLICATION mine FOR ALL TABLES; ALTER PUBLICATION mine SET (publish = 'insert'); DROP PUBLICATION mine});
 pass('others can do with theirs what they like');
