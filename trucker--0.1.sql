@@ -608,21 +608,24 @@ COMMENT ON VIEW trucker.slots IS
 'one row a replication slot of trucker''s in this database: who uses it, what WAL the server keeps for it, and why; others'' and nobody''s slots are shown to members of pg_read_all_stats';
 
 CREATE VIEW trucker.publications WITH (security_barrier) AS
-SELECT p.publication || CASE WHEN p.inserts_only THEN '_i' ELSE '' END AS publication,
+SELECT p.publication || CASE WHEN m.inserts AND NOT m.complete THEN '_i' ELSE '' END AS publication,
 	   p.relid::regclass AS input_table,
-	   CASE WHEN NOT p.inserts_only THEN 'insert, update, delete, truncate' ELSE 'insert, truncate' END AS published,
+	   CASE WHEN m.complete THEN 'insert, update, delete, truncate' WHEN m.inserts THEN 'insert, truncate' END AS published,
 	   p.usable_lsn AS usable_from_lsn,
 	   x.streams,
 	   t.trucks,
-	   CASE WHEN NOT m.there THEN 'it is not in the publication any more: its trucks are lost'
+	   CASE WHEN NOT m.complete AND NOT m.inserts THEN 'it is not in the publication any more: its trucks are lost'
+			WHEN NOT m.complete AND NOT p.inserts_only THEN 'it has lost its replica identity: trucks that read updates and deletes are lost'
 			WHEN t.trucks IS NULL THEN 'no truck reads it: it is about to be taken out'
 			WHEN p.usable_lsn IS NULL THEN 'for slots that are made from now on; for others when the transactions have ended that ran when it was added'
 			ELSE 'published' END AS state
 FROM trucker.published_table p
 CROSS JOIN LATERAL (
 	SELECT coalesce((SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = p.relid), false)
-		   OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
-				   WHERE r.prrelid = p.relid AND b.pubname::text IN (p.publication, p.publication || CASE WHEN p.inserts_only THEN '_i' ELSE '' END)) AS there) m
+		   OR 'all' = ANY (b.kinds) AS complete, 'inserts' = ANY (b.kinds) AS inserts
+	FROM (SELECT coalesce(pg_catalog.array_agg(CASE WHEN b.pubname::text = p.publication THEN 'all' ELSE 'inserts' END), '{}') AS kinds
+		  FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
+		  WHERE r.prrelid = p.relid AND b.pubname::text IN (p.publication, p.publication || '_i')) b) m
 LEFT JOIN LATERAL (
 	SELECT pg_catalog.array_agg(x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END ORDER BY NOT x.home, x.id) AS streams,
 		   pg_catalog.bool_or(pg_catalog.pg_has_role(x.owner, 'USAGE')) AS is_visible

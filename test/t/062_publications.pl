@@ -114,6 +114,7 @@ is(published(), 'b all: one, keyless inserts: three, parted_1 all: , unread all:
 sql(q{ALTER TABLE b REPLICA IDENTITY NOTHING; UPDATE b SET v = 'without'});
 pass('a table loses its replica identity: updates go on');
 ok(wait_state($node, 'one', 'lost'), 'its truck is lost');
+is(sql(q{SELECT published || ': ' || state FROM trucker.publications WHERE input_table = 'b'::regclass}), 'insert, truncate: it has lost its replica identity: trucks that read updates and deletes are lost', 'the view tells');
 sql(q{ALTER TABLE b REPLICA IDENTITY DEFAULT; SELECT trucker.resync('one'); SELECT trucker.start('one')});
 ok(wait_state($node, 'one', 'streaming'), 'with an identity again, the truck can be loaded anew');
 sql(q{DELETE FROM log; UPDATE b SET v = 'with' WHERE id = 5});
