@@ -539,7 +539,7 @@ profile() {
 		for process in worker walsender; do
 			say "$name, $process: per cent of its samples"
 			perf report -q -i "$tmp/perf.data" --pid "${!process}" --percentage relative --sort dso,symbol --stdio 2>>"$tmp/perf.log" |
-				awk '/%/ { name = $4 ~ /^0x/ ? "(no symbol)" : $4; sum[$2 " " name] += $1 }
+				awk '/%/ { name = $4 ~ /^0x/ ? "(no symbol)" : $4; sum[$2 " " name] += $1; sum[$2 " ALL"] += $1 }
 					END { for (n in sum) if (sum[n] >= 1) printf "%5.1f  %s\n", sum[n], n }' | sort -rn | head -n 30
 		done
 		stop_contender "$name"
