@@ -57,6 +57,9 @@ extern int	trucker_output_plugin;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
 extern char *trucker_project_dir_setting;
+extern char *trucker_test_truck;
+extern char *trucker_test_output;
+extern int	trucker_test_timeout;
 
 /* Wait here while trucker.stop_point names this point. */
 extern void trucker_stop_point(const char *point);
