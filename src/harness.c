@@ -46,6 +46,7 @@ static void
 check_call(void)
 {
 	trucker_check_preloaded();
+	trucker_check_is_no_standby();
 	if (!superuser())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -248,10 +248,18 @@ may_pass(const char *error)
 static char *
 look_at_truck(const Run *run, const char *waits_for)
 {
-	TruckerSqlRow *row = linitial(execute(run->at_source, psprintf("SELECT state, last_error FROM trucker.status WHERE truck = %s",
-																   quote_literal_cstr(run->test->truck->name))));
-	char	   *state = row->values[0];
+	List	   *rows = execute(run->at_source, psprintf("SELECT state, last_error FROM trucker.status WHERE truck = %s",
+														quote_literal_cstr(run->test->truck->name)));
+	TruckerSqlRow *row;
+	char	   *state;
 
+	if (rows == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the truck is gone"),
+				 errdetail("The SQL of the case, or the truck's own, has dropped or renamed it.")));
+	row = linitial(rows);
+	state = row->values[0];
 	if (strcmp(state, waits_for) != 0 &&
 		(strcmp(state, "failed") == 0 || strcmp(state, "lost") == 0 ||
 		 (strcmp(state, "retrying") == 0 && !may_pass(row->values[1]))))
@@ -486,7 +494,7 @@ read_tables(Run *run)
 	ListCell   *lc;
 
 	foreach(lc, execute(run->at_output,
-						psprintf("SELECT c.oid::pg_catalog.regclass, pg_catalog.format('SELECT trucker_row::pg_catalog.text FROM %%s AS trucker_row ORDER BY 1 COLLATE \"C\"', c.oid::pg_catalog.regclass) "
+						psprintf("SELECT c.oid::pg_catalog.regclass, pg_catalog.format('SELECT trucker_row::pg_catalog.text FROM %%s AS trucker_row ORDER BY trucker_row::pg_catalog.text COLLATE \"C\"', c.oid::pg_catalog.regclass) "
 								 "FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
 								 "WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname !~ '^pg_' "
 								 "AND n.nspname NOT IN ('information_schema', 'trucker', 'trucker_migrations', 'trucker_positions') %s"

@@ -145,6 +145,8 @@ trucker_scratch_create(TruckerScratch *scratch, const char *purpose, char **name
 							"FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
 							quote_literal_cstr(*name)), true);
 	(void) execute(((TruckerSqlRow *) linitial(rows))->values[0], false);
+	/* others have no business there: what they might leave would be met with the caller's rights */
+	(void) execute(psprintf("REVOKE CONNECT ON DATABASE %s FROM PUBLIC", quote_identifier(*name)), false);
 	rows = execute(psprintf("SELECT oid FROM pg_catalog.pg_database WHERE datname = %s", quote_literal_cstr(*name)), true);
 	return atooid(((TruckerSqlRow *) linitial(rows))->values[0]);
 }

@@ -125,7 +125,24 @@ $handle->finish;
 like($err, qr/canceling statement due to user request/, 'a test that is cancelled');
 ok($node->poll_query_until('postgres', $none_left), 'leaves nothing');
 
-# the keeper is ended, and the server goes down: the next start cleans up
+# the keeper is ended, too: the next test drops what is there
+$handle = IPC::Run::start(
+	[ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SET trucker.project_dir = '" . $project->dir . "'", '-c', 'SELECT * FROM trucker.test()' ],
+	\$in, \$out, \$err);
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(1000)'}) or die 'it does not sleep';
+my $scratch = $node->safe_psql('postgres', q{SELECT datname FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(1000)'});
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type LIKE 'trucker tests %'});
+$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'trucker tests %'}) or die 'the keeper is still there';
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT * FROM trucker.test()'});
+$handle->finish;
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_database WHERE datname = '$scratch'"), '1', 'without its keeper a database stays');
+$node->safe_psql('postgres', "CREATE DATABASE trucker_test_of_somebody");
+like(test_rows("$FindBin::RealBin/../../examples/customer_totals"), qr/^t\|customer_totals/, 'another test');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_database WHERE datname = '$scratch'"), '0', 'has dropped it');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_database WHERE datname = 'trucker_test_of_somebody'"), '1', 'and no database of somebody else');
+$node->safe_psql('postgres', 'DROP DATABASE trucker_test_of_somebody');
+
+# the server goes down: the next start cleans up
 $handle = IPC::Run::start(
 	[ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SET trucker.project_dir = '" . $project->dir . "'", '-c', 'SELECT * FROM trucker.test()' ],
 	\$in, \$out, \$err);
