@@ -232,7 +232,10 @@ migrate_all(const Run *run)
  * ----
  */
 
-/* Errors that pass by themselves: of a worker that was ended, or meets what it left. */
+/*
+ * Errors that pass by themselves: of a worker that was ended, or meets what it left.  NULL:
+ * the truck is said to pause a moment before its error can be read.
+ */
 static bool
 may_pass(const char *error)
 {
@@ -241,7 +244,7 @@ may_pass(const char *error)
 	for (int i = 0; error && i < lengthof(codes); i++)
 		if (strncmp(error, codes[i], strlen(codes[i])) == 0)
 			return true;
-	return false;
+	return error == NULL;
 }
 
 /* Raise the truck's error if it has one, without waiting for it to be tried again and again. */
