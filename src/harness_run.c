@@ -7,10 +7,11 @@
  * it belongs to (sql_session.c).  So the truck is a real one, with its slot, its worker and its
  * position, and the launcher runs it like any other.
  *
- * The runs differ in how the changes of stream.sql come to the truck: see TruckerTestRun.  No
- * setting is needed for that: a batch ends where nothing more waits, so waiting after each
- * transaction makes batches of one, and changes that are made while the truck is stopped
- * come together.  The worker is ended by pg_terminate_backend(): a kill -9 would
+ * The runs differ in how the changes of stream.sql come to the truck: see TruckerTestRun.  A
+ * batch ends where nothing more waits, so waiting after each transaction makes batches of
+ * one.  Changes that were made while the truck was stopped come together, but how fast
+ * depends on the machine: so its worker is told not to end a batch before the last of
+ * them, by a setting of the database (receive.c).  The worker is ended by pg_terminate_backend(): a kill -9 would
  * restart the whole server.
  *
  * Whatever goes wrong raises an error; the caller makes a row of it, and drops the databases.
@@ -306,6 +307,14 @@ wait_for_truck(const Run *run)
 }
 
 static void
+look_again_soon(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
 wait_for_state(const Run *run, const char *state)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), trucker_test_timeout * INT64CONST(1000));
@@ -315,9 +324,7 @@ wait_for_state(const Run *run, const char *state)
 	{
 		if (GetCurrentTimestamp() >= deadline)
 			raise_timeout(run, now);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		look_again_soon();
 	}
 }
 
@@ -339,9 +346,7 @@ end_worker(Run *run)
 
 		if (GetCurrentTimestamp() >= deadline)
 			raise_timeout(run, state);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		look_again_soon();
 	}
 }
 
@@ -392,6 +397,35 @@ count_transactions(List *statements)
 	return n;
 }
 
+/* Start it again: what is there up to now comes in one batch. */
+static void
+start_together(const Run *run)
+{
+	char	   *lsn = value_of(run->at_source, "SELECT pg_catalog.pg_current_wal_flush_lsn()");
+
+	/* what is written from here on brings the stream beyond that LSN */
+	(void) execute(run->at_source, value_of(run->at_source,
+											psprintf("SELECT pg_catalog.format('ALTER DATABASE %%I SET trucker.test_batch_until = %%L', pg_catalog.current_database(), %s)",
+													 quote_literal_cstr(lsn))));
+	call_truck(run, "start");
+}
+
+/* The worker of before would not hear of what is set for the database. */
+static void
+stop_worker(const Run *run)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), trucker_test_timeout * INT64CONST(1000));
+
+	call_truck(run, "stop");
+	wait_for_state(run, "stopped");
+	while (execute(run->at_source, "SELECT FROM trucker.stream_workers() WHERE pid IS NOT NULL") != NIL)
+	{
+		if (GetCurrentTimestamp() >= deadline)
+			raise_timeout(run, "stopped");
+		look_again_soon();
+	}
+}
+
 static void
 stream(Run *run)
 {
@@ -402,10 +436,7 @@ stream(Run *run)
 	ListCell   *lc;
 
 	if (run->kind == TRUCKER_TEST_TOGETHER)
-	{
-		call_truck(run, "stop");
-		wait_for_state(run, "stopped");
-	}
+		stop_worker(run);
 	foreach(lc, statements)
 	{
 		TruckerSqlStatement *statement = lfirst(lc);
@@ -426,7 +457,7 @@ stream(Run *run)
 				 errmsg("file \"%s\" ends within a transaction", file),
 				 errhint("Add COMMIT.")));
 	if (run->kind == TRUCKER_TEST_TOGETHER)
-		call_truck(run, "start");
+		start_together(run);
 	if (run->kind == TRUCKER_TEST_BROKEN)
 		end_worker(run);
 	wait_for_truck(run);

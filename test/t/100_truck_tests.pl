@@ -100,6 +100,33 @@ like($rows, qr{^f\|copy\|rows\|1\|copy/test/rows/strem.sql: unknown file}m, 'a f
 like($rows, qr{^f\|copy\|rows\|2\|copy/test/rows/test.sql: the file is missing}m, 'a case without test.sql');
 
 # ----
+# Connections and roles: the real ones are not touched
+# ----
+
+my $elsewhere = project($node, 'elsewhere');
+my $host = $node->host;
+$node->safe_psql('postgres', 'CREATE DATABASE destination');
+$node->safe_psql('postgres', 'CREATE ROLE etl NOLOGIN');
+$elsewhere->put(
+	'trucker.yml' => "connections:\n  - { name: app, adapter: postgres, host: nowhere.invalid, database: app, user: app }\n"
+	  . "  - { name: real, adapter: postgres, host: '$host', port: @{[ $node->port ]}, database: destination, user: nobody }\n",
+	'trucks/copy/truck.yml'   => "input: { connection: app, table: public.input }\noutput: { connection: real }\nrole: etl\n",
+	'trucks/copy/output.sql'  => 'INSERT INTO output SELECT id, value, session_user, current_database() FROM r',
+	'trucks/copy/test/role/backfill.sql' => "CREATE TABLE input (id int PRIMARY KEY, value text);\nINSERT INTO input VALUES (1, 'one');\nGRANT SELECT ON input TO etl;",
+	'trucks/copy/test/role/stream.sql' => "INSERT INTO input VALUES (2, 'two');\nINSERT INTO input VALUES (3, 'three')",
+	'trucks/copy/test/role/test.sql' => 'SELECT count(*) = 3 FROM output;' . q{SELECT db = current_database() AND db LIKE 'trucker\_test\_%\_output', db FROM output},
+	'trucks/copy/test/role/compare.sql' => 'SELECT id, value FROM output',
+	'migrate/app/2024-01-01T00:00:00_up.sql' => 'CREATE TABLE from_app ()',
+	'migrate/app/2024-01-01T00:00:00_down.sql' => 'DROP TABLE from_app',
+	'migrate/real/2024-01-01T00:00:00_up.sql' => "-- trucker: no transaction\nCREATE TABLE output (id int, value text, who name, db name);\nCREATE INDEX CONCURRENTLY ON output (id);\n",
+	'migrate/real/2024-01-01T00:00:00_down.sql' => 'DROP TABLE output');
+$rows = test_rows($elsewhere->dir);
+unlike($rows, qr/^f/m, 'a truck that reads and writes over connections, as a role') or diag $rows;
+is(() = $rows =~ /^t\|/mg, 14, 'all of it is looked at');
+is($node->safe_psql('destination', q{SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)'}), '0', 'the real destination is as it was');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_foreign_server}), '0', 'and the database of the caller');
+
+# ----
 # Who, and when
 # ----
 
