@@ -500,6 +500,19 @@ RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_load';
 COMMENT ON FUNCTION trucker.load(text) IS
 'make the trucks and connections of this database what the files of a project (NULL: that of trucker.project_dir) say, and drop those that it has made and that are no more in it';
 
+-- Tests of a project's trucks, in databases of their own.  (harness.c)
+CREATE FUNCTION trucker.test(
+	truck text DEFAULT NULL, "case" text DEFAULT NULL,
+	OUT truck text, OUT case_name text, OUT "row" integer, OUT ok boolean, OUT detail text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_test';
+COMMENT ON FUNCTION trucker.test(text, text) IS
+'run the tests of the project in trucker.project_dir, or of one of its trucks, or one case: a row for each thing that was looked at';
+
+CREATE FUNCTION trucker.test_tap(truck text DEFAULT NULL, "case" text DEFAULT NULL)
+RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_test_tap';
+COMMENT ON FUNCTION trucker.test_tap(text, text) IS
+'the same in lines of TAP, version 13';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -658,6 +671,7 @@ REVOKE ALL ON FUNCTION
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
+	trucker.test(text, text), trucker.test_tap(text, text),
 	trucker.fdw_validator(text[], oid), trucker.migration_status()
 FROM PUBLIC;
 REVOKE ALL ON PROCEDURE

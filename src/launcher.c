@@ -38,6 +38,7 @@
 #include "utils/timestamp.h"
 
 #include "budget.h"
+#include "scratch.h"
 #include "shmem.h"
 #include "worker.h"
 
@@ -52,6 +53,9 @@ static BackgroundWorkerHandle *probe_handle = NULL;
 static Oid	probed = InvalidOid;
 static TimestampTz next_probe_at = 0;
 static bool probe_is_stuck = false;
+
+/* There are databases of tests that nobody drops. */
+static bool found_leftovers = false;
 
 /* Handles of the workers that this launcher has registered, by index. */
 static BackgroundWorkerHandle **handles;
@@ -92,6 +96,12 @@ list_databases(MemoryContext context)
 
 		if (database->datistemplate || !database->datallowconn)
 			continue;
+		/* left by a crash: it is to be dropped, not looked into, which would start its trucks */
+		if (trucker_scratch_is_leftover(NameStr(database->datname)))
+		{
+			found_leftovers = true;
+			continue;
+		}
 		old = MemoryContextSwitchTo(context);
 		databases = lappend_oid(databases, database->oid);
 		MemoryContextSwitchTo(old);
@@ -101,6 +111,20 @@ list_databases(MemoryContext context)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
 	return databases;
+}
+
+/*
+ * Databases of tests that a crash has left are dropped once, at our start.  Should no
+ * worker be free, the next test drops them.
+ */
+static void
+drop_leftovers(MemoryContext scratch)
+{
+	List	   *databases = list_databases(scratch);
+	BackgroundWorkerHandle *handle;
+
+	if (found_leftovers && databases != NIL)
+		(void) trucker_scratch_keeper_register(linitial_oid(databases), "", 0, &handle);
 }
 
 /* Take over all requests. */
@@ -319,6 +343,7 @@ trucker_launcher_main(Datum main_arg)
 									 trucker_worker_count() * sizeof(BackgroundWorkerHandle *));
 	context = AllocSetContextCreate(TopMemoryContext, "trucker launcher", ALLOCSET_DEFAULT_SIZES);
 	trucker_launcher_attach();
+	drop_leftovers(context);
 	trucker_request_scan(InvalidOid);
 
 	for (;;)

@@ -79,6 +79,18 @@ error_context(void *arg)
  * ----
  */
 
+/* Of a database of this server's, wherever the project leads; for tests of trucks. */
+TruckerMigrator *
+trucker_migrator_create_in(Oid database, const char *connection, Oid role)
+{
+	TruckerMigrator *migrator = palloc0(sizeof(TruckerMigrator));
+
+	migrator->connection = pstrdup(connection);
+	migrator->role = role;
+	migrator->database = database;
+	return migrator;
+}
+
 /*
  * Whereto a connection of a project's leads, for a role.  Reads the catalogs, so the
  * caller may let go of its snapshot afterwards; needs no connection.
@@ -90,6 +102,7 @@ trucker_migrator_create(const char *dir, const char *connection, Oid role)
 
 	migrator->connection = pstrdup(connection);
 	migrator->role = role;
+	migrator->database = MyDatabaseId;
 	if (!trucker_connection_is_local(connection) &&
 		(GetForeignServerByName(connection, true) != NULL || !trucker_migrations_leads_here(dir, connection)))
 		migrator->remote = trucker_connection_load(connection, role);
@@ -148,7 +161,7 @@ open_session(const TruckerMigrator *migrator)
 {
 	TruckerSqlSession *session = migrator->remote ?
 		trucker_sql_session_remote(migrator->remote, "trucker migrate", true) :
-		trucker_sql_session_local(migrator->role, "trucker migrate");
+		trucker_sql_session_in(migrator->database, migrator->role, "trucker migrate");
 
 	prepare(migrator, session);
 	return session;

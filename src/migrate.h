@@ -14,13 +14,15 @@ typedef struct TruckerMigrator
 {
 	char	   *connection;		/* as the project calls it */
 	Oid			role;
-	TruckerConnection *remote;	/* NULL: this database */
+	Oid			database;		/* of this server, unless remote */
+	TruckerConnection *remote;	/* NULL: a database of this server */
 	TruckerSqlSession *session;
 	char	   *prepare_sql;	/* settings for a file */
 } TruckerMigrator;
 
 /* in migrate.c */
 extern TruckerMigrator *trucker_migrator_create(const char *dir, const char *connection, Oid role);
+extern TruckerMigrator *trucker_migrator_create_in(Oid database, const char *connection, Oid role);
 extern void trucker_migrator_open(TruckerMigrator *migrator);
 extern void trucker_migrator_close(TruckerMigrator *migrator);
 extern void trucker_migrator_run(TruckerMigrator *migrator, const char *file, const char *sql,

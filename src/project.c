@@ -484,6 +484,7 @@ trucker_project_read_folder(const char *dir)
 		project->readable = project->errors.count == before;
 	}
 	read_trucks(project);
+	trucker_project_fit_scratch(project);
 	return project;
 }
 

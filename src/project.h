@@ -68,6 +68,7 @@ typedef struct TruckerProjectConnection
 	bool		migrate_auto;	/* pending migrations are run by start() */
 	bool		known_here;		/* is_here has been found out */
 	bool		is_here;		/* it leads to this very database */
+	bool		no_password;	/* a role that is no superuser needs none */
 } TruckerProjectConnection;
 
 /* A truck: a folder with a truck.yml. */
@@ -130,9 +131,13 @@ extern TruckerProject *trucker_project_load(const char *dir);
 extern void trucker_project_raise(const TruckerProject *project);
 
 /* in project_connection.c */
+extern bool trucker_project_writes_elsewhere(const TruckerProject *project, const TruckerProjectTruck *truck);
 extern List *trucker_project_server_options(const TruckerProjectConnection *connection);
 extern List *trucker_project_mapping_options(const TruckerProjectConnection *connection);
 extern void trucker_project_note_here(TruckerProjectConnection *connection);
 extern bool trucker_project_is_here(TruckerProjectConnection *connection);
+
+/* in project_scratch.c */
+extern void trucker_project_fit_scratch(TruckerProject *project);
 
 #endif							/* TRUCKER_PROJECT_H */

@@ -66,6 +66,8 @@ trucker_project_mapping_options(const TruckerProjectConnection *connection)
 		add_option(&options, "password_file", connection->password_file);
 	else
 		add_option(&options, "password", connection->pass.text);
+	if (connection->no_password)
+		add_option(&options, "password_required", "false");
 	return options;
 }
 
@@ -80,6 +82,17 @@ names_nothing_else(const TruckerProjectConnection *connection)
 	return connection->options == NULL && (host == NULL || host[0] == '\0') &&
 		(port == NULL || atoi(port) == PostPortNumber) &&
 		(database == NULL || database[0] == '\0' || strcmp(database, get_database_name(MyDatabaseId)) == 0);
+}
+
+/* As far as can be told without asking, does a truck write to another database than it reads? */
+bool
+trucker_project_writes_elsewhere(const TruckerProject *project, const TruckerProjectTruck *truck)
+{
+	const char *name = truck->output_connection.text;
+	const char *input = truck->input_connection.text;
+
+	return name && strcmp(name, "local") != 0 && (input == NULL || strcmp(input, name) != 0) &&
+		!names_nothing_else(trucker_project_connection(project, name));
 }
 
 /* One that names no other host leads here, and need not be asked. */

@@ -379,7 +379,8 @@ batch_is_full(const TruckerStream *stream)
 
 	return (stream->direct && goes_alone(stream->direct, stream->begin.commit_lsn)) ||
 		nchanges >= trucker_max_batch_rows ||
-		TimestampDifferenceExceeds(stream->batch_started, GetCurrentTimestamp(), trucker_max_batch_age);
+		(!trucker_test_holds_batch(stream->batch_end) &&
+		 TimestampDifferenceExceeds(stream->batch_started, GetCurrentTimestamp(), trucker_max_batch_age));
 }
 
 /* ----
@@ -654,7 +655,7 @@ take_idle(TruckerStream *stream)
 static void
 rest(TruckerStream *stream)
 {
-	if (!stream->in_source)
+	if (!stream->in_source && !trucker_test_holds_batch(Max(stream->batch_end, stream->idle_lsn)))
 		finish_batch(stream);
 	take_idle(stream);
 	/* the next truck of a cascade need not wait for the WAL writer */

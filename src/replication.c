@@ -90,8 +90,8 @@ add_user_parameters(Parameters *params)
 }
 
 /* The first directory of unix_socket_directories, or NULL. */
-static char *
-first_socket_directory(void)
+char *
+trucker_replication_socket(void)
 {
 	List	   *directories;
 
@@ -123,7 +123,7 @@ hba_name(const char *name)
 static void
 add_own_server(Parameters *params)
 {
-	char	   *host = first_socket_directory();
+	char	   *host = trucker_replication_socket();
 
 	set_parameter(params, "host", host ? host : "localhost");
 	set_parameter(params, "port", psprintf("%d", PostPortNumber));
@@ -155,7 +155,7 @@ static char *
 build_parameters(Parameters *params, const char *database,
 				 const char *application_name)
 {
-	char	   *host = first_socket_directory();
+	char	   *host = trucker_replication_socket();
 	char	   *user = GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false);
 	StringInfoData options;
 

@@ -38,6 +38,7 @@ typedef struct TruckerReplication
 } TruckerReplication;
 
 /* in replication.c */
+extern char *trucker_replication_socket(void);
 extern List *trucker_own_server_parameters(const char *database);
 extern TruckerReplication *trucker_replication_open(const char *database, const char *application_name);
 extern int	trucker_replication_backend_pid(TruckerReplication *rep);

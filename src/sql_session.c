@@ -159,7 +159,7 @@ terminate_worker(dsm_segment *segment, Datum arg)
 }
 
 static void
-make_segment(TruckerSqlSession *session, Oid login, const char *name)
+make_segment(TruckerSqlSession *session, Oid database, Oid login, const char *name)
 {
 	shm_toc_estimator estimator;
 	shm_toc    *toc;
@@ -176,7 +176,7 @@ make_segment(TruckerSqlSession *session, Oid login, const char *name)
 	toc = shm_toc_create(TRUCKER_SQL_MAGIC, dsm_segment_address(session->segment), size);
 
 	order = shm_toc_allocate(toc, sizeof(TruckerSqlOrder));
-	order->database = MyDatabaseId;
+	order->database = database;
 	order->login = login;
 	strlcpy(order->name, name, sizeof(order->name));
 	shm_toc_insert(toc, TRUCKER_SQL_ORDER, order);
@@ -224,11 +224,11 @@ make_session(void)
 }
 
 /*
- * A session of the role in this database.  name is its application_name.  It must be closed
- * before the transaction is committed.
+ * A session of the role in a database of this server's.  name is its application_name.  It
+ * must be closed before the transaction is committed.
  */
 TruckerSqlSession *
-trucker_sql_session_local(Oid role, const char *name)
+trucker_sql_session_in(Oid database, Oid role, const char *name)
 {
 	Oid			login = login_role(role);
 	TruckerSqlSession *session;
@@ -243,11 +243,18 @@ trucker_sql_session_local(Oid role, const char *name)
 	old = MemoryContextSwitchTo(session->context);
 	if (login != role)
 		session->set_role = psprintf("SET ROLE %s", quote_identifier(GetUserNameFromId(role, false)));
-	make_segment(session, login, name);
+	make_segment(session, database, login, name);
 	start_worker(session);
 	trucker_sql_session_become(session);
 	MemoryContextSwitchTo(old);
 	return session;
+}
+
+/* Likewise, in this database. */
+TruckerSqlSession *
+trucker_sql_session_local(Oid role, const char *name)
+{
+	return trucker_sql_session_in(MyDatabaseId, role, name);
 }
 
 static void

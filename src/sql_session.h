@@ -20,6 +20,7 @@ typedef struct TruckerSqlRow
 typedef struct TruckerSqlSession TruckerSqlSession;
 
 /* in sql_session.c */
+extern TruckerSqlSession *trucker_sql_session_in(Oid database, Oid role, const char *name);
 extern TruckerSqlSession *trucker_sql_session_local(Oid role, const char *name);
 extern TruckerSqlSession *trucker_sql_session_remote(TruckerConnection *connection, const char *name, bool exclusive);
 extern List *trucker_sql_session_execute(TruckerSqlSession *session, const char *sql, bool keep);

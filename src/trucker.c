@@ -41,6 +41,10 @@ int			trucker_output_plugin = TRUCKER_PLUGIN_WAL2JSON;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
 char	   *trucker_project_dir_setting = NULL;
+char	   *trucker_test_truck = NULL;
+char	   *trucker_test_output = NULL;
+char	   *trucker_test_batch_until = NULL;
+int			trucker_test_timeout = 60;
 
 static const struct config_enum_entry output_plugins[] = {
 	{"wal2json", TRUCKER_PLUGIN_WAL2JSON, false},
@@ -214,7 +218,35 @@ define_settings(void)
 							   /* it may be set for a database, and where it is tells of the machine */
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.test_timeout",
+							"Longest time that test() waits for a statement, or for a truck.",
+							NULL, &trucker_test_timeout, 60, 1, 86400,
+							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomStringVariable("trucker.test_truck",
+							   "The only truck of a project that is loaded; set by test() in its databases.",
+							   NULL, &trucker_test_truck, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+	DefineCustomStringVariable("trucker.test_output",
+							   "The database of this server that stands for where the truck writes; set by test() in its databases.",
+							   NULL, &trucker_test_output, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+	DefineCustomStringVariable("trucker.test_batch_until",
+							   "A batch is kept open until the stream has come to this LSN; set by test() for its databases.",
+							   NULL, &trucker_test_batch_until, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("trucker");
+}
+
+bool
+trucker_test_holds_batch(XLogRecPtr lsn)
+{
+	uint32		high;
+	uint32		low;
+
+	if (trucker_test_batch_until == NULL || trucker_test_batch_until[0] == '\0' ||
+		sscanf(trucker_test_batch_until, "%X/%X", &high, &low) != 2)
+		return false;
+	return lsn < ((uint64) high << 32 | low);
 }
 
 void

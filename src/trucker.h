@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
+
 #include "compat.h"
 
 #define TRUCKER_SCHEMA "trucker"
@@ -57,6 +59,13 @@ extern int	trucker_output_plugin;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
 extern char *trucker_project_dir_setting;
+extern char *trucker_test_truck;
+extern char *trucker_test_output;
+extern char *trucker_test_batch_until;
+extern int	trucker_test_timeout;
+
+/* Is a batch that has come to this LSN to be kept open?  Only in the databases of test(). */
+extern bool trucker_test_holds_batch(XLogRecPtr lsn);
 
 /* Wait here while trucker.stop_point names this point. */
 extern void trucker_stop_point(const char *point);
