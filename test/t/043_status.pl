@@ -508,7 +508,7 @@ like(psql_err($node, "SET trucker.$_ = 1"), qr/ERROR:  55P02: parameter "trucker
   foreach 'max_run_rows', 'run_timeout', 'slow_query_threshold', 'replication_conninfo';
 like(psql_err($node, "ALTER SYSTEM SET trucker.$_->[0] = '$_->[1]'"), qr/ERROR:  22023: /, "trucker.$_->[0] = $_->[1] is refused")
   foreach [ 'max_run_rows', '0' ], [ 'run_timeout', '-1' ], [ 'run_timeout', '5 kB' ], [ 'slow_query_threshold', '-2' ], [ 'retry_initial_delay', '0' ];
-is(sql(q{SELECT string_agg(name, ' ') FROM pg_settings WHERE name ~ '^trucker\.' AND (coalesce(short_desc, '') = '' OR context <> 'sighup')}),
+is(sql(q{SELECT string_agg(name, ' ') FROM pg_settings WHERE name ~ '^trucker\.' AND (coalesce(short_desc, '') = '' OR context = 'postmaster')}),
 	'trucker.max_trucks', 'each setting has a description, and can be changed without a restart, but for the size of shared memory');
 
 # ----
