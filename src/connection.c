@@ -105,7 +105,7 @@ find_server(const char *name, Oid role)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("connection \"%s\" does not exist", name),
-				 errhint("The connection \"%s\" is this database; any other one is a foreign server: CREATE SERVER %s FOREIGN DATA WRAPPER trucker OPTIONS (host '...', dbname '...');",
+				 errhint("The connection \"%s\" is this database; any other one is a foreign server: CREATE SERVER %s FOREIGN DATA WRAPPER trucker OPTIONS (host '...', dbname '...');  One that a project defines is made by trucker.load().",
 						 TRUCKER_CONNECTION_LOCAL, quote_identifier(name[0] ? name : "warehouse"))));
 	wrapper = GetForeignDataWrapper(server->fdwid)->fdwname;
 	if (strcmp(wrapper, "trucker") != 0 && strcmp(wrapper, "postgres_fdw") != 0)

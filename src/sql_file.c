@@ -25,6 +25,9 @@
 
 #define NO_TRANSACTION "-- trucker: no transaction"
 
+/* so much of what is wrong is shown, in bytes */
+#define MAX_SHOWN 200
+
 /* Where the lexer is, for errors. */
 typedef struct Scan
 {
@@ -227,6 +230,34 @@ take_token(Scan *scan, int token, int location, int chunk)
 	return false;
 }
 
+/* The next token, or 0.  What the lexer says of a quote without end holds the rest of the text: it is cut. */
+static int
+next_token(Scan *scan, core_YYSTYPE *value, YYLTYPE *location)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile int token = 0;
+
+	PG_TRY();
+	{
+		token = core_yylex(value, location, scan->scanner);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		int			len;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		len = pg_mbcliplen(error->message, strlen(error->message), MAX_SHOWN);
+		if (error->message[len] != '\0')
+			error->message = psprintf("%.*s...", len, error->message);
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	return token;
+}
+
 /*
  * The statements (TruckerSqlStatement *) of a text, which must stay where it is.  Raises an
  * error, with the file's name and the line, if it ends in the middle of something, or
@@ -248,7 +279,7 @@ trucker_sql_file_split(const char *file, const char *text)
 	scan.scanner = scanner_init(text, &extra, &ScanKeywords, ScanKeywordTokens);
 	extra.standard_conforming_strings = true;
 	extra.escape_string_warning = false;
-	while ((token = core_yylex(&value, &location, scan.scanner)) != 0)
+	while ((token = next_token(&scan, &value, &location)) != 0)
 	{
 		if (!take_token(&scan, token, location, chunk))
 			continue;

@@ -43,7 +43,7 @@ project_files(
 	"$m/2024-01-03T00:00:00_down.sql"     => 'SELECT 1',
 	"$m/2024-01-04T00:00:00_a_up.sql"     => 'SELECT 1',
 	"$m/2024-01-04T00:00:00_b_down.sql"   => 'SELECT 1',
-	"$m/2024-01-05T00:00:00_up.sql"       => "SELECT 1;\n\nCOMMIT;\nCOPY one FROM STDIN;\nSELECT 'x",
+	"$m/2024-01-05T00:00:00_up.sql"       => "SELECT 1;\n\nCOMMIT;\nCOPY one FROM STDIN;\nSELECT 'x" . ' and on' x 10000,
 	"$m/2024-01-06T00:00:00_up.sql"       => "SELECT 1;\n\nCOMMIT;\n-- c\nCOPY one (a) FROM STDIN;\nCOPY (SELECT 1) TO STDOUT; COPY one FROM '/stdin'; START TRANSACTION",
 	"$m/2024-01-07T00:00:00_up.sql"       => "SELECT 1;\n\\d\n");
 my $said = call(q{CALL trucker.migrate('local')});
@@ -61,6 +61,7 @@ my @named = (
 	qr{2024-01-06T00:00:00_up.sql", line 6: transaction control},
 	qr{2024-01-07T00:00:00_up.sql", line 2: psql's backslash commands});
 like($said, $_, "named: $_") foreach @named;
+cmp_ok(length $said, '<', 5000, 'a quote without end does not show the rest of the file');
 is(() = $said =~ /^(?:DETAIL:  )?(?:file "migrate|migrate).*$/mg, scalar @named, 'and nothing else is');
 is($node->safe_psql('postgres', q{SELECT to_regclass('one') IS NULL}), 't', 'nothing has been run');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM trucker.migrations WHERE state = 'problem'}), scalar @named, 'the view shows them, too');
