@@ -26,8 +26,9 @@
  * Of a partitioned table the partitions are published, one by one: as a whole it would
  * publish a new partition before that has a replica identity.  A partition is added by the
  * statement that makes it one (publication_guard.c), so that there is no change of it that
- * is older.  (Of a TRUNCATE, too, partitions are told: see trucker_tables_truncated.)  What is sent are changes of the partitions, as wal2json
- * sends them, and as toast.c and part.c must know them.
+ * is older.  What is sent are changes of the partitions, as wal2json sends them, and as
+ * toast.c and part.c must know them.  (Of a TRUNCATE of the whole, too, only partitions
+ * are told: see trucker_tables_truncated().)
  *
  * The only file that knows the columns of trucker.published_table.  Everything that
  * changes publications does so one after the other (lock_all).
