@@ -480,6 +480,14 @@ shown(const TruckerSqlRow *row)
 	return text.data;
 }
 
+static bool
+is_boolean(const TruckerSqlRow *row)
+{
+	const char *value = row->n > 0 ? row->values[0] : "";
+
+	return value == NULL || strcmp(value, "t") == 0 || strcmp(value, "f") == 0;
+}
+
 /* test.sql: each row must begin with true. */
 static void
 check_rows(Run *run)
@@ -501,8 +509,9 @@ check_rows(Run *run)
 			bool		ok = row->n > 0 && row->values[0] && strcmp(row->values[0], "t") == 0;
 
 			n++;
-			trucker_test_result(run->test, ok, "%s: %s, line %d, row %d: %s", trucker_test_run_name(run->kind), file,
-								statement->line, foreach_current_index(cell) + 1, shown(row));
+			trucker_test_result(run->test, ok, "%s: %s, line %d, row %d: %s%s", trucker_test_run_name(run->kind), file,
+								statement->line, foreach_current_index(cell) + 1, shown(row),
+								is_boolean(row) ? "" : " (the first column must be boolean)");
 		}
 	}
 	if (n == 0)
@@ -566,6 +575,9 @@ read_output(Run *run)
 
 		all = add_rows(all, execute_statement(run->at_output, file, statement), psprintf("line %d", statement->line));
 	}
+	if (all == NIL)
+		trucker_test_result(run->test, false, "%s: %s: it has returned no row, so nothing is compared",
+							trucker_test_run_name(run->kind), file);
 	list_sort(all, compare_texts);
 	return all;
 }
@@ -588,10 +600,9 @@ compare(TruckerTestCase *test, TruckerTestRun kind, List *rows)
 }
 
 static void
-compare_output(Run *run)
+compare_output(Run *run, List *rows)
 {
 	TruckerTestCase *test = run->test;
-	List	   *rows = read_output(run);
 	MemoryContext old;
 	ListCell   *lc;
 
@@ -636,14 +647,17 @@ void
 trucker_test_run(TruckerTestCase *test, TruckerTestRun kind)
 {
 	Run			run = {.test = test, .kind = kind};
+	List	   *output;
 
 	make_databases(&run);
 	migrate_all(&run);
 	backfill(&run);
 	start_truck(&run);
 	stream(&run);
+	/* before test.sql, which may write */
+	output = read_output(&run);
 	check_rows(&run);
-	compare_output(&run);
+	compare_output(&run, output);
 	if (run.at_output != run.at_source)
 		trucker_sql_session_close(run.at_output);
 	trucker_sql_session_close(run.at_source);

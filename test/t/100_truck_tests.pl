@@ -79,6 +79,13 @@ $project->put(
 like(test_rows($project->dir),
 	qr{^f\|copy\|rows\|\d+\|all in one batch: the output is not the same as with one transaction a batch: output: \(2,\) instead of output: \(1,\)$}m,
 	'output that depends on the batches is found');
+$project->put('copy/test/rows/test.sql' => 'DELETE FROM output; SELECT true');
+like(test_rows($project->dir), qr{^f\|.*all in one batch: the output is not the same}m, 'also if test.sql writes');
+$project->put('copy/test/rows/compare.sql' => 'SELECT FROM output WHERE false', 'copy/test/rows/test.sql' => q{SELECT 'true'::text});
+my $nothing = test_rows($project->dir);
+like($nothing, qr{^f\|.*compare\.sql: it has returned no row, so nothing is compared$}m, 'a compare.sql that compares nothing');
+like($nothing, qr{^f\|.*row 1: true \(the first column must be boolean\)$}m, 'a value that is no boolean');
+$project->put('copy/test/rows/compare.sql' => undef);
 
 # the truck fails
 $project->put('copy/output.sql' => q{INSERT INTO output SELECT id, value::int::text FROM r WHERE value <> 'one'});
