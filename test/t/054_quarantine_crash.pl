@@ -169,7 +169,8 @@ sub strike
 	elsif ($way eq 'stop()')  { sql('SELECT trucker.stop()'); }
 	else                      { disaster($node, $way, ''); }
 	$node->reload;
-	waitpid $load, 0 if $load && is_crash($way);
+	# a process that has just ended by itself cannot be killed, and the load goes on
+	load_stops() if $load && is_crash($way);
 	return;
 }
 

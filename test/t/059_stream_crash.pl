@@ -201,7 +201,8 @@ sub strike
 	elsif ($way eq 'SIGTERM')                    { kill 'TERM', $pid; }
 	elsif ($way eq 'SIGINT')                     { kill 'INT', $pid; }
 	$node->reload;
-	waitpid $load, 0 if $crash;
+	# a process that has just ended by itself cannot be killed, and the load goes on
+	load_stops() if $crash;
 	return;
 }
 
