@@ -13,26 +13,11 @@
 #   PG_CONFIG=...          another server
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/server.sh"
 
 rows=${ROWS:-50000}
 trucks=${TRUCKS:-3}
 repetitions=${REPETITIONS:-5}
-
-finish() {
-	local status=$?
-	trap - EXIT
-	set +e
-	if [ "$status" -ne 0 ] && [ -n "$tmp" ] && [ -s "$tmp/server.log" ]; then
-		say "end of the server's log"
-		tail -n 40 "$tmp/server.log"
-	fi
-	remove_tmp
-	exit "$status"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 sql() {
 	"$bindir/psql" -X -q -At -v ON_ERROR_STOP=1 -d postgres -c "$1"

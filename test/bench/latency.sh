@@ -13,29 +13,12 @@
 #   PG_CONFIG=...          another server
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/server.sh"
 
 rows=${ROWS:-5000000}
 rate=${RATE:-200}
 seconds=${SECONDS_ALONE:-20}
 repetitions=${REPETITIONS:-3}
-load_pid=
-
-finish() {
-	local status=$?
-	trap - EXIT
-	set +e
-	[ -z "$load_pid" ] || kill "$load_pid" 2>/dev/null
-	if [ "$status" -ne 0 ] && [ -n "$tmp" ] && [ -s "$tmp/server.log" ]; then
-		say "end of the server's log"
-		tail -n 40 "$tmp/server.log"
-	fi
-	remove_tmp
-	exit "$status"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 sql() {
 	"$bindir/psql" -X -q -At -v ON_ERROR_STOP=1 -d postgres -c "$1"
@@ -110,7 +93,6 @@ for ((i = 1; i <= repetitions; i++)); do
 done
 kill "$load_pid"
 wait "$load_pid" 2>/dev/null || true
-load_pid=
 sql "SELECT trucker.wait_for('steady')" >/dev/null
 
 say "milliseconds from commit to the truck's SQL, $rate transactions a second, $rows rows"

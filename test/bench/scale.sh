@@ -13,27 +13,12 @@
 #   PG_CONFIG=...          another server
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/server.sh"
 
 trucks=${TRUCKS:-200}
 tables=${TABLES:-50}
 transactions=${TRANSACTIONS:-20000}
 repetitions=${REPETITIONS:-3}
-
-finish() {
-	local status=$?
-	trap - EXIT
-	set +e
-	if [ "$status" -ne 0 ] && [ -n "$tmp" ] && [ -s "$tmp/server.log" ]; then
-		say "end of the server's log"
-		tail -n 40 "$tmp/server.log"
-	fi
-	remove_tmp
-	exit "$status"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 sql() {
 	"$bindir/psql" -X -q -At -v ON_ERROR_STOP=1 -d postgres -c "SET client_min_messages = error; $1"
