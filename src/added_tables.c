@@ -31,12 +31,10 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "backfill.h"
-#include "deadlock.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -155,11 +153,7 @@ begin_reading(TruckerMember *member, XLogRecPtr from)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	/* who alters one now must see what is written here, or be seen */
-	trucker_give_way_in_deadlocks(true);
-	foreach(lc, member->unloaded)
-		LockRelationOid(lfirst_oid(lc), AccessShareLock);
-	trucker_give_way_in_deadlocks(false);
+	trucker_tables_lock(member->unloaded);
 	names = trucker_state_current_names(member->truck, member->unloaded);
 	foreach(lc, names)
 		((TruckerInputName *) lfirst(lc))->from_lsn = from;

@@ -76,7 +76,7 @@ typedef struct TruckerDecodeRequest
 	const char *message_prefix; /* of the only logical messages that are wanted */
 	bool		no_updates;		/* nobody wants updates, nor deletes */
 	bool		no_truncates;
-	bool		as_text;		/* some types have no binary form: all values are wanted as text (binary.c) */
+	bool		as_text;		/* some types have no binary form: all values are wanted as text (value.c) */
 } TruckerDecodeRequest;
 
 typedef struct TruckerTableName

@@ -31,14 +31,12 @@
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "backfill.h"
 #include "check.h"
-#include "deadlock.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -169,13 +167,10 @@ record_slot(TruckerStream *stream, List *members, char *slot_name)
 	{
 		TruckerMember *member = lfirst(lc);
 		MemoryContext old = MemoryContextSwitchTo(member->context);
+		List	   *inputs = trucker_tables_inputs(member->truck);
 
-		/* who alters one now must see what is written here, or be seen */
-		trucker_give_way_in_deadlocks(true);
-		for (int i = 0; i < member->truck->ninputs; i++)
-			LockRelationOid(member->truck->inputs[i], AccessShareLock);
-		trucker_give_way_in_deadlocks(false);
-		member->names = trucker_state_current_names(member->truck, trucker_tables_inputs(member->truck));
+		trucker_tables_lock(inputs);
+		member->names = trucker_state_current_names(member->truck, inputs);
 		MemoryContextSwitchTo(old);
 		trucker_state_set_input_names(&member->truck_id, member->names);
 	}

@@ -206,11 +206,7 @@ migrate(const Run *run, Oid database, const char *connection)
 		return;
 	migrations = trucker_migrations_read_files(dir, connection);
 	migrator = trucker_migrator_create_in(database, connection, GetUserId());
-	trucker_migrator_open(migrator);
-	trucker_migrations_make_table(migrator->session);
-	trucker_migrations_read_rows(migrations, migrator->session);
-	(void) trucker_migrate_up(migrator, migrations);
-	trucker_migrator_close(migrator);
+	trucker_migrate_all(migrator, migrations);
 }
 
 /* Those of this database, under each name that it has for the truck; and those of the output. */

@@ -423,3 +423,14 @@ trucker_migrate_down(TruckerMigrator *migrator, TruckerMigrations *migrations, i
 	}
 	return list_length(chosen);
 }
+
+/* Bring a database that is not connected to yet up to date, with the files that were read. */
+void
+trucker_migrate_all(TruckerMigrator *migrator, TruckerMigrations *migrations)
+{
+	trucker_migrator_open(migrator);
+	trucker_migrations_make_table(migrator->session);
+	trucker_migrations_read_rows(migrations, migrator->session);
+	(void) trucker_migrate_up(migrator, migrations);
+	trucker_migrator_close(migrator);
+}

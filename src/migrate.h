@@ -28,6 +28,7 @@ extern void trucker_migrator_close(TruckerMigrator *migrator);
 extern void trucker_migrator_run(TruckerMigrator *migrator, const char *file, const char *sql,
 								 void (*bookkeeping) (TruckerMigrator *migrator, void *arg), void *arg);
 extern void trucker_migrate_check(const TruckerMigrations *migrations);
+extern void trucker_migrate_all(TruckerMigrator *migrator, TruckerMigrations *migrations);
 extern int	trucker_migrate_up(TruckerMigrator *migrator, TruckerMigrations *migrations);
 extern int	trucker_migrate_down(TruckerMigrator *migrator, TruckerMigrations *migrations, int steps);
 

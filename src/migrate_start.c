@@ -130,11 +130,7 @@ migrate(const Question *question)
 	TruckerMigrator *migrator = trucker_migrator_create(question->dir, question->folder, GetUserId());
 	TruckerMigrations *migrations = trucker_migrations_read_files(question->dir, question->folder);
 
-	trucker_migrator_open(migrator);
-	trucker_migrations_make_table(migrator->session);
-	trucker_migrations_read_rows(migrations, migrator->session);
-	(void) trucker_migrate_up(migrator, migrations);
-	trucker_migrator_close(migrator);
+	trucker_migrate_all(migrator, migrations);
 }
 
 static void

@@ -32,17 +32,6 @@
  */
 
 static void
-push_key(JsonbParseState **state, const char *key)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, key);
-	value.val.string.len = strlen(key);
-	pushJsonbValue(state, WJB_KEY, &value);
-}
-
-static void
 push_text(JsonbParseState **state, const char *text, JsonbIteratorToken token)
 {
 	JsonbValue	value;
@@ -51,6 +40,12 @@ push_text(JsonbParseState **state, const char *text, JsonbIteratorToken token)
 	value.val.string.val = unconstify(char *, text);
 	value.val.string.len = strlen(text);
 	pushJsonbValue(state, token, &value);
+}
+
+static void
+push_key(JsonbParseState **state, const char *key)
+{
+	push_text(state, key, WJB_KEY);
 }
 
 /* An option, if it is given. */

@@ -55,6 +55,7 @@
 #include "catalog.h"
 #include "deadlock.h"
 #include "publication.h"
+#include "slots.h"
 
 /* the trucks, of whatever state, that a publication $1 is for: t is trucker.truck */
 #define READERS \
@@ -79,18 +80,6 @@ List *
 trucker_publication_names(const char *name)
 {
 	return list_make2(pstrdup(name), inserts_name(name));
-}
-
-static char *
-new_name(void)
-{
-	uint64		token;
-
-	if (!pg_strong_random(&token, sizeof(token)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
-	return psprintf(TRUCKER_SLOT_PREFIX "%016llx", (unsigned long long) token);
 }
 
 static void
@@ -288,7 +277,7 @@ find_or_create(const pg_uuid_t *stream_id)
 				 errmsg("the stream has just been removed")));
 	name = row->publication ? row->publication : trucker_state_publication_of(row);
 	if (name == NULL)
-		name = new_name();
+		name = psprintf(TRUCKER_SLOT_PREFIX "%s", trucker_new_token());
 	if (row->publication == NULL)
 		trucker_state_set_publication(stream_id, name);
 	create_one(name, "insert, update, delete, truncate");

@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "scratch.h"
+#include "slots.h"
 #include "sql_session.h"
 
 #define LOOK_MS 10
@@ -108,15 +109,9 @@ trucker_scratch_begin(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	TruckerScratch *scratch = palloc0(sizeof(TruckerScratch));
-	uint8		random[TRUCKER_SCRATCH_TOKEN / 2];
 	shm_mq	   *queue;
 
-	if (!pg_strong_random(random, sizeof(random)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate a random value")));
-	for (int i = 0; i < sizeof(random); i++)
-		snprintf(scratch->token + 2 * i, 3, "%02x", random[i]);
+	strlcpy(scratch->token, trucker_new_token(), sizeof(scratch->token));
 	scratch->segment = dsm_create(shm_mq_minimum_size, 0);
 	queue = shm_mq_create(dsm_segment_address(scratch->segment), shm_mq_minimum_size);
 	shm_mq_set_sender(queue, MyProc);

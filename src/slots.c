@@ -22,12 +22,9 @@
 /* a 64-bit token in hexadecimal */
 #define TOKEN_DIGITS 16
 
-/*
- * A name that no slot has had: the token is random, so that a slot that somebody
- * makes under an old name is never taken for ours.
- */
+/* TOKEN_DIGITS hexadecimal digits that nobody can guess. */
 char *
-trucker_slot_new_name(void)
+trucker_new_token(void)
 {
 	uint64		token;
 
@@ -35,7 +32,17 @@ trucker_slot_new_name(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random values")));
-	return psprintf(TRUCKER_SLOT_PREFIX "%u_" "%016llx", MyDatabaseId, (unsigned long long) token);
+	return psprintf("%016llx", (unsigned long long) token);
+}
+
+/*
+ * A name that no slot has had: the token is random, so that a slot that somebody
+ * makes under an old name is never taken for ours.
+ */
+char *
+trucker_slot_new_name(void)
+{
+	return psprintf(TRUCKER_SLOT_PREFIX "%u_%s", MyDatabaseId, trucker_new_token());
 }
 
 /* Is this a name that trucker_slot_new_name() gives? */

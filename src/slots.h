@@ -24,6 +24,7 @@ typedef struct TruckerSlotInfo
 } TruckerSlotInfo;
 
 /* in slots.c */
+extern char *trucker_new_token(void);
 extern char *trucker_slot_new_name(void);
 extern bool trucker_slot_get(int index, TruckerSlotInfo *info);
 extern int	trucker_slot_find(const char *name, TruckerSlotInfo *info);

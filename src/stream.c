@@ -320,7 +320,6 @@ begin_pass(TruckerStream *stream)
 	MemoryContextSwitchTo(stream->pass_context);
 	trucker_tables_build(stream);
 	request.message_prefix = read_message_prefix();
-	request.as_text = wants_text(stream);
 	choose_decoder(stream, &request);
 	stream->batch = trucker_batch_create(stream->decoder, list_length(stream->tables));
 	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
@@ -336,7 +335,10 @@ begin_pass(TruckerStream *stream)
 	request.tables = trucker_tables_names(stream);
 	trucker_tables_find_needs(stream, &request);
 	if (stream->decoder->needs_publication)
+	{
 		request.publications = trucker_publication_names(stream->row->publication);
+		request.as_text = wants_text(stream);
+	}
 	trucker_replication_start(stream->replication, stream->row->slot_name,
 							  trucker_slot_confirmed(stream->row->slot_name), stream->decoder, &request);
 

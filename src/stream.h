@@ -135,6 +135,7 @@ extern List *trucker_tables_names(const TruckerStream *stream);
 extern void trucker_tables_check_names(TruckerStream *stream, TruckerMember *member);
 extern void trucker_tables_check_all(TruckerStream *stream);
 extern List *trucker_tables_inputs(const TruckerTruck *truck);
+extern void trucker_tables_lock(const List *relids);
 extern List *trucker_tables_unloaded(const TruckerTruck *truck, List **names);
 
 /* in transition.c: from one state of a truck, or stream, to another */

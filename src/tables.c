@@ -22,6 +22,7 @@
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "common/hashfn.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -29,6 +30,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "deadlock.h"
 #include "publication.h"
 #include "slots.h"
 #include "stream.h"
@@ -502,6 +504,21 @@ trucker_tables_inputs(const TruckerTruck *truck)
 	for (int i = 0; i < truck->ninputs; i++)
 		relids = lappend_oid(relids, truck->inputs[i]);
 	return relids;
+}
+
+/*
+ * Lock inputs (Oid) before their names are read and written down: who alters one now must
+ * see what is written, or be seen.
+ */
+void
+trucker_tables_lock(const List *relids)
+{
+	ListCell   *lc;
+
+	trucker_give_way_in_deadlocks(true);
+	foreach(lc, relids)
+		LockRelationOid(lfirst_oid(lc), AccessShareLock);
+	trucker_give_way_in_deadlocks(false);
 }
 
 /*
