@@ -31,11 +31,14 @@
 
 /*
  * Settings of the walsender.  No timeout may end the connection: a run between
- * two messages takes as long as it takes, and so does creating a slot.  The
- * rest makes the text form of values independent of anybody's settings.
+ * two messages takes as long as it takes, and so does creating a slot.  (For its own a
+ * walsender is given the longest, 24 days, as with none at all it looks for a reply after
+ * each change.)  Changes are sent in blocks (send.c).  The rest makes the text form of
+ * values independent of anybody's settings.
  */
 #define WALSENDER_OPTIONS \
-	"-c wal_sender_timeout=0 -c statement_timeout=0 -c lock_timeout=0 " \
+	"-c wal_sender_timeout=2147483647 -c trucker.send_in_blocks=on " \
+	"-c statement_timeout=0 -c lock_timeout=0 " \
 	"-c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 " \
 	"-c datestyle=ISO,YMD -c intervalstyle=postgres -c extra_float_digits=3 " \
 	"-c bytea_output=hex -c timezone=UTC -c search_path=pg_catalog"

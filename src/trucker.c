@@ -211,6 +211,11 @@ define_settings(void)
 							   "Empty: the first socket directory, as the bootstrap superuser.",
 							   &trucker_replication_conninfo, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.send_in_blocks",
+							 "Makes a walsender send changes in blocks; set by streams for theirs.",
+							 NULL, &trucker_send_in_blocks, false,
+							 PGC_BACKEND, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL | GUC_DISALLOW_IN_FILE,
+							 NULL, trucker_assign_send_in_blocks, NULL);
 	DefineCustomStringVariable("trucker.project_dir",
 							   "The folder of the project that load(), plan() and start() read.",
 							   "Empty: there is none.",

@@ -59,6 +59,8 @@ extern int	trucker_output_plugin;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
 extern char *trucker_project_dir_setting;
+extern bool trucker_send_in_blocks;
+extern void trucker_assign_send_in_blocks(bool newval, void *extra);
 extern char *trucker_test_truck;
 extern char *trucker_test_output;
 extern char *trucker_test_batch_until;
