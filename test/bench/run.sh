@@ -14,7 +14,9 @@
 # last row can be seen (start_seconds: until its walsender was seen); for the trigger it is that transaction's own time.  "one-row",
 # ONE_ROW transactions at full speed, with synchronous_commit = off, until the last is seen.
 # "paced", RATE transactions a second: time from commit to commit (native: to the moment
-# the row is written), by the servers' clocks.  Source and destinations are on one machine.
+# the row is written), by the servers' clocks.  Source and destinations are on one machine,
+# so at full speed they share its cores; paced, there should be enough of these.
+# source_ms is what pgbench's transactions took.
 #
 # Prints medians, the ratios within a run, and whether they reach the bars; the same,
 # with every single figure, as JSON into a file.  Leaves nothing else behind.
@@ -396,6 +398,7 @@ many() {
 	result "$load" "$run" "$name" load_seconds "$(since "$started")"
 	tps=$(awk '/^tps = / { print $3 }' "$tmp/pgbench.log")
 	result "$load" "$run" "$name" tps "$tps"
+	result "$load" "$run" "$name" source_ms "$(awk '/^latency average = / { print $4 }' "$tmp/pgbench.log")"
 	if [ -n "$worker" ]; then
 		wait_for_row "$name" "$(mark)"
 		result "$load" "$run" "$name" seconds "$(since "$started")"
@@ -445,7 +448,8 @@ measure_paced() {
 
 	clear_destinations
 	settle_all
-	for name in $(turn "$run" native wal2json pgoutput); do
+	sql "TRUNCATE orders_none, orders_trigger"
+	for name in $(turn "$run" none trigger native wal2json pgoutput); do
 		many paced "$run" "$name" -R "$rate" -T "$paced_seconds"
 	done
 	say "paced, run $run: $(awk -F '\t' -v r="$run" '$1 == "paced" && $2 == r && $4 ~ /_ms$/ { printf "%s %s %s  ", $3, $4, $5 }' "$tmp/results")"
@@ -467,6 +471,8 @@ bars="VALUES
 	(7, 'one-row: tps with wal2json / with the trigger', 'one-row', 'tps', 'wal2json', 'trigger', '>=', 1.3),
 	(8, 'one-row: tps with pgoutput / with none', 'one-row', 'tps', 'pgoutput', 'none', '>=', 0.9),
 	(9, 'one-row: tps with wal2json / with none', 'one-row', 'tps', 'wal2json', 'none', '>=', 0.9),
+	(9.1, 'paced: tps with pgoutput / with none', 'paced', 'tps', 'pgoutput', 'none', '>=', 0.9),
+	(9.2, 'paced: tps with wal2json / with none', 'paced', 'tps', 'wal2json', 'none', '>=', 0.9),
 	(10, 'paced: p50 of pgoutput, ms', 'paced', 'p50_ms', 'pgoutput', NULL, '<', 5),
 	(11, 'paced: p99 of pgoutput, ms', 'paced', 'p99_ms', 'pgoutput', NULL, '<', 50),
 	(12, 'paced: p50 of wal2json, ms', 'paced', 'p50_ms', 'wal2json', NULL, '<', 5),
@@ -498,7 +504,7 @@ make_views() {
 print_results() {
 	local column figures="" psql="$bindir/psql -X -d postgres -P border=1 -P footer=off"
 
-	for column in seconds start_seconds rows_per_second tps p50_ms p99_ms max_ms worker_cpu walsender_cpu worker_mb; do
+	for column in seconds start_seconds rows_per_second tps source_ms p50_ms p99_ms max_ms worker_cpu walsender_cpu worker_mb; do
 		figures="$figures, trim_scale(max(value) FILTER (WHERE figure = '$column')) AS $column"
 	done
 	say "medians ($rows rows, $huge_rows rows, $one_row transactions, $rate transactions a second; $runs runs)"
