@@ -122,6 +122,7 @@ handle_error(const BackfillOrder *order, const TruckerTruck *truck, MemoryContex
 	LWLockReleaseAll();
 	if (trucker_truck_backfill_must_end(order->entry))
 		proc_exit(0);
+	trucker_stats_count(order->entry, TRUCKER_ERRORS, 1);
 	EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
@@ -155,6 +156,7 @@ trucker_backfill_main(Datum main_arg)
 	pipeline = load(&order, context);
 	if (pipeline == NULL)
 		proc_exit(0);
+	pipeline->count.entry = order.entry;
 	pgstat_report_appname(psprintf(TRUCKER_APPLICATION_NAME, pipeline->truck->name));
 
 	PG_TRY();

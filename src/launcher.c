@@ -40,6 +40,7 @@
 #include "budget.h"
 #include "scratch.h"
 #include "shmem.h"
+#include "wait.h"
 #include "worker.h"
 
 #define LAUNCHER_RESTART_S 1
@@ -371,6 +372,6 @@ trucker_launcher_main(Datum main_arg)
 			wait = budget_wait;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
-						 wait, PG_WAIT_EXTENSION);
+						 wait, trucker_wait(TRUCKER_WAIT_LAUNCHER));
 	}
 }

@@ -120,6 +120,7 @@ trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn)
 	member->load_at = GetFlushRecPtr(NULL);
 	member->pipeline = trucker_pipeline_create(member->truck, member->position);
 	member->pipeline->quarantine = trucker_quarantine_load(&truck->id);
+	member->pipeline->count.entry = member->entry;
 	MemoryContextSwitchTo(old);
 	return member;
 }
@@ -431,7 +432,10 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	cancelled = trucker_worker_was_cancelled() || is_told_to_stop(member);
 	cancelled = cancelled && edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
 	if (!cancelled && !ran_out_of_time)
+	{
+		trucker_stats_count(member->entry, TRUCKER_ERRORS, 1);
 		EmitErrorReport();
+	}
 	FlushErrorState();
 
 	AbortOutOfAnyTransaction();
@@ -504,6 +508,7 @@ take_turn(TruckerMember *member)
 		return true;
 	trucker_worker_set_executing(member->entry);
 	executing = member->entry;
+	trucker_report("truck", member->truck->name, "applies changes");
 	if (!trucker_truck_must_reload(member->entry))
 		return true;
 	member->gone = true;

@@ -53,7 +53,7 @@ trucker_pipeline_note_source(TruckerPipeline *pipeline, TransactionId xid)
 }
 
 static void
-run_sql(TruckerInput *input)
+run_sql(TruckerPipeline *pipeline, TruckerInput *input)
 {
 	TruckerProgram *program = input->program;
 	TruckerRun *run = input->run;
@@ -69,6 +69,7 @@ run_sql(TruckerInput *input)
 		rows.store = result;
 		rows.count = tuplestore_tuple_count(result);
 	}
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_OUTPUT);
 	program->output->routine->execute(program->output, plans->output, &rows);
 	if (result)
 		tuplestore_end(result);
@@ -114,6 +115,7 @@ trucker_pipeline_stop_clock(TruckerPipeline *pipeline)
 int
 trucker_pipeline_begin_sql(TruckerPipeline *pipeline)
 {
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_INPUT);
 	trucker_pipeline_wait_for_sources(pipeline);
 	trucker_pipeline_start_clock(pipeline);
 
@@ -126,6 +128,7 @@ trucker_pipeline_end_sql(TruckerPipeline *pipeline, int nestlevel)
 {
 	AtEOXact_GUC(false, nestlevel);
 	trucker_pipeline_stop_clock(pipeline);
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_DECODE);
 }
 
 /* Execute the run that is being collected, if any. */
@@ -142,11 +145,12 @@ trucker_pipeline_execute_run(TruckerPipeline *pipeline)
 	nestlevel = trucker_pipeline_begin_sql(pipeline);
 	started = pipeline->run_started;
 	old = MemoryContextSwitchTo(input->run->context);
-	run_sql(input);
+	run_sql(pipeline, input);
 	MemoryContextSwitchTo(old);
 	trucker_pipeline_end_sql(pipeline, nestlevel);
 
 	log_slow_run(pipeline, input, started);
+	pipeline->count.values[TRUCKER_RUNS]++;
 	trucker_run_clear(input->run);
 	pipeline->current = NULL;
 }

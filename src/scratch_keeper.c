@@ -33,6 +33,7 @@
 #include "utils/snapmgr.h"
 
 #include "scratch.h"
+#include "wait.h"
 #include "worker.h"
 
 /* somebody may have just begun to connect, or be hard to end */
@@ -206,7 +207,7 @@ trucker_scratch_keeper_main(Datum main_arg)
 
 		if (done && (i > 0 || order.segment == 0))
 			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_MS, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_MS, trucker_wait(TRUCKER_WAIT_TEST));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -13,7 +13,8 @@
  *
  * This file is for the launcher, the probes and any backend; what a worker says
  * of itself is in shmem_worker.c, what is known of each truck in shmem_truck.c, of
- * each slot in shmem_slot.c, and how a truck moves between streams in shmem_move.c.
+ * each slot in shmem_slot.c, how a truck moves between streams in shmem_move.c, and what
+ * is counted in shmem_stats.c.
  *
  * Whoever waits for progress (trucker.wait_for) sleeps on one condition
  * variable that every worker broadcasts.  That costs a worker nothing while
@@ -24,7 +25,6 @@
 #include <signal.h>
 
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "replication/slot.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
@@ -35,6 +35,8 @@
 #include "utils/timestamp.h"
 
 #include "shmem_internal.h"
+#include "stats.h"
+#include "wait.h"
 
 TruckerSharedState *trucker_shared = NULL;
 LWLock	   *trucker_shared_lock = NULL;
@@ -68,6 +70,7 @@ shmem_request(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(shared_size());
+	RequestAddinShmemSpace(trucker_stats_size());
 	RequestNamedLWLockTranche("trucker", 1);
 }
 
@@ -92,6 +95,7 @@ shmem_startup(void)
 		trucker_shared->nslots = max_replication_slots;
 		trucker_shared->slots = (TruckerSlotEntry *) ((char *) trucker_shared->trucks + MAXALIGN(trucks_size()));
 	}
+	trucker_stats_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -675,7 +679,7 @@ bool
 trucker_wait_progress(long timeout_ms)
 {
 	return !ConditionVariableTimedSleep(&trucker_shared->progress, timeout_ms,
-										PG_WAIT_EXTENSION);
+										trucker_wait(TRUCKER_WAIT_PROGRESS));
 }
 
 void

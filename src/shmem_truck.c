@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "shmem_internal.h"
+#include "stats.h"
 
 static TruckerTruckEntry *
 find_truck_locked(Oid database, const pg_uuid_t *truck_id)
@@ -70,6 +71,7 @@ allocate_truck_locked(Oid database, const pg_uuid_t *truck_id)
 		entry->info.database = database;
 		entry->info.id = *truck_id;
 		entry->info.worker = -1;
+		trucker_stats_clear_truck_locked((int) (entry - trucker_shared->trucks));
 	}
 	return entry;
 }

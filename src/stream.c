@@ -326,11 +326,13 @@ begin_pass(TruckerStream *stream)
 													ALLOCSET_DEFAULT_SIZES);
 	trucker_check_is_no_standby();
 	stream->replication = trucker_stream_connect(stream);
+	trucker_stats_connected();
 	stream->confirmed_at = stream->sent_at = 0;
 	stream->pass_started = GetCurrentTimestamp();
 	stream->fresh_at = 0;
 	stream->standby_at = 0;
 
+	trucker_report("stream", stream->row->name, "begins to read");
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
 	trucker_tables_find_needs(stream, &request);

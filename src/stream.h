@@ -96,6 +96,7 @@ typedef struct TruckerStream
 	MemoryContext message_context;
 
 	/* from one attempt to the next */
+	TruckerStreamCount count;
 	int			failures;		/* of the stream itself, in a row */
 	bool		as_text;		/* the walsender could not send a value in binary form */
 	TimestampTz next_attempt_at;	/* 0: at once */

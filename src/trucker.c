@@ -15,6 +15,7 @@
 #include "utils/guc.h"
 
 #include "shmem.h"
+#include "wait.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;
@@ -64,6 +65,15 @@ trucker_retry_delay(int failures, int max)
 	return (int) Min(delay, max);
 }
 
+void
+trucker_report(const char *kind, const char *name, const char *activity)
+{
+	char		text[3 * NAMEDATALEN];
+
+	snprintf(text, sizeof(text), "%s \"%s\": %s", kind, name, activity);
+	pgstat_report_activity(STATE_RUNNING, text);
+}
+
 /* Does trucker.stop_point, a list separated by commas, name this point? */
 static bool
 stops_at(const char *point)
@@ -103,7 +113,7 @@ trucker_stop_point(const char *point)
 		if (!told)
 			ereport(LOG, (errmsg("stop point \"%s\" reached", point), errhidecontext(true)));
 		told = true;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, trucker_wait(TRUCKER_WAIT_STOP_POINT));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

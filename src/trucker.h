@@ -67,6 +67,9 @@ extern int	trucker_test_timeout;
 /* Is a batch that has come to this LSN to be kept open?  Only in the databases of test(). */
 extern bool trucker_test_holds_batch(XLogRecPtr lsn);
 
+/* Let pg_stat_activity say what this process is at: kind "name": activity. */
+extern void trucker_report(const char *kind, const char *name, const char *activity);
+
 /* Wait here while trucker.stop_point names this point. */
 extern void trucker_stop_point(const char *point);
 

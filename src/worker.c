@@ -36,6 +36,7 @@
 #include "identity.h"
 #include "shmem.h"
 #include "stream.h"
+#include "wait.h"
 #include "worker.h"
 
 /*
@@ -113,6 +114,7 @@ handle_error(TruckerStream *stream)
 		edata = CopyErrorData();
 		FlushErrorState();
 		stream->failures++;
+		trucker_stats_count_stream(TRUCKER_STREAM_ERRORS, 1);
 		/* so says a type's function for its binary form of what it holds, of a column perhaps that is no more */
 		stream->as_text |= edata->sqlerrcode == ERRCODE_UNDEFINED_FUNCTION;
 		stream->next_attempt_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -153,7 +155,7 @@ pause_before_retry(TruckerStream *stream)
 		if (left <= 0 || trucker_worker_poked() || trucker_worker_must_end())
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 left, PG_WAIT_EXTENSION);
+						 left, trucker_wait(TRUCKER_WAIT_RETRY));
 		ResetLatch(MyLatch);
 	}
 }
@@ -196,6 +198,7 @@ trucker_stream_main(Datum main_arg)
 	trucker_identity_protect();
 	pgstat_report_appname(psprintf(TRUCKER_APPLICATION_NAME, info.name));
 
+	trucker_stats_attach_stream(&info.stream_id);
 	trucker_member_init();
 
 	memset(&stream, 0, sizeof(stream));
