@@ -273,12 +273,12 @@ begin_progress(TruckerPipeline *pipeline, TruckerInput *input, int number, int n
 		trucker_progress_begin(pipeline->count.entry, input->relid, number, ntables, estimate);
 }
 
+/* All of it has been read; it is shown until the next table's turn, or the end of the batch. */
 static void
-end_progress(TruckerPipeline *pipeline)
+end_progress(TruckerPipeline *pipeline, TruckerInput *input)
 {
 	if (pipeline->loading)
-		trucker_progress_end(pipeline->count.entry);
-	pipeline->loading = false;
+		trucker_progress_set(pipeline->count.entry, input->loaded);
 }
 
 /*
@@ -299,7 +299,7 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 			return;
 		begin_progress(pipeline, input, number, ntables, estimate_rows(input->rel));
 		load_rows(pipeline, input, input->rel, NULL, snapshot, lsn);
-		end_progress(pipeline);
+		end_progress(pipeline, input);
 		return;
 	}
 	parts = parts_as_of(input->relid, snapshot);
@@ -310,7 +310,7 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 	begin_progress(pipeline, input, number, ntables, estimate_parts(parts));
 	foreach(lc, parts)
 		load_part(pipeline, input, lfirst_oid(lc), snapshot, lsn, name_matters);
-	end_progress(pipeline);
+	end_progress(pipeline, input);
 }
 
 /*

@@ -117,6 +117,9 @@ static void
 forget_batch(TruckerPipeline *pipeline)
 {
 	trucker_give_way_in_deadlocks(false);
+	if (pipeline->loading)
+		trucker_progress_end(pipeline->count.entry);
+	pipeline->loading = false;
 	pipeline->in_batch = false;
 	pipeline->replaying = false;
 	pipeline->parked = NULL;
@@ -159,9 +162,6 @@ void
 trucker_pipeline_rollback(TruckerPipeline *pipeline)
 {
 	trucker_count_forget(&pipeline->count);
-	if (pipeline->loading)
-		trucker_progress_end(pipeline->count.entry);
-	pipeline->loading = false;
 	pipeline->output->routine->rollback(pipeline->output);
 	trucker_position_aborted(pipeline->position);
 	if (pipeline->quarantine && pipeline->quarantine->held != NIL)
