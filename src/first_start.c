@@ -37,6 +37,7 @@
 
 #include "backfill.h"
 #include "check.h"
+#include "log.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -252,7 +253,7 @@ backfill_here(TruckerMember *member, void *arg)
 	BackfillHere *here = arg;
 
 	trucker_backfill(member->pipeline, here->snapshot, here->consistent_point, here->slot_name);
-	ereport(LOG, (errmsg("truck \"%s\": backfill committed", member->truck->name)));
+	ereport(trucker_elevel(TRUCKER_LOG_INFO), (errmsg("truck \"%s\": backfill committed", member->truck->name)));
 }
 
 /* Run all, a limited number at a time, until each has ended. */
@@ -377,7 +378,7 @@ trucker_first_start(TruckerStream *stream)
 	trucker_report("stream", stream->row->name, "creates a replication slot");
 	trucker_replication_create_slot(stream->replication, stream->row->slot_name, false,
 									stream->decoder->plugin, &consistent_point, &snapshot);
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("stream \"%s\": replication slot \"%s\" created, backfill of %d trucks begins at %X/%X",
 					stream->row->name, stream->row->slot_name, list_length(members),
 					LSN_FORMAT_ARGS(consistent_point)), errhidecontext(true)));

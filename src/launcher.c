@@ -38,6 +38,7 @@
 #include "utils/timestamp.h"
 
 #include "budget.h"
+#include "log.h"
 #include "scratch.h"
 #include "shmem.h"
 #include "wait.h"
@@ -211,7 +212,7 @@ send_probe(MemoryContext scratch)
 		{
 			probe_handle = NULL;
 			if (!probe_is_stuck)
-				ereport(LOG,
+				ereport(trucker_elevel(TRUCKER_LOG_WARN),
 						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 						 errmsg("could not look into database %u: no background worker is free", probed),
 						 errhint("Raise max_worker_processes.")));
@@ -277,7 +278,7 @@ start_worker(const TruckerWorkerInfo *info)
 	{
 		handles[info->index] = NULL;
 		if (!info->waits_for_worker)
-			ereport(LOG,
+			ereport(trucker_elevel(TRUCKER_LOG_WARN),
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("could not start the worker of stream \"%s\": no background worker is free", info->name),
 					 errhint("Raise max_worker_processes.")));

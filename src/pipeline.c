@@ -31,6 +31,7 @@
 #include "deadlock.h"
 #include "identity.h"
 #include "pipeline_internal.h"
+#include "slow_plan.h"
 
 /*
  * A pipeline for a truck, in a child of the current memory context.  Needs a
@@ -162,6 +163,7 @@ void
 trucker_pipeline_rollback(TruckerPipeline *pipeline)
 {
 	trucker_count_forget(&pipeline->count);
+	trucker_plans_forget();
 	pipeline->output->routine->rollback(pipeline->output);
 	trucker_position_aborted(pipeline->position);
 	if (pipeline->quarantine && pipeline->quarantine->held != NIL)

@@ -20,7 +20,9 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "log.h"
 #include "pipeline_internal.h"
+#include "slow_plan.h"
 
 /*
  * Wait until all source transactions of the batch can be seen, and take a new
@@ -75,20 +77,29 @@ run_sql(TruckerPipeline *pipeline, TruckerInput *input)
 		tuplestore_end(result);
 }
 
+/* Milliseconds from which on a run is slow; -1: none is. */
+static int
+slow_threshold(const TruckerPipeline *pipeline)
+{
+	int			threshold = pipeline->truck->slow_query_threshold;
+
+	return threshold == TRUCKER_THRESHOLD_OF_SERVER ? trucker_slow_query_threshold : threshold;
+}
+
 static void
 log_slow_run(const TruckerPipeline *pipeline, const TruckerInput *input, TimestampTz started)
 {
 	long		ms = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+	int			threshold = slow_threshold(pipeline);
+	const char *plans = trucker_plans_taken();
 
-	int			threshold = pipeline->truck->slow_query_threshold;
-
-	if (threshold == TRUCKER_THRESHOLD_OF_SERVER)
-		threshold = trucker_slow_query_threshold;
 	if (threshold < 0 || ms < threshold)
 		return;
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_WARN),
 			(errmsg("slow run of truck \"%s\": %ld ms for " INT64_FORMAT " rows of table %s",
-					pipeline->truck->name, ms, input->run->nrows, input->program->relation->name)));
+					pipeline->truck->name, ms, input->run->nrows, input->program->relation->name),
+			 plans ? errdetail_internal("%s", plans) : 0));
+	trucker_plans_forget();
 }
 
 /*
@@ -144,6 +155,7 @@ trucker_pipeline_execute_run(TruckerPipeline *pipeline)
 		return;
 	nestlevel = trucker_pipeline_begin_sql(pipeline);
 	started = pipeline->run_started;
+	trucker_plans_watch(slow_threshold(pipeline));
 	old = MemoryContextSwitchTo(input->run->context);
 	run_sql(pipeline, input);
 	MemoryContextSwitchTo(old);

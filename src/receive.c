@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "log.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -58,6 +59,7 @@ applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
 
 	stream->applied = Max(stream->applied, lsn);
 	stream->failures = 0;
+	stream->repeats.failure = 0;
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -134,6 +136,10 @@ commit_batch(TruckerStream *stream, TruckerMember *member, XLogRecPtr end_lsn)
 {
 	trucker_tables_check_names(stream, member);
 	trucker_pipeline_commit(member->pipeline, end_lsn);
+	ereport(trucker_elevel(TRUCKER_LOG_DEBUG),
+			(errmsg("truck \"%s\": batch of " INT64_FORMAT " changes of %d source transactions committed, up to %X/%X",
+					member->truck->name, member->pipeline->batch_rows, member->pipeline->nsources, LSN_FORMAT_ARGS(end_lsn)),
+			 errhidecontext(true)));
 }
 
 /* Pass over a source transaction, because trucker.skip() says so; with no batch open. */
@@ -153,7 +159,7 @@ skip_source(TruckerStream *stream, TruckerMember *member, const TruckerSource *s
 	trucker_stop_point("skip: written");
 	commit_batch(stream, member, source->begin.end_lsn);
 	member->truck->skip_lsn = InvalidXLogRecPtr;
-	ereport(LOG, (errmsg("truck \"%s\": %s", member->truck->name, done), errhidecontext(true)));
+	ereport(trucker_elevel(TRUCKER_LOG_WARN), (errmsg("truck \"%s\": %s", member->truck->name, done), errhidecontext(true)));
 	trucker_stop_point("skip: committed");
 }
 
@@ -241,7 +247,7 @@ set_culprit_apart(TruckerMember *member, void *arg)
 	trucker_count_forget(&pipeline->count);
 	trucker_stop_point("quarantine: written");
 	commit_batch(stream, member, culprit->begin.end_lsn);
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_WARN),
 			(errmsg("truck \"%s\": source transaction %u committed at %X/%X has been put into quarantine",
 					member->truck->name, culprit->begin.xid, LSN_FORMAT_ARGS(culprit->begin.commit_lsn)),
 			 errdetail("It has " INT64_FORMAT " changes for the truck, which goes on without them.", nchanges),

@@ -32,6 +32,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "log.h"
 #include "scratch.h"
 #include "wait.h"
 #include "worker.h"
@@ -155,7 +156,7 @@ drop_all(const char *token, MemoryContext context)
 		dropdb(lfirst(lc), true, true);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("dropped database \"%s\", which a test has left", (char *) lfirst(lc))));
 	}
 }

@@ -34,6 +34,7 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
+#include "log.h"
 #include "shmem_internal.h"
 #include "stats.h"
 #include "wait.h"
@@ -333,7 +334,7 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 	ConditionVariableBroadcast(&trucker_shared->progress);
 
 	if (unplaced > 0)
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_WARN),
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("could not start %d streams: no worker slot is free", unplaced),
 				 errhint("Raise max_worker_processes.")));

@@ -25,6 +25,7 @@
 
 #include "check.h"
 #include "identity.h"
+#include "log.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -272,7 +273,7 @@ learn_names(TruckerStream *stream)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
 	stream->ddl_xid = 0;
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("stream \"%s\": input tables were altered by transaction %u, which committed at %X/%X",
 					stream->row->name, xid, LSN_FORMAT_ARGS(stream->ddl_lsn)),
 			 errhidecontext(true)));
@@ -364,7 +365,7 @@ begin_pass(TruckerStream *stream)
 			trucker_truck_set_state(member->entry, trucker_roster_active_state(stream));
 		/* not again for each of those that others join or leave */
 		if (!member->follows)
-			ereport(LOG,
+			ereport(trucker_elevel(member->failures > 0 ? TRUCKER_LOG_DEBUG : TRUCKER_LOG_WARN),
 					(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
 							LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
 					 errhidecontext(true)));

@@ -14,6 +14,7 @@
 #include "storage/latch.h"
 #include "utils/guc.h"
 
+#include "log.h"
 #include "shmem.h"
 #include "wait.h"
 #include "worker.h"
@@ -38,6 +39,10 @@ int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
 bool		trucker_refuse_unsafe_types = false;
 bool		trucker_require_ssl = false;
+int			trucker_log_level = TRUCKER_LOG_INFO;
+int			trucker_log_slow_plans = TRUCKER_PLANS_OFF;
+bool		trucker_log_row_data = false;
+int			trucker_log_repeat_interval = 60000;
 int			trucker_output_plugin = TRUCKER_PLUGIN_WAL2JSON;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
@@ -50,6 +55,20 @@ int			trucker_test_timeout = 60;
 static const struct config_enum_entry output_plugins[] = {
 	{"wal2json", TRUCKER_PLUGIN_WAL2JSON, false},
 	{"pgoutput", TRUCKER_PLUGIN_PGOUTPUT, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry log_levels[] = {
+	{"warn", TRUCKER_LOG_WARN, false},
+	{"info", TRUCKER_LOG_INFO, false},
+	{"debug", TRUCKER_LOG_DEBUG, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry slow_plans[] = {
+	{"off", TRUCKER_PLANS_OFF, false},
+	{"on", TRUCKER_PLANS_ON, false},
+	{"analyze", TRUCKER_PLANS_ANALYZE, false},
 	{NULL, 0, false}
 };
 
@@ -201,6 +220,25 @@ define_settings(void)
 							 "Off: they are warned of.",
 							 &trucker_refuse_unsafe_types, false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("trucker.log_level",
+							 "What trucks and streams tell in the server's log.",
+							 "warn: start, stop, and what is out of the ordinary; info: what else happens to them; debug: each batch.",
+							 &trucker_log_level, TRUCKER_LOG_INFO, log_levels,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("trucker.log_slow_plans",
+							 "Logs the plans of slow runs with them.",
+							 "analyze: with what happened in each node, which makes all runs slower.",
+							 &trucker_log_slow_plans, TRUCKER_PLANS_OFF, slow_plans,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.log_repeat_interval",
+							"How often the same failure of a truck, which is tried again, is logged at most.",
+							"0: each time.",
+							&trucker_log_repeat_interval, 60000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.log_row_data",
+							 "Logs errors of trucks with the values of rows that they show.",
+							 NULL, &trucker_log_row_data, false,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("trucker.output_plugin",
 							 "Output plugin that decodes the WAL for streams for which no other one is set.",
 							 "Streams that run switch to it by themselves.",

@@ -34,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #include "identity.h"
+#include "log.h"
 #include "shmem.h"
 #include "stream.h"
 #include "wait.h"
@@ -108,11 +109,13 @@ handle_error(TruckerStream *stream)
 	if (!ended)
 	{
 		ErrorData  *edata;
+		int			more;
 
-		EmitErrorReport();
 		MemoryContextSwitchTo(stream->context);
 		edata = CopyErrorData();
 		FlushErrorState();
+		if (trucker_repeats_log(&stream->repeats, trucker_failure_hash(edata, true), &more))
+			trucker_log_error(edata, more);
 		stream->failures++;
 		trucker_stats_count_stream(TRUCKER_STREAM_ERRORS, 1);
 		/* so says a type's function for its binary form of what it holds, of a column perhaps that is no more */
@@ -217,6 +220,6 @@ trucker_stream_main(Datum main_arg)
 	}
 	/* we are ending already: what else we are told comes too late */
 	HOLD_INTERRUPTS();
-	ereport(LOG, (errmsg("worker of stream \"%s\" ends", info.name)));
+	ereport(trucker_elevel(TRUCKER_LOG_WARN), (errmsg("worker of stream \"%s\" ends", info.name)));
 	proc_exit(0);
 }

@@ -191,7 +191,7 @@ ok(wait_state($node, 'net', 'streaming'), 'a truck that joins');
 becomes(q{status WHERE truck = 'net'}, q{stream = 'main'}, 'the stream of the first');
 sql('SELECT trucker.reset_stats()');
 is(truck('t', 'rows_inserted, runs, batches, decode_ms, latency_p50_ms, stats_reset > now() - interval $$1 min$$'), '0|0|0|0||t', 'reset_stats(): all begins at zero');
-is(stream('main', 'received_changes, received_bytes, decode_ms'), '0|0|0', 'the stream\'s figures, too');
+is(stream('main', 'received_transactions, received_changes, spills'), '0|0|0', 'the stream\'s figures, too');
 sql(q{BEGIN; INSERT INTO s SELECT i, repeat('x', 100) FROM generate_series(1, 2000) i; UPDATE s SET v = 'y'; DELETE FROM s WHERE id > 500; COMMIT});
 ok(caught_up($node, $_), "$_ has it") foreach 't', 'net';
 is(truck($_, 'rows_inserted, rows_updated, rows_deleted, transactions, batches'), '2000|2000|1500|1|1', "$_: each change is counted, as the source made it") foreach 't', 'net';
