@@ -535,7 +535,8 @@ SELECT t.name AS truck,
 			WHEN w.pid IS NULL AND pg_catalog.pg_is_in_recovery() THEN 'stopped'
 			WHEN w.pid IS NULL THEN 'starting'
 			ELSE w.state END AS state,
-	   w.since,
+	   -- a truck that has been stopped does not say when
+	   coalesce(w.since, u.since, CASE WHEN s.lost OR s.failed THEN s.last_error_at END) AS since,
 	   x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END AS stream,
 	   coalesce(w.applied_lsn, greatest(p.lsn, s.applied_lsn)) AS position,
 	   CASE WHEN coalesce(w.applied_lsn, p.lsn) IS NOT NULL
@@ -658,6 +659,92 @@ COMMENT ON VIEW trucker.migrations IS
 'one row a migration of the project in trucker.project_dir: has it been applied, and what is wrong with it; each connection is asked';
 
 /*
+ * What trucks and streams have done.  (stats_api.c, shmem_stats.c)
+ */
+CREATE FUNCTION trucker.truck_stats(
+	OUT truck text, OUT rows_inserted bigint, OUT rows_updated bigint, OUT rows_deleted bigint, OUT truncates bigint,
+	OUT rows_backfilled bigint, OUT runs bigint, OUT batches bigint, OUT transactions bigint, OUT bytes bigint,
+	OUT decode_ms float8, OUT input_ms float8, OUT output_ms float8, OUT commit_ms float8,
+	OUT latency_p50_ms float8, OUT latency_p95_ms float8, OUT latency_p99_ms float8,
+	OUT errors bigint, OUT retries bigint, OUT stats_reset timestamptz)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_truck_stats';
+COMMENT ON FUNCTION trucker.truck_stats() IS
+'what trucks have done, as shared memory knows it; the view trucker.stat_truck shows it';
+
+CREATE FUNCTION trucker.stream_stats(
+	OUT stream text, OUT home boolean, OUT owner regrole, OUT slot_name text, OUT pid integer, OUT walsender_pid integer,
+	OUT applied_lsn pg_lsn, OUT applied_at timestamptz, OUT transactions bigint, OUT changes bigint, OUT bytes bigint,
+	OUT spills bigint, OUT reconnects bigint, OUT decode_ms float8, OUT errors bigint, OUT stats_reset timestamptz)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_stream_stats';
+COMMENT ON FUNCTION trucker.stream_stats() IS
+'what streams have done, as shared memory knows it; the view trucker.stat_stream is made of it';
+
+CREATE FUNCTION trucker.backfills(
+	OUT truck text, OUT input_table regclass, OUT table_number integer, OUT tables integer, OUT rows_done bigint,
+	OUT estimated_rows float8, OUT started_at timestamptz, OUT pid integer)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_backfills';
+COMMENT ON FUNCTION trucker.backfills() IS
+'the tables that are being backfilled, as shared memory knows it; the view trucker.backfill_progress is made of it';
+
+CREATE FUNCTION trucker.reset_stats(truck text DEFAULT NULL)
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_reset_stats';
+COMMENT ON FUNCTION trucker.reset_stats(text) IS
+'let the figures of a truck (NULL: of each of the caller''s trucks and streams) begin at zero';
+
+CREATE VIEW trucker.stat_truck AS
+SELECT * FROM trucker.truck_stats();
+COMMENT ON VIEW trucker.stat_truck IS
+'one row a truck: what it has applied, in what time, and how soon after the commit; NULL: it has not run since the server has, or others have taken its place in shared memory; others'' trucks are shown to members of pg_read_all_stats';
+
+CREATE VIEW trucker.stat_stream AS
+SELECT s.stream || CASE WHEN NOT s.home THEN ' (catch-up)' ELSE '' END AS stream,
+	   s.owner,
+	   r.plugin::text AS plugin,
+	   s.transactions AS received_transactions,
+	   s.changes AS received_changes,
+	   s.bytes AS received_bytes,
+	   s.spills,
+	   d.spill_count AS walsender_spills,
+	   s.reconnects,
+	   s.errors,
+	   s.decode_ms,
+	   CASE WHEN s.applied_lsn IS NOT NULL
+			THEN greatest(pg_catalog.pg_wal_lsn_diff(f.lsn, s.applied_lsn), 0)::bigint END AS lag_bytes,
+	   CASE WHEN s.applied_lsn >= f.lsn THEN 0
+			ELSE extract(epoch FROM pg_catalog.clock_timestamp() - s.applied_at) END::float8 AS lag_seconds,
+	   s.pid,
+	   s.walsender_pid,
+	   s.slot_name,
+	   s.stats_reset
+FROM trucker.stream_stats() s
+LEFT JOIN pg_catalog.pg_replication_slots r ON r.slot_name::text = s.slot_name
+LEFT JOIN LATERAL pg_catalog.pg_stat_get_replication_slot(r.slot_name::text) d ON true
+CROSS JOIN (SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END) AS f(lsn);
+COMMENT ON VIEW trucker.stat_stream IS
+'one row a stream: what it has received and decoded, how far behind it is, and its processes; others'' streams are shown to members of pg_read_all_stats';
+
+CREATE VIEW trucker.backfill_progress AS
+SELECT b.truck,
+	   b.input_table,
+	   b.table_number,
+	   b.tables,
+	   b.rows_done,
+	   greatest(b.estimated_rows, b.rows_done)::bigint AS estimated_rows,
+	   -- all is only done when the row has gone
+	   CASE WHEN b.estimated_rows > 0
+			THEN least(pg_catalog.round((100 * b.rows_done / greatest(b.estimated_rows, b.rows_done))::numeric, 1), 99.9) END AS percent,
+	   b.rows_done / t.seconds AS rows_per_second,
+	   CASE WHEN b.rows_done > 0
+			THEN pg_catalog.make_interval(secs => greatest(b.estimated_rows - b.rows_done, 0) * t.seconds / b.rows_done) END AS time_left,
+	   b.started_at,
+	   b.pid
+FROM trucker.backfills() b
+CROSS JOIN LATERAL (
+	SELECT greatest(extract(epoch FROM pg_catalog.clock_timestamp() - b.started_at), 0.000001)::float8 AS seconds) t;
+COMMENT ON VIEW trucker.backfill_progress IS
+'one row a truck that is being backfilled: which table is read, how many of its rows have been, about how many there are, and how long that will take; others'' trucks are shown to members of pg_read_all_stats';
+
+/*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
  */
@@ -672,7 +759,7 @@ REVOKE ALL ON FUNCTION
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
-	trucker.fdw_validator(text[], oid), trucker.migration_status()
+	trucker.fdw_validator(text[], oid), trucker.migration_status(), trucker.reset_stats(text)
 FROM PUBLIC;
 REVOKE ALL ON PROCEDURE
 	trucker.migrate(text), trucker.rollback(text, integer), trucker.load_schema(text), trucker.dump_schema(text),
@@ -680,3 +767,4 @@ REVOKE ALL ON PROCEDURE
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots, trucker.publications TO PUBLIC;
+GRANT SELECT ON trucker.stat_truck, trucker.stat_stream, trucker.backfill_progress TO PUBLIC;

@@ -35,6 +35,7 @@
 #include "utils/snapmgr.h"
 
 #include "backfill.h"
+#include "log.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -118,7 +119,7 @@ create_slot(TruckerMember *member, void *arg)
 	addition->replication = trucker_stream_connect(stream);
 	trucker_replication_create_slot(addition->replication, trucker_slot_new_name(), true, stream->decoder->plugin,
 									&stream->read_until, &addition->snapshot);
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("truck \"%s\": backfill of %d added tables at %X/%X", member->truck->name,
 					list_length(member->unloaded), LSN_FORMAT_ARGS(stream->read_until)), errhidecontext(true)));
 }
@@ -267,7 +268,7 @@ trucker_added_end(TruckerStream *stream)
 		trucker_stop_point("added tables: caught up");
 		if (trucker_member_try(member, load, stream, true))
 		{
-			ereport(LOG,
+			ereport(trucker_elevel(TRUCKER_LOG_INFO),
 					(errmsg("truck \"%s\": backfill of added tables committed", member->truck->name),
 					 errhidecontext(true)));
 			take_names(member);

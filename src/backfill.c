@@ -29,6 +29,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "executor/tuptable.h"
+#include "optimizer/plancat.h"
 #include "pgstat.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -42,15 +43,19 @@
 
 /* how often pg_stat_activity is told how far a backfill is */
 #define PROGRESS_ROWS 10000
+/* and shared memory */
+#define PROGRESS_STEP 1000
 
 static void
-run_reset_sql(const TruckerPipeline *pipeline)
+run_reset_sql(TruckerPipeline *pipeline)
 {
 	int			nestlevel = NewGUCNestLevel();
 
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_OUTPUT);
 	pipeline->output->routine->run(pipeline->output,
 								   trucker_script_split(pipeline->truck->reset_sql, "reset_sql", true));
 	AtEOXact_GUC(false, nestlevel);
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_DECODE);
 }
 
 /*
@@ -172,16 +177,18 @@ load_rows(TruckerPipeline *pipeline, TruckerInput *input, Relation rel, const At
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
-	int64		nrows = 0;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		MemoryContext old = MemoryContextSwitchTo(pipeline->change_context);
 
-		if (nrows++ % PROGRESS_ROWS == 0)
+		if (input->loaded % PROGRESS_ROWS == 0)
 			pgstat_report_activity(STATE_RUNNING,
 								   psprintf("backfill of truck \"%s\": " INT64_FORMAT " rows of table %s read",
-											pipeline->truck->name, nrows - 1, input->program->relation->name));
+											pipeline->truck->name, input->loaded, input->program->relation->name));
+		if (++input->loaded % PROGRESS_STEP == 0 && pipeline->loading)
+			trucker_progress_set(pipeline->count.entry, input->loaded);
+		pipeline->count.values[TRUCKER_ROWS_BACKFILLED]++;
 		row_from_slot(input, slot, columns, lsn);
 		trucker_pipeline_add(pipeline, input);
 		MemoryContextSwitchTo(old);
@@ -225,9 +232,62 @@ load_part(TruckerPipeline *pipeline, TruckerInput *input, Oid relid, Snapshot sn
 	relation_close(rel, NoLock);
 }
 
-/* Load an input.  name_matters: nobody has written down what was renamed since the snapshot was taken. */
+static double
+estimate_rows(Relation rel)
+{
+	BlockNumber pages;
+	double		rows;
+	double		visible;
+
+	estimate_rel_size(rel, NULL, &pages, &rows, &visible);
+	return rows;
+}
+
+/* The same, for all partitions; what is locked by somebody is waited for here, and not held. */
+static double
+estimate_parts(const List *parts)
+{
+	double		rows = 0;
+	ListCell   *lc;
+
+	foreach(lc, parts)
+	{
+		Relation	rel = try_relation_open(lfirst_oid(lc), AccessShareLock);
+
+		if (rel == NULL)
+			continue;
+		if (rel->rd_rel->relkind == RELKIND_RELATION)
+			rows += estimate_rows(rel);
+		relation_close(rel, AccessShareLock);
+	}
+	return rows;
+}
+
+/* From now on others see how far it is. */
 static void
-load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XLogRecPtr lsn, bool name_matters)
+begin_progress(TruckerPipeline *pipeline, TruckerInput *input, int number, int ntables, double estimate)
+{
+	input->loaded = 0;
+	pipeline->loading = pipeline->count.entry >= 0;
+	if (pipeline->loading)
+		trucker_progress_begin(pipeline->count.entry, input->relid, number, ntables, estimate);
+}
+
+/* All of it has been read; it is shown until the next table's turn, or the end of the batch. */
+static void
+end_progress(TruckerPipeline *pipeline, TruckerInput *input)
+{
+	if (pipeline->loading)
+		trucker_progress_set(pipeline->count.entry, input->loaded);
+}
+
+/*
+ * Load an input, the number-th of ntables.  name_matters: nobody has written down what
+ * was renamed since the snapshot was taken.
+ */
+static void
+load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XLogRecPtr lsn, bool name_matters,
+		   int number, int ntables)
 {
 	List	   *parts;
 	ListCell   *lc;
@@ -235,15 +295,22 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 	check_is_the_same(input->rel, snapshot, name_matters);
 	if (!input->program->relation->is_partitioned)
 	{
-		if (pipeline->truck->backfill)
-			load_rows(pipeline, input, input->rel, NULL, snapshot, lsn);
+		if (!pipeline->truck->backfill)
+			return;
+		begin_progress(pipeline, input, number, ntables, estimate_rows(input->rel));
+		load_rows(pipeline, input, input->rel, NULL, snapshot, lsn);
+		end_progress(pipeline, input);
 		return;
 	}
 	parts = parts_as_of(input->relid, snapshot);
 	if (name_matters && !equal(parts, parts_as_of(input->relid, NULL)))
 		raise_altered(input->program->relation->name);
-	foreach(lc, pipeline->truck->backfill ? parts : NIL)
+	if (!pipeline->truck->backfill)
+		return;
+	begin_progress(pipeline, input, number, ntables, estimate_parts(parts));
+	foreach(lc, parts)
 		load_part(pipeline, input, lfirst_oid(lc), snapshot, lsn, name_matters);
+	end_progress(pipeline, input);
 }
 
 /*
@@ -269,7 +336,8 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 		run_reset_sql(pipeline);
 	if (truck->backfill)
 		for (int i = 0; i < pipeline->ninputs; i++)
-			load_table(pipeline, &pipeline->inputs[i], GetTransactionSnapshot(), consistent_point, false);
+			load_table(pipeline, &pipeline->inputs[i], GetTransactionSnapshot(), consistent_point, false,
+					   i + 1, pipeline->ninputs);
 	trucker_pipeline_flush(pipeline);
 	trucker_stop_point("backfill: loaded");
 	/* last: from here on who stops the truck, or finds it lost, waits for us */
@@ -301,7 +369,8 @@ trucker_backfill_added(TruckerPipeline *pipeline, const List *relids,
 	XactIsoLevel = XACT_READ_COMMITTED;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, relids)
-		load_table(pipeline, trucker_pipeline_input(pipeline, lfirst_oid(lc)), snapshot, consistent_point, true);
+		load_table(pipeline, trucker_pipeline_input(pipeline, lfirst_oid(lc)), snapshot, consistent_point, true,
+				   foreach_current_index(lc) + 1, list_length(relids));
 	trucker_pipeline_flush(pipeline);
 	UnregisterSnapshot(snapshot);
 	MemoryContextSwitchTo(old);

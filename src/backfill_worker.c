@@ -21,6 +21,7 @@
 
 #include "backfill.h"
 #include "identity.h"
+#include "log.h"
 #include "member.h"
 #include "shmem.h"
 #include "stream.h"
@@ -105,7 +106,7 @@ backfill(TruckerPipeline *pipeline, const BackfillOrder *order)
 	trucker_backfill(pipeline, order->snapshot, order->consistent_point, order->slot_name);
 	error_context_stack = callback.previous;
 	trucker_truck_set_backfilled(order->entry);
-	ereport(LOG, (errmsg("truck \"%s\": backfill committed", pipeline->truck->name)));
+	ereport(trucker_elevel(TRUCKER_LOG_INFO), (errmsg("truck \"%s\": backfill committed", pipeline->truck->name)));
 }
 
 /* As in member.c, but that the process ends afterwards. */
@@ -114,6 +115,7 @@ handle_error(const BackfillOrder *order, const TruckerTruck *truck, MemoryContex
 {
 	ErrorData  *edata;
 	TruckerTruckInfo info;
+	int			more;
 
 	HOLD_INTERRUPTS();
 	QueryCancelPending = false;
@@ -122,8 +124,10 @@ handle_error(const BackfillOrder *order, const TruckerTruck *truck, MemoryContex
 	LWLockReleaseAll();
 	if (trucker_truck_backfill_must_end(order->entry))
 		proc_exit(0);
-	EmitErrorReport();
 	FlushErrorState();
+	trucker_stats_count(order->entry, TRUCKER_ERRORS, 1);
+	if (trucker_truck_logs_failure(order->entry, trucker_failure_hash(edata, true), &more))
+		trucker_log_error(edata, more);
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
 	RESUME_INTERRUPTS();
@@ -155,6 +159,7 @@ trucker_backfill_main(Datum main_arg)
 	pipeline = load(&order, context);
 	if (pipeline == NULL)
 		proc_exit(0);
+	pipeline->count.entry = order.entry;
 	pgstat_report_appname(psprintf(TRUCKER_APPLICATION_NAME, pipeline->truck->name));
 
 	PG_TRY();

@@ -30,6 +30,7 @@
 #include "utils/resowner.h"
 
 #include "batch.h"
+#include "stats.h"
 
 /* what a tuplestore is given at least */
 #define MIN_TABLE_MEMORY (64 * 1024)
@@ -108,7 +109,7 @@ static bytea *
 pack_message(const TruckerMessage *message, const TruckerNeeds *needs)
 {
 	StringInfoData buf;
-	int32		header[4] = {message->kind, 0, 0, (int32) message->leaf};
+	int32		header[5] = {message->kind, 0, 0, (int32) message->leaf, message->size};
 
 	initStringInfo(&buf);
 	appendStringInfoSpaces(&buf, VARHDRSZ);
@@ -152,7 +153,7 @@ static void
 unpack_message(const bytea *packed, TruckerMessage *message)
 {
 	const char *p = VARDATA_ANY(packed);
-	int32		header[4];
+	int32		header[5];
 
 	memset(message, 0, sizeof(*message));
 	memcpy(header, p, sizeof(header));
@@ -160,6 +161,7 @@ unpack_message(const bytea *packed, TruckerMessage *message)
 	message->nnew = header[1];
 	message->nold = header[2];
 	message->leaf = (Oid) header[3];
+	message->size = header[4];
 	memcpy(&message->lsn, p + sizeof(header), sizeof(message->lsn));
 	p = unpack_fields(p + sizeof(header) + sizeof(message->lsn), &message->newfields, message->nnew);
 	(void) unpack_fields(p, &message->oldfields, message->nold);
@@ -253,16 +255,20 @@ trucker_batch_end_source(TruckerBatch *batch, XLogRecPtr end_lsn)
 void
 trucker_batch_clear(TruckerBatch *batch)
 {
+	bool		spilled = false;
+
 	for (int i = 0; i < batch->ntables; i++)
 	{
 		TruckerBatchTable *table = &batch->tables[i];
 
 		if (table->store == NULL)
 			continue;
+		spilled |= !tuplestore_in_memory(table->store);
 		ExecDropSingleTupleTableSlot(table->slot);
 		tuplestore_end(table->store);
 		memset(table, 0, sizeof(*table));
 	}
+	trucker_stats_count_stream(TRUCKER_STREAM_SPILLS, spilled ? 1 : 0);
 	MemoryContextReset(batch->context);
 	batch->sources = NULL;
 	batch->nsources = batch->max_sources = 0;

@@ -18,7 +18,6 @@
 #include "access/xlogrecovery.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "replication/slot.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
@@ -39,6 +38,7 @@
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
+#include "wait.h"
 #include "worker.h"
 
 /* how long a background worker may take to become free */
@@ -234,7 +234,7 @@ check_workers(TruckerChecklist *list, void *arg)
 					 errhint("Raise max_worker_processes (now %d), and restart the server.",
 							 max_worker_processes)));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 FREE_WORKER_TIMEOUT_MS / 10, PG_WAIT_EXTENSION);
+						 FREE_WORKER_TIMEOUT_MS / 10, trucker_wait(TRUCKER_WAIT_WORKER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

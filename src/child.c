@@ -16,12 +16,12 @@
 
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 
 #include "child.h"
+#include "wait.h"
 
 /* no process has more files than that open without meaning to */
 #define MAX_FILES 65536
@@ -139,7 +139,7 @@ read_all(Child *child, StringInfo output, StringInfo errors)
 		for (int i = 0; i < 2; i++)
 			if (child->pipes[i][0] >= 0)
 				AddWaitEventToSet(set, WL_SOCKET_READABLE, child->pipes[i][0], NULL, &child->pipes[i]);
-		n = WaitEventSetWait(set, -1, events, lengthof(events), PG_WAIT_EXTENSION);
+		n = WaitEventSetWait(set, -1, events, lengthof(events), trucker_wait(TRUCKER_WAIT_PROGRAM));
 		FreeWaitEventSet(set);
 		for (int i = 0; i < n; i++)
 		{

@@ -17,4 +17,11 @@
 #define trucker_slot_is_invalidated(slot) \
 	(!XLogRecPtrIsInvalid((slot)->data.invalidated_at))
 
+/* A wait event of our own; before 17 there is one for all extensions. */
+#if PG_VERSION_NUM >= 170000
+#define trucker_new_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define trucker_new_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
 #endif							/* TRUCKER_COMPAT_H */

@@ -50,6 +50,7 @@ typedef struct TruckerMessage
 	XLogRecPtr	commit_lsn;		/* BEGIN, COMMIT: start of the commit record */
 	XLogRecPtr	end_lsn;		/* COMMIT, and BEGIN if sent: end of the commit record */
 	XLogRecPtr	lsn;			/* start of its own record; the receiver fills it in */
+	int			size;			/* of the plugin's message, in bytes; likewise */
 
 	/* INSERT, UPDATE, DELETE, TRUNCATE */
 	Oid			relid;			/* of the table, or InvalidOid if not sent: then names tell */

@@ -37,10 +37,12 @@
 
 #include "backfill.h"
 #include "check.h"
+#include "log.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
+#include "wait.h"
 
 /* how long to wait before looking again whether a slot can be had */
 #define SLOT_RETRY_MS 1000
@@ -94,7 +96,7 @@ trucker_first_start_wait_for_abandoned(void)
 	/* another process's were told to end when it did, and tell us when they have */
 	while (trucker_worker_has_backfills())
 	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, trucker_wait(TRUCKER_WAIT_BACKFILL));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -251,7 +253,7 @@ backfill_here(TruckerMember *member, void *arg)
 	BackfillHere *here = arg;
 
 	trucker_backfill(member->pipeline, here->snapshot, here->consistent_point, here->slot_name);
-	ereport(LOG, (errmsg("truck \"%s\": backfill committed", member->truck->name)));
+	ereport(trucker_elevel(TRUCKER_LOG_INFO), (errmsg("truck \"%s\": backfill committed", member->truck->name)));
 }
 
 /* Run all, a limited number at a time, until each has ended. */
@@ -296,7 +298,7 @@ run_backfills(List *members, const char *snapshot, XLogRecPtr consistent_point, 
 			break;
 		if (count == 0)
 			continue;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, trucker_wait(TRUCKER_WAIT_BACKFILL));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -373,15 +375,17 @@ trucker_first_start(TruckerStream *stream)
 	record_slot(stream, members, trucker_slot_new_name());
 	trucker_stop_point("slot recorded");
 	stream->replication = trucker_stream_connect(stream);
+	trucker_report("stream", stream->row->name, "creates a replication slot");
 	trucker_replication_create_slot(stream->replication, stream->row->slot_name, false,
 									stream->decoder->plugin, &consistent_point, &snapshot);
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("stream \"%s\": replication slot \"%s\" created, backfill of %d trucks begins at %X/%X",
 					stream->row->name, stream->row->slot_name, list_length(members),
 					LSN_FORMAT_ARGS(consistent_point)), errhidecontext(true)));
 	stream->confirmed = consistent_point;
 	trucker_slot_tell(stream->row->slot_name, consistent_point);
 	trucker_stop_point("slot created");
+	trucker_report("stream", stream->row->name, "waits for backfills");
 	run_backfills(members, snapshot, consistent_point, stream->row->slot_name);
 	trucker_stop_point("backfilled");
 	trucker_conn_close(stream->replication->conn);

@@ -27,6 +27,7 @@
 #include "catalog.h"
 #include "gather.h"
 #include "holder.h"
+#include "log.h"
 #include "position.h"
 #include "shmem.h"
 #include "slots.h"
@@ -127,7 +128,7 @@ trucker_gather(MemoryContext context)
 		if (!trucker_catalog_try(gather, &gathering) || gathering.nmoved == 0)
 			continue;
 		gathered = true;
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("%d trucks that rest share replication slot \"%s\" from now on",
 						gathering.nmoved, taker->slot_name),
 				 errdetail("Replication slot \"%s\" is not needed for them any more.", stream->slot_name)));

@@ -19,7 +19,6 @@
 #include "trucker.h"
 
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -30,6 +29,7 @@
 #include "project_files.h"
 #include "sql_file.h"
 #include "sql_session.h"
+#include "wait.h"
 
 #define LOOK_MS 20
 
@@ -305,7 +305,7 @@ wait_for_truck(const Run *run)
 static void
 look_again_soon(void)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, trucker_wait(TRUCKER_WAIT_TEST));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

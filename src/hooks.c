@@ -48,6 +48,7 @@
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
+#include "slow_plan.h"
 #include "state.h"
 #include "worker.h"
 #include "written.h"
@@ -77,6 +78,7 @@ static bool dropping_trucker = false;
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 static ExecutorStart_hook_type prev_executor_start_hook = NULL;
+static ExecutorEnd_hook_type prev_executor_end_hook = NULL;
 
 /* ----
  * The end of the transaction
@@ -513,6 +515,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 static void
 executor_start(QueryDesc *query, int eflags)
 {
+	trucker_plans_before_start(query, eflags);
 	if (prev_executor_start_hook)
 		prev_executor_start_hook(query, eflags);
 	else
@@ -520,6 +523,16 @@ executor_start(QueryDesc *query, int eflags)
 	/* now the server has checked the rights, and nothing has been written yet */
 	if (trucker_written_in_batch() && !(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		writes_of_plan(query->plannedstmt);
+}
+
+static void
+executor_end(QueryDesc *query)
+{
+	trucker_plans_before_end(query);
+	if (prev_executor_end_hook)
+		prev_executor_end_hook(query);
+	else
+		standard_ExecutorEnd(query);
 }
 
 /* Called while preloading. */
@@ -532,6 +545,8 @@ trucker_hooks_init(void)
 	ProcessUtility_hook = process_utility;
 	prev_executor_start_hook = ExecutorStart_hook;
 	ExecutorStart_hook = executor_start;
+	prev_executor_end_hook = ExecutorEnd_hook;
+	ExecutorEnd_hook = executor_end;
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
 }

@@ -31,6 +31,7 @@
 #include "budget.h"
 #include "catalog.h"
 #include "holder.h"
+#include "log.h"
 #include "member.h"
 #include "position.h"
 #include "shmem.h"
@@ -316,7 +317,7 @@ let_slot_follow(const Stream *stream)
 	if (stream->has_slot && stream->slot.active_pid == 0 && !stream->slot.invalidated &&
 		trucker_budget_measure(&stream->slot, InvalidXLogRecPtr).behind >= trucker_budget_bytes() / 2 &&
 		trucker_catalog_try(advance, &arg) && !XLogRecPtrIsInvalid(arg.to))
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("replication slot \"%s\" moved on to %X/%X, where its trucks stand",
 						stream->slot.name, LSN_FORMAT_ARGS(arg.to))));
 }

@@ -38,8 +38,10 @@
 #include "utils/timestamp.h"
 
 #include "budget.h"
+#include "log.h"
 #include "scratch.h"
 #include "shmem.h"
+#include "wait.h"
 #include "worker.h"
 
 #define LAUNCHER_RESTART_S 1
@@ -210,7 +212,7 @@ send_probe(MemoryContext scratch)
 		{
 			probe_handle = NULL;
 			if (!probe_is_stuck)
-				ereport(LOG,
+				ereport(trucker_elevel(TRUCKER_LOG_WARN),
 						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 						 errmsg("could not look into database %u: no background worker is free", probed),
 						 errhint("Raise max_worker_processes.")));
@@ -276,7 +278,7 @@ start_worker(const TruckerWorkerInfo *info)
 	{
 		handles[info->index] = NULL;
 		if (!info->waits_for_worker)
-			ereport(LOG,
+			ereport(trucker_elevel(TRUCKER_LOG_WARN),
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("could not start the worker of stream \"%s\": no background worker is free", info->name),
 					 errhint("Raise max_worker_processes.")));
@@ -371,6 +373,6 @@ trucker_launcher_main(Datum main_arg)
 			wait = budget_wait;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
-						 wait, PG_WAIT_EXTENSION);
+						 wait, trucker_wait(TRUCKER_WAIT_LAUNCHER));
 	}
 }

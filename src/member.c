@@ -35,6 +35,7 @@
 
 #include "catalog.h"
 #include "identity.h"
+#include "log.h"
 #include "member.h"
 #include "shmem.h"
 #include "stream.h"
@@ -120,6 +121,7 @@ trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn)
 	member->load_at = GetFlushRecPtr(NULL);
 	member->pipeline = trucker_pipeline_create(member->truck, member->position);
 	member->pipeline->quarantine = trucker_quarantine_load(&truck->id);
+	member->pipeline->count.entry = member->entry;
 	MemoryContextSwitchTo(old);
 	return member;
 }
@@ -287,7 +289,7 @@ record_error(const ErrorRecord *record, int failures)
 	if (!trucker_catalog_try(write_error, unconstify(ErrorRecord *, record)))
 		return false;
 	if (record->final)
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_WARN),
 				(errmsg("truck \"%s\" has failed: it is stopped after %d errors in a row",
 						record->truck->name, failures),
 				 errhint("When the cause is removed: SELECT trucker.start(%s);",
@@ -404,10 +406,20 @@ overrun(TruckerMember *member)
 	member->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), time_among_others(member));
 	member->patience = Min(member->patience + 1, MAX_PATIENCE);
 	overruns++;
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_WARN),
 			(errmsg("truck \"%s\" holds up the others of its stream", member->truck->name),
 			 errdetail("It has not ended its batch within trucker.max_truck_delay."),
 			 errhidecontext(true)));
+}
+
+static void
+log_failure(const TruckerMember *member, const ErrorData *edata)
+{
+	uint32		failure = trucker_failure_hash(edata, member->pipeline->nsources == 1);
+	int			more;
+
+	if (trucker_truck_logs_failure(member->entry, failure, &more))
+		trucker_log_error(edata, more);
 }
 
 /*
@@ -430,9 +442,12 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	/* it may also have been meant for the truck before this one */
 	cancelled = trucker_worker_was_cancelled() || is_told_to_stop(member);
 	cancelled = cancelled && edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	if (!cancelled && !ran_out_of_time)
-		EmitErrorReport();
 	FlushErrorState();
+	if (!cancelled && !ran_out_of_time)
+	{
+		trucker_stats_count(member->entry, TRUCKER_ERRORS, 1);
+		log_failure(member, edata);
+	}
 
 	AbortOutOfAnyTransaction();
 	trucker_identity_reset();
@@ -504,6 +519,7 @@ take_turn(TruckerMember *member)
 		return true;
 	trucker_worker_set_executing(member->entry);
 	executing = member->entry;
+	trucker_report("truck", member->truck->name, "applies changes");
 	if (!trucker_truck_must_reload(member->entry))
 		return true;
 	member->gone = true;
@@ -572,7 +588,7 @@ trucker_member_progress(TruckerMember *member, XLogRecPtr lsn, TruckerState stat
 	if (lsn <= member->failed_lsn || (member->failures == 0 && member->failed_lsn == 0))
 		return;
 	if (member->failures > 0)
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_WARN),
 				(errmsg("truck \"%s\" has recovered", member->truck->name), errhidecontext(true)));
 	member->failures = 0;
 	member->patience = 0;

@@ -21,7 +21,7 @@
 
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "pgstat.h"
+#include "nodes/pg_list.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -150,7 +150,7 @@ finish_connecting(TruckerConn *conn, TimestampTz deadline, const char *failure)
 
 		events |= (status == PGRES_POLLING_READING) ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 		rc = WaitLatchOrSocket(MyLatch, events, PQsocket(conn->pg),
-							   remaining_ms(deadline), PG_WAIT_EXTENSION);
+							   remaining_ms(deadline), trucker_wait(TRUCKER_WAIT_CONNECTION));
 		if (rc & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
@@ -226,10 +226,10 @@ trucker_conn_open(const char *const *keywords, const char *const *values,
 /*
  * Wait until the connection has something to read, the latch is set, or the
  * time is up (-1: no limit), and serve interrupts.  True if there is something to read; it has
- * been read into libpq's buffer then.
+ * been read into libpq's buffer then.  wait is what pg_stat_activity shows.
  */
 bool
-trucker_conn_wait(TruckerConn *conn, long timeout_ms)
+trucker_conn_wait(TruckerConn *conn, long timeout_ms, TruckerWait wait)
 {
 	int			events = WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH;
 	int			rc;
@@ -237,7 +237,7 @@ trucker_conn_wait(TruckerConn *conn, long timeout_ms)
 	if (timeout_ms >= 0)
 		events |= WL_TIMEOUT;
 	rc = WaitLatchOrSocket(MyLatch, events, PQsocket(conn->pg), timeout_ms,
-						   PG_WAIT_EXTENSION);
+						   trucker_wait(wait));
 	if (rc & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
@@ -261,7 +261,7 @@ trucker_conn_flush(TruckerConn *conn)
 		int			rc = WaitLatchOrSocket(MyLatch,
 										   WL_LATCH_SET | WL_SOCKET_READABLE |
 										   WL_SOCKET_WRITEABLE | WL_EXIT_ON_PM_DEATH,
-										   PQsocket(conn->pg), -1, PG_WAIT_EXTENSION);
+										   PQsocket(conn->pg), -1, trucker_wait(TRUCKER_WAIT_CONNECTION));
 
 		if (rc & WL_LATCH_SET)
 		{
@@ -280,7 +280,7 @@ PGresult *
 trucker_conn_result(TruckerConn *conn)
 {
 	while (PQisBusy(conn->pg))
-		(void) trucker_conn_wait(conn, -1);
+		(void) trucker_conn_wait(conn, -1, TRUCKER_WAIT_CONNECTION);
 	return PQgetResult(conn->pg);
 }
 

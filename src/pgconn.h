@@ -7,6 +7,8 @@
 
 #include "libpq-fe.h"
 
+#include "wait.h"
+
 /*
  * A connection.  It belongs to the memory context that it was opened in, and
  * is closed when that is reset or deleted; so an error cannot leak it.
@@ -28,7 +30,7 @@ extern TruckerConn *trucker_conn_start(const char *const *keywords, const char *
 extern void trucker_conn_close(TruckerConn *conn);
 extern PGresult *trucker_conn_exec(TruckerConn *conn, const char *command, ExecStatusType expected);
 extern PGresult *trucker_conn_exec_params(TruckerConn *conn, const char *command, int n, const char *const *values, ExecStatusType expected);
-extern bool trucker_conn_wait(TruckerConn *conn, long timeout_ms);
+extern bool trucker_conn_wait(TruckerConn *conn, long timeout_ms, TruckerWait wait);
 extern void trucker_conn_flush(TruckerConn *conn);
 extern PGresult *trucker_conn_result(TruckerConn *conn);
 extern void trucker_conn_raise(TruckerConn *conn, PGresult *result, const char *command) pg_attribute_noreturn();

@@ -31,6 +31,7 @@
 #include "deadlock.h"
 #include "identity.h"
 #include "pipeline_internal.h"
+#include "slow_plan.h"
 
 /*
  * A pipeline for a truck, in a child of the current memory context.  Needs a
@@ -45,6 +46,7 @@ trucker_pipeline_create(const TruckerTruck *truck, TruckerPosition *position)
 	MemoryContext old;
 
 	pipeline->context = context;
+	trucker_count_init(&pipeline->count, context);
 	pipeline->truck = truck;
 	pipeline->role_is_superuser = superuser_arg(truck->role);
 	old = MemoryContextSwitchTo(context);
@@ -89,6 +91,7 @@ trucker_pipeline_begin_batch(TruckerPipeline *pipeline, const char *snapshot)
 	trucker_give_way_in_deadlocks(true);
 	trucker_written_begin(pipeline->written);
 	pipeline->in_batch = true;
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_DECODE);
 	pipeline->batch_rows = 0;
 	pipeline->nsources = 0;
 	pipeline->batch_started = GetCurrentTimestamp();
@@ -115,6 +118,9 @@ static void
 forget_batch(TruckerPipeline *pipeline)
 {
 	trucker_give_way_in_deadlocks(false);
+	if (pipeline->loading)
+		trucker_progress_end(pipeline->count.entry);
+	pipeline->loading = false;
 	pipeline->in_batch = false;
 	pipeline->replaying = false;
 	pipeline->parked = NULL;
@@ -156,6 +162,8 @@ forget_program(TruckerInput *input)
 void
 trucker_pipeline_rollback(TruckerPipeline *pipeline)
 {
+	trucker_count_forget(&pipeline->count);
+	trucker_plans_forget();
 	pipeline->output->routine->rollback(pipeline->output);
 	trucker_position_aborted(pipeline->position);
 	if (pipeline->quarantine && pipeline->quarantine->held != NIL)
@@ -313,6 +321,7 @@ void
 trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 {
 	trucker_pipeline_execute_collected(pipeline);
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_COMMIT);
 	/* what has been sent to a destination elsewhere is executed while we wait here */
 	trucker_pipeline_start_clock(pipeline);
 	pipeline->output->routine->commit(pipeline->output, pipeline->position, position);
@@ -321,6 +330,7 @@ trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 	commit(pipeline);
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
 	pipeline->output->routine->committed(pipeline->output);
+	trucker_count_committed(&pipeline->count);
 }
 
 /* Finish a batch that does not move the position: what it applied was passed long ago. */
@@ -330,7 +340,9 @@ trucker_pipeline_commit_aside(TruckerPipeline *pipeline)
 	/* what is elsewhere is committed with the position, or not at all */
 	Assert(pipeline->output->routine->is_local);
 	trucker_pipeline_execute_collected(pipeline);
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_COMMIT);
 	commit(pipeline);
+	trucker_count_committed(&pipeline->count);
 }
 
 /* Finish a batch that held no changes; nothing is written. */
@@ -338,6 +350,7 @@ void
 trucker_pipeline_end_empty(TruckerPipeline *pipeline)
 {
 	commit(pipeline);
+	trucker_count_forget(&pipeline->count);
 }
 
 /* Where an error happened; arg is the pipeline. */

@@ -6,6 +6,7 @@
 #define TRUCKER_PIPELINE_H
 
 #include "changeset.h"
+#include "count.h"
 #include "decoder.h"
 #include "needs.h"
 #include "net.h"
@@ -29,6 +30,7 @@ typedef struct TruckerInput
 	TruckerColumns *columns;	/* that it has had */
 	TruckerParts *parts;		/* partitions whose changes have come; NULL: it has none */
 	const TruckerNeeds *kept;	/* of the changes that come, and known to be enough; or NULL */
+	int64		loaded;			/* rows that its backfill has read */
 	XLogRecPtr	truncated_at;	/* the record that has truncated it, of which each partition tells as well */
 } TruckerInput;
 
@@ -40,6 +42,9 @@ typedef struct TruckerPipeline
 	TruckerPosition *position;
 	TruckerWritten *written;
 	TruckerQuarantine *quarantine;	/* NULL: for a backfill */
+
+	TruckerCount count;
+	bool		loading;		/* shared memory tells how far a backfill is */
 
 	MemoryContext context;		/* lives as long as the pipeline */
 	MemoryContext batch_context;	/* one batch */

@@ -24,6 +24,9 @@ trucker_pipeline_begin_source(TruckerPipeline *pipeline, const TruckerMessage *m
 	pipeline->nsources++;
 	pipeline->parked = NULL;
 	trucker_pipeline_note_source(pipeline, message->xid);
+	/* how long one was in quarantine says nothing about how fast the truck is */
+	if (!pipeline->replaying)
+		trucker_count_source(&pipeline->count, message->committed_at);
 	if (pipeline->toast_taken)
 		hash_destroy(pipeline->toast_taken);
 	pipeline->toast_taken = NULL;
@@ -126,12 +129,20 @@ check_key(const TruckerInput *input)
 	}
 }
 
+static void
+count_change(TruckerPipeline *pipeline, const TruckerMessage *message, TruckerTruckStat stat)
+{
+	pipeline->count.values[stat]++;
+	pipeline->count.values[TRUCKER_BYTES] += message->size;
+}
+
 /* Execute truncate_sql: an input table has been truncated. */
 static void
 execute_truncate_sql(TruckerPipeline *pipeline, TruckerInput *input)
 {
 	int			nestlevel = trucker_pipeline_begin_sql(pipeline);
 
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_OUTPUT);
 	pipeline->in_truncate = true;
 	pipeline->output->routine->run(pipeline->output, trucker_program_truncate_statements(input->program));
 	pipeline->in_truncate = false;
@@ -155,6 +166,7 @@ handle_truncate(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMes
 	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_ERROR)
 		raise_truncated(pipeline, input);
 	pipeline->batch_rows++;
+	count_change(pipeline, message, TRUCKER_TRUNCATES);
 	if (input->net || pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
 		trucker_pipeline_execute_collected(pipeline);
 	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
@@ -236,7 +248,11 @@ trucker_pipeline_change(TruckerPipeline *pipeline, Oid relid,
 	else if (message->kind == TRUCKER_MSG_TRUNCATE)
 		handle_truncate(pipeline, input, message);
 	else if (!trucker_apart_ignores(pipeline, message))
+	{
 		handle_row(pipeline, input, message);
+		count_change(pipeline, message, message->kind == TRUCKER_MSG_INSERT ? TRUCKER_ROWS_INSERTED :
+					 message->kind == TRUCKER_MSG_UPDATE ? TRUCKER_ROWS_UPDATED : TRUCKER_ROWS_DELETED);
+	}
 	pipeline->changing = NULL;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(pipeline->change_context);

@@ -20,7 +20,9 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "log.h"
 #include "pipeline_internal.h"
+#include "slow_plan.h"
 
 /*
  * Wait until all source transactions of the batch can be seen, and take a new
@@ -53,7 +55,7 @@ trucker_pipeline_note_source(TruckerPipeline *pipeline, TransactionId xid)
 }
 
 static void
-run_sql(TruckerInput *input)
+run_sql(TruckerPipeline *pipeline, TruckerInput *input)
 {
 	TruckerProgram *program = input->program;
 	TruckerRun *run = input->run;
@@ -69,25 +71,35 @@ run_sql(TruckerInput *input)
 		rows.store = result;
 		rows.count = tuplestore_tuple_count(result);
 	}
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_OUTPUT);
 	program->output->routine->execute(program->output, plans->output, &rows);
 	if (result)
 		tuplestore_end(result);
+}
+
+/* Milliseconds from which on a run is slow; -1: none is. */
+static int
+slow_threshold(const TruckerPipeline *pipeline)
+{
+	int			threshold = pipeline->truck->slow_query_threshold;
+
+	return threshold == TRUCKER_THRESHOLD_OF_SERVER ? trucker_slow_query_threshold : threshold;
 }
 
 static void
 log_slow_run(const TruckerPipeline *pipeline, const TruckerInput *input, TimestampTz started)
 {
 	long		ms = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+	int			threshold = slow_threshold(pipeline);
+	const char *plans = trucker_plans_taken();
 
-	int			threshold = pipeline->truck->slow_query_threshold;
-
-	if (threshold == TRUCKER_THRESHOLD_OF_SERVER)
-		threshold = trucker_slow_query_threshold;
 	if (threshold < 0 || ms < threshold)
 		return;
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_WARN),
 			(errmsg("slow run of truck \"%s\": %ld ms for " INT64_FORMAT " rows of table %s",
-					pipeline->truck->name, ms, input->run->nrows, input->program->relation->name)));
+					pipeline->truck->name, ms, input->run->nrows, input->program->relation->name),
+			 plans ? errdetail_internal("%s", plans) : 0));
+	trucker_plans_forget();
 }
 
 /*
@@ -114,6 +126,7 @@ trucker_pipeline_stop_clock(TruckerPipeline *pipeline)
 int
 trucker_pipeline_begin_sql(TruckerPipeline *pipeline)
 {
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_INPUT);
 	trucker_pipeline_wait_for_sources(pipeline);
 	trucker_pipeline_start_clock(pipeline);
 
@@ -126,6 +139,7 @@ trucker_pipeline_end_sql(TruckerPipeline *pipeline, int nestlevel)
 {
 	AtEOXact_GUC(false, nestlevel);
 	trucker_pipeline_stop_clock(pipeline);
+	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_DECODE);
 }
 
 /* Execute the run that is being collected, if any. */
@@ -141,12 +155,14 @@ trucker_pipeline_execute_run(TruckerPipeline *pipeline)
 		return;
 	nestlevel = trucker_pipeline_begin_sql(pipeline);
 	started = pipeline->run_started;
+	trucker_plans_watch(slow_threshold(pipeline));
 	old = MemoryContextSwitchTo(input->run->context);
-	run_sql(input);
+	run_sql(pipeline, input);
 	MemoryContextSwitchTo(old);
 	trucker_pipeline_end_sql(pipeline, nestlevel);
 
 	log_slow_run(pipeline, input, started);
+	pipeline->count.values[TRUCKER_RUNS]++;
 	trucker_run_clear(input->run);
 	pipeline->current = NULL;
 }

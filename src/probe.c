@@ -32,6 +32,7 @@
 #include "budget.h"
 #include "gather.h"
 #include "identity.h"
+#include "log.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -99,7 +100,7 @@ drop_orphans(List *slots, List *needed)
 			continue;
 		}
 		trucker_slot_drop(lfirst(lc));
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("dropped replication slot \"%s\", which no stream needs", (char *) lfirst(lc))));
 	}
 }

@@ -54,6 +54,7 @@
 
 #include "catalog.h"
 #include "deadlock.h"
+#include "log.h"
 #include "publication.h"
 #include "slots.h"
 
@@ -429,7 +430,7 @@ drop_unused(void)
 	{
 		drop_one(names[i]);
 		drop_one(inserts_name(names[i]));
-		ereport(LOG, (errmsg("dropped publication \"%s\", which no stream needs", names[i])));
+		ereport(trucker_elevel(TRUCKER_LOG_INFO), (errmsg("dropped publication \"%s\", which no stream needs", names[i])));
 	}
 	(void) trucker_catalog_execute("DELETE FROM trucker.published_table p WHERE NOT EXISTS "
 								   "(SELECT FROM trucker.stream x WHERE x.publication = p.publication)",

@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "log.h"
 #include "shmem.h"
 #include "slots.h"
 #include "state.h"
@@ -58,6 +59,7 @@ applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
 
 	stream->applied = Max(stream->applied, lsn);
 	stream->failures = 0;
+	stream->repeats.failure = 0;
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
@@ -134,6 +136,10 @@ commit_batch(TruckerStream *stream, TruckerMember *member, XLogRecPtr end_lsn)
 {
 	trucker_tables_check_names(stream, member);
 	trucker_pipeline_commit(member->pipeline, end_lsn);
+	ereport(trucker_elevel(TRUCKER_LOG_DEBUG),
+			(errmsg("truck \"%s\": batch of " INT64_FORMAT " changes of %d source transactions committed, up to %X/%X",
+					member->truck->name, member->pipeline->batch_rows, member->pipeline->nsources, LSN_FORMAT_ARGS(end_lsn)),
+			 errhidecontext(true)));
 }
 
 /* Pass over a source transaction, because trucker.skip() says so; with no batch open. */
@@ -146,13 +152,14 @@ skip_source(TruckerStream *stream, TruckerMember *member, const TruckerSource *s
 	trucker_pipeline_begin_batch(pipeline, NULL);
 	MemoryContextSwitchTo(stream->message_context);
 	trucker_pipeline_begin_source(pipeline, &source->begin);
+	trucker_count_forget(&pipeline->count);
 	done = psprintf("source transaction %u committed at %X/%X was skipped, as trucker.skip() had asked",
 					source->begin.xid, LSN_FORMAT_ARGS(source->begin.commit_lsn));
 	trucker_state_skipped(&member->truck_id, done);
 	trucker_stop_point("skip: written");
 	commit_batch(stream, member, source->begin.end_lsn);
 	member->truck->skip_lsn = InvalidXLogRecPtr;
-	ereport(LOG, (errmsg("truck \"%s\": %s", member->truck->name, done), errhidecontext(true)));
+	ereport(trucker_elevel(TRUCKER_LOG_WARN), (errmsg("truck \"%s\": %s", member->truck->name, done), errhidecontext(true)));
 	trucker_stop_point("skip: committed");
 }
 
@@ -237,9 +244,10 @@ set_culprit_apart(TruckerMember *member, void *arg)
 		elog(ERROR, "the source transaction committed at %X/%X is not in the batch",
 			 LSN_FORMAT_ARGS(member->culprit_lsn));
 	nchanges = pipeline->batch_rows;
+	trucker_count_forget(&pipeline->count);
 	trucker_stop_point("quarantine: written");
 	commit_batch(stream, member, culprit->begin.end_lsn);
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_WARN),
 			(errmsg("truck \"%s\": source transaction %u committed at %X/%X has been put into quarantine",
 					member->truck->name, culprit->begin.xid, LSN_FORMAT_ARGS(culprit->begin.commit_lsn)),
 			 errdetail("It has " INT64_FORMAT " changes for the truck, which goes on without them.", nchanges),
@@ -355,6 +363,7 @@ finish_batch(TruckerStream *stream)
 	if (stream->batch_started == 0)
 		return;
 	stream->batch_started = 0;
+	trucker_stream_clock_stop(&stream->count);
 	/* what came behind that keepalive has made it old news */
 	if (stream->idle_lsn < stream->batch_end)
 		stream->idle_lsn = InvalidXLogRecPtr;
@@ -414,6 +423,7 @@ begin_source(TruckerStream *stream, const TruckerMessage *message)
 		return;
 	stream->in_source = true;
 	stream->announced = false;
+	stream->count.in_change = false;
 	stream->begin = *message;
 	if (stream->batch_started != 0)
 		return;
@@ -433,6 +443,7 @@ static void
 end_source(TruckerStream *stream, const TruckerMessage *message)
 {
 	stream->in_source = false;
+	stream->count.values[TRUCKER_STREAM_TRANSACTIONS] += stream->count.in_change ? 1 : 0;
 	if (stream->announced && stream->direct == NULL)
 		trucker_batch_end_source(stream->batch, message->end_lsn);
 	if (stream->batch_started != 0)
@@ -495,7 +506,12 @@ take_change(TruckerStream *stream, TruckerTable *table, const TruckerMessage *me
 	if (is_known(stream, table))
 		return;
 	if (stream->batch_started == 0)
+	{
 		stream->batch_started = GetCurrentTimestamp();
+		/* a truck that takes them as they arrive says so itself */
+		if (stream->direct == NULL)
+			trucker_report("stream", stream->row->name, "receives changes");
+	}
 	if (stream->fresh_at == 0)
 		stream->fresh_at = GetCurrentTimestamp();
 	if (stream->direct)
@@ -524,6 +540,8 @@ handle_change(TruckerStream *stream, TruckerMessage *message)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("received a change outside of a transaction")));
+	stream->count.in_change = true;
+	stream->count.values[TRUCKER_STREAM_CHANGES]++;
 	for (span = trucker_tables_find(stream, message, stream->begin.xid); span != NULL;
 		 span = trucker_tables_next(span, message, stream->begin.xid))
 	{
@@ -588,9 +606,11 @@ handle_data(TruckerStream *stream, const char *data, int len)
 {
 	TruckerMessage message;
 
+	stream->count.values[TRUCKER_STREAM_BYTES] += len;
 	if (!stream->decoder->decode(stream->decoding, data, len, &message))
 		return;
 	message.lsn = stream->replication->data_lsn;
+	message.size = len;
 	switch (message.kind)
 	{
 		case TRUCKER_MSG_BEGIN:
@@ -655,6 +675,7 @@ take_idle(TruckerStream *stream)
 static void
 rest(TruckerStream *stream)
 {
+	trucker_stream_clock_stop(&stream->count);
 	if (!stream->in_source && !trucker_test_holds_batch(Max(stream->batch_end, stream->idle_lsn)))
 		finish_batch(stream);
 	take_idle(stream);
@@ -668,8 +689,13 @@ rest(TruckerStream *stream)
 	{
 		trucker_member_end_turn();
 		pgstat_report_stat(true);
+		pgstat_report_activity(STATE_IDLE, NULL);
 	}
-	(void) trucker_conn_wait(stream->replication->conn, time_to_rest(stream));
+	if (stream->direct && stream->direct->pipeline->in_batch)
+		trucker_count_phase(&stream->direct->pipeline->count, TRUCKER_PHASE_NONE);
+	(void) trucker_conn_wait(stream->replication->conn, time_to_rest(stream), TRUCKER_WAIT_CHANGES);
+	if (stream->direct && stream->direct->pipeline->in_batch)
+		trucker_count_phase(&stream->direct->pipeline->count, TRUCKER_PHASE_DECODE);
 }
 
 /*
@@ -698,6 +724,7 @@ trucker_receive(TruckerStream *stream)
 	{
 		case TRUCKER_RECEIVED_DATA:
 			stream->sent_at = rep->sent_at;
+			trucker_stream_clock_start(&stream->count);
 			handle_data(stream, rep->data, rep->len);
 			break;
 		case TRUCKER_RECEIVED_KEEPALIVE:

@@ -11,11 +11,11 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
 #include "remote_session.h"
+#include "wait.h"
 
 #define MAX_PENDING_BYTES (1024 * 1024)
 
@@ -104,7 +104,7 @@ trucker_remote_is_alive(TruckerConn *conn)
 {
 	return PQstatus(conn->pg) == CONNECTION_OK &&
 		(WaitLatchOrSocket(NULL, WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						   PQsocket(conn->pg), 0, PG_WAIT_EXTENSION) & WL_SOCKET_READABLE) == 0;
+						   PQsocket(conn->pg), 0, trucker_wait(TRUCKER_WAIT_CONNECTION)) & WL_SOCKET_READABLE) == 0;
 }
 
 /* ----

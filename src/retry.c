@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "log.h"
 #include "stream.h"
 
 typedef struct Retry
@@ -169,7 +170,7 @@ retry_one(TruckerMember *member, void *arg)
 		trucker_pipeline_commit_aside(pipeline);
 		held->gone = true;
 		quarantine->nchanges -= held->nchanges;
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("truck \"%s\": quarantined transaction " INT64_FORMAT " has been applied",
 						member->truck->name, held->id), errhidecontext(true)));
 		trucker_stop_point("retry: committed");

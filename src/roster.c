@@ -341,6 +341,7 @@ activate(TruckerStream *stream, TruckerMember *member)
 {
 	member->active = true;
 	stream->nactive++;
+	trucker_stats_count(member->entry, TRUCKER_RETRIES, member->failures > 0 ? 1 : 0);
 	if (member->retry_at == 0)
 		return;
 	member->retry_at = 0;

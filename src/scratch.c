@@ -17,7 +17,6 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/dsm.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -28,6 +27,7 @@
 #include "scratch.h"
 #include "slots.h"
 #include "sql_session.h"
+#include "wait.h"
 
 #define LOOK_MS 10
 
@@ -93,7 +93,7 @@ wait_for_keeper(const TruckerScratch *scratch)
 	{
 		if (execute(sql, true) != NIL)
 			return;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, trucker_wait(TRUCKER_WAIT_TEST));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -32,7 +32,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "log.h"
 #include "scratch.h"
+#include "wait.h"
 #include "worker.h"
 
 /* somebody may have just begun to connect, or be hard to end */
@@ -154,7 +156,7 @@ drop_all(const char *token, MemoryContext context)
 		dropdb(lfirst(lc), true, true);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("dropped database \"%s\", which a test has left", (char *) lfirst(lc))));
 	}
 }
@@ -206,7 +208,7 @@ trucker_scratch_keeper_main(Datum main_arg)
 
 		if (done && (i > 0 || order.segment == 0))
 			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_MS, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_MS, trucker_wait(TRUCKER_WAIT_TEST));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -13,7 +13,8 @@
  *
  * This file is for the launcher, the probes and any backend; what a worker says
  * of itself is in shmem_worker.c, what is known of each truck in shmem_truck.c, of
- * each slot in shmem_slot.c, and how a truck moves between streams in shmem_move.c.
+ * each slot in shmem_slot.c, how a truck moves between streams in shmem_move.c, and what
+ * is counted in shmem_stats.c.
  *
  * Whoever waits for progress (trucker.wait_for) sleeps on one condition
  * variable that every worker broadcasts.  That costs a worker nothing while
@@ -24,7 +25,6 @@
 #include <signal.h>
 
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "replication/slot.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
@@ -34,7 +34,10 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
+#include "log.h"
 #include "shmem_internal.h"
+#include "stats.h"
+#include "wait.h"
 
 TruckerSharedState *trucker_shared = NULL;
 LWLock	   *trucker_shared_lock = NULL;
@@ -68,6 +71,7 @@ shmem_request(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(shared_size());
+	RequestAddinShmemSpace(trucker_stats_size());
 	RequestNamedLWLockTranche("trucker", 1);
 }
 
@@ -92,6 +96,7 @@ shmem_startup(void)
 		trucker_shared->nslots = max_replication_slots;
 		trucker_shared->slots = (TruckerSlotEntry *) ((char *) trucker_shared->trucks + MAXALIGN(trucks_size()));
 	}
+	trucker_stats_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -329,7 +334,7 @@ trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n)
 	ConditionVariableBroadcast(&trucker_shared->progress);
 
 	if (unplaced > 0)
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_WARN),
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("could not start %d streams: no worker slot is free", unplaced),
 				 errhint("Raise max_worker_processes.")));
@@ -675,7 +680,7 @@ bool
 trucker_wait_progress(long timeout_ms)
 {
 	return !ConditionVariableTimedSleep(&trucker_shared->progress, timeout_ms,
-										PG_WAIT_EXTENSION);
+										trucker_wait(TRUCKER_WAIT_PROGRESS));
 }
 
 void

@@ -151,6 +151,7 @@ extern void trucker_truck_detach(int truck);
 extern void trucker_truck_set_state(int truck, TruckerState state);
 extern void trucker_truck_set_applied(int truck, XLogRecPtr lsn, TimestampTz at, bool follows);
 extern void trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, TimestampTz next_retry_at);
+extern bool trucker_truck_logs_failure(int truck, uint32 failure, int *more);
 extern bool trucker_truck_must_reload(int truck);
 extern void trucker_truck_get_info(int truck, TruckerTruckInfo *info);
 

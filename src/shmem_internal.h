@@ -9,6 +9,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
+#include "log.h"
 #include "shmem.h"
 
 #define MAX_PENDING_SCANS 64
@@ -30,6 +31,7 @@ typedef struct TruckerTruckEntry
 {
 	bool		in_use;
 	uint64		worker_generation;	/* of info.worker */
+	TruckerRepeats repeats;		/* of its failures, in the log */
 	TruckerTruckInfo info;
 } TruckerTruckEntry;
 

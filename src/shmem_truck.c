@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "shmem_internal.h"
+#include "stats.h"
 
 static TruckerTruckEntry *
 find_truck_locked(Oid database, const pg_uuid_t *truck_id)
@@ -70,6 +71,7 @@ allocate_truck_locked(Oid database, const pg_uuid_t *truck_id)
 		entry->info.database = database;
 		entry->info.id = *truck_id;
 		entry->info.worker = -1;
+		trucker_stats_clear_truck_locked((int) (entry - trucker_shared->trucks));
 	}
 	return entry;
 }
@@ -172,6 +174,7 @@ trucker_signal_truck(Oid database, const pg_uuid_t *truck_id, TruckerSignal sign
 
 		entry->info.failures = 0;
 		entry->info.next_retry_at = 0;
+		memset(&entry->repeats, 0, sizeof(entry->repeats));
 		if (signal == TRUCKER_RELOAD)
 			request_reload_locked(entry, worker);
 		if (worker)
@@ -350,9 +353,27 @@ trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, Timest
 		entry->info.failures = failures;
 		entry->info.failed_lsn = failed_lsn;
 		entry->info.next_retry_at = next_retry_at;
+		/* it has recovered: the next failure is news */
+		if (failures == 0)
+			memset(&entry->repeats, 0, sizeof(entry->repeats));
 	}
 	LWLockRelease(trucker_shared_lock);
 	ConditionVariableBroadcast(&trucker_shared->progress);
+}
+
+/*
+ * Is this failure of the truck's to be logged?  Asked by its worker, or its backfill.
+ * *more: how often it has come without being logged.
+ */
+bool
+trucker_truck_logs_failure(int truck, uint32 failure, int *more)
+{
+	bool		logs;
+
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	logs = trucker_repeats_log(&trucker_shared->trucks[truck].repeats, failure, more);
+	LWLockRelease(trucker_shared_lock);
+	return logs;
 }
 
 /*

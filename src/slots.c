@@ -10,7 +10,6 @@
 
 #include "access/xlog.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "replication/slot.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
@@ -18,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "slots.h"
+#include "wait.h"
 
 /* a 64-bit token in hexadecimal */
 #define TOKEN_DIGITS 16
@@ -211,7 +211,7 @@ trucker_slot_wait_inactive(const char *name, int timeout_ms)
 	ConditionVariablePrepareToSleep(&slot->active_cv);
 	while (active_pid(name, &slot) > 0 && !late)
 	{
-		(void) ConditionVariableTimedSleep(&slot->active_cv, 100, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&slot->active_cv, 100, trucker_wait(TRUCKER_WAIT_SLOT));
 		late = timeout_ms >= 0 && GetCurrentTimestamp() > deadline;
 	}
 	ConditionVariableCancelSleep();

@@ -33,6 +33,7 @@
 #include "check.h"
 #include "checklist.h"
 #include "identity.h"
+#include "log.h"
 #include "migrate.h"
 #include "program.h"
 #include "slots.h"
@@ -411,7 +412,7 @@ trucker_drop_orphans(PG_FUNCTION_ARGS)
 		if (trucker_slot_is_among(needed, lfirst(lc)) || trucker_slot_active_pid(lfirst(lc)) != 0)
 			continue;
 		trucker_slot_drop(lfirst(lc));
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("dropped replication slot \"%s\", which no stream needs", (char *) lfirst(lc))));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
 	}

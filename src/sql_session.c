@@ -30,7 +30,6 @@
 #include "libpq/pqmq.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/dsm.h"
 #include "storage/latch.h"
@@ -46,6 +45,7 @@
 #include "utils/timestamp.h"
 
 #include "sql_session.h"
+#include "wait.h"
 #include "worker.h"
 
 #define QUEUE_SIZE 65536
@@ -283,7 +283,7 @@ send_command(TruckerSqlSession *session, const char *sql, bool keep)
 		if (result == SHM_MQ_DETACHED)
 			return;
 		after_wait(session, WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-									  LOOK_MS, PG_WAIT_EXTENSION));
+									  LOOK_MS, trucker_wait(TRUCKER_WAIT_SESSION)));
 	}
 }
 
@@ -341,7 +341,7 @@ read_answers(TruckerSqlSession *session)
 			/* a look at a catalog must not hold up the SQL */
 			InvalidateCatalogSnapshot();
 			after_wait(session, WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-										  LOOK_MS, PG_WAIT_EXTENSION));
+										  LOOK_MS, trucker_wait(TRUCKER_WAIT_SESSION)));
 			continue;
 		}
 		initStringInfo(&message);
@@ -450,7 +450,7 @@ next_result(TruckerSqlSession *session)
 	while (PQisBusy(pg))
 	{
 		InvalidateCatalogSnapshot();
-		if (!trucker_conn_wait(session->conn, LOOK_MS) && session->pid != 0)
+		if (!trucker_conn_wait(session->conn, LOOK_MS, TRUCKER_WAIT_SESSION) && session->pid != 0)
 			check_not_blocked_by_us(session);
 	}
 	return PQgetResult(pg);

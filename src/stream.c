@@ -25,6 +25,7 @@
 
 #include "check.h"
 #include "identity.h"
+#include "log.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -272,7 +273,7 @@ learn_names(TruckerStream *stream)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(stream->context);
 	stream->ddl_xid = 0;
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("stream \"%s\": input tables were altered by transaction %u, which committed at %X/%X",
 					stream->row->name, xid, LSN_FORMAT_ARGS(stream->ddl_lsn)),
 			 errhidecontext(true)));
@@ -326,11 +327,13 @@ begin_pass(TruckerStream *stream)
 													ALLOCSET_DEFAULT_SIZES);
 	trucker_check_is_no_standby();
 	stream->replication = trucker_stream_connect(stream);
+	trucker_stats_connected();
 	stream->confirmed_at = stream->sent_at = 0;
 	stream->pass_started = GetCurrentTimestamp();
 	stream->fresh_at = 0;
 	stream->standby_at = 0;
 
+	trucker_report("stream", stream->row->name, "begins to read");
 	(void) trucker_slot_wait_inactive(stream->row->slot_name, -1);
 	request.tables = trucker_tables_names(stream);
 	trucker_tables_find_needs(stream, &request);
@@ -362,7 +365,7 @@ begin_pass(TruckerStream *stream)
 			trucker_truck_set_state(member->entry, trucker_roster_active_state(stream));
 		/* not again for each of those that others join or leave */
 		if (!member->follows)
-			ereport(LOG,
+			ereport(trucker_elevel(member->failures > 0 ? TRUCKER_LOG_DEBUG : TRUCKER_LOG_WARN),
 					(errmsg("truck \"%s\": streaming from %X/%X", member->truck->name,
 							LSN_FORMAT_ARGS(Max(member->position->lsn, member->position->applied))),
 					 errhidecontext(true)));

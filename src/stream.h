@@ -6,6 +6,7 @@
 #define TRUCKER_STREAM_H
 
 #include "batch.h"
+#include "log.h"
 #include "member.h"
 #include "replication.h"
 
@@ -96,6 +97,8 @@ typedef struct TruckerStream
 	MemoryContext message_context;
 
 	/* from one attempt to the next */
+	TruckerStreamCount count;
+	TruckerRepeats repeats;		/* of its failures, in the log */
 	int			failures;		/* of the stream itself, in a row */
 	bool		as_text;		/* the walsender could not send a value in binary form */
 	TimestampTz next_attempt_at;	/* 0: at once */

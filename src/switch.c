@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "log.h"
 #include "publication.h"
 #include "shmem.h"
 #include "slots.h"
@@ -177,7 +178,7 @@ trucker_switch_is_due(TruckerStream *stream)
 	if (trucker_slots_free() == 0)
 	{
 		stream->switch_at = TimestampTzPlusMilliseconds(now, SWITCH_RETRY_MS);
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_WARN),
 				(errmsg("stream \"%s\" cannot be switched to %s yet: no replication slot is free",
 						stream->row->name, wanted->plugin), errhidecontext(true)));
 		return false;
@@ -254,7 +255,7 @@ switch_stream(void *arg)
 	if (!hand_over(stream, &id))
 		return false;
 	trucker_stop_point("switch: moved");
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("stream \"%s\" is decoded by %s from %X/%X on", stream->row->name, wanted->plugin,
 					LSN_FORMAT_ARGS(trucker_slot_confirmed(slot_name))), errhidecontext(true)));
 	return true;

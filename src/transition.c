@@ -34,6 +34,7 @@
 
 #include "catalog.h"
 #include "identity.h"
+#include "log.h"
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
@@ -339,7 +340,7 @@ trucker_transition_leave(TruckerStream *stream, TruckerMember *member)
 	/* if it has only run out of time it need not pause where there are no others */
 	if (member->failures == 0)
 		trucker_truck_set_failure(member->entry, 0, member->failed_lsn, 0);
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("truck \"%s\" has left stream \"%s\" for a catch-up stream",
 					member->truck->name, stream->row->name), errhidecontext(true)));
 	remove_member(stream, member);
@@ -368,7 +369,7 @@ trucker_transition_rekey(TruckerStream *stream, TruckerMember *member)
 {
 	if (!try_transition(rekey, stream, member))
 		return false;
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("stream \"%s\" is another role's or another name's now, as its only truck \"%s\" was altered",
 					stream->row->name, member->truck->name), errhidecontext(true)));
 	/* the next process need not wait */
@@ -524,7 +525,7 @@ trucker_transition_join(TruckerStream *stream)
 
 		if (!member->moved)
 			continue;
-		ereport(LOG,
+		ereport(trucker_elevel(TRUCKER_LOG_INFO),
 				(errmsg("truck \"%s\" joins stream \"%s\" at %X/%X", member->truck->name,
 						stream->row->name, LSN_FORMAT_ARGS(stream->applied)), errhidecontext(true)));
 		stream->members = foreach_delete_current(stream->members, lc);

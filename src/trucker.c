@@ -14,7 +14,9 @@
 #include "storage/latch.h"
 #include "utils/guc.h"
 
+#include "log.h"
 #include "shmem.h"
+#include "wait.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;
@@ -37,6 +39,10 @@ int			trucker_max_catchup_streams = 4;
 int			trucker_max_retained_wal = 16384;
 bool		trucker_refuse_unsafe_types = false;
 bool		trucker_require_ssl = false;
+int			trucker_log_level = TRUCKER_LOG_INFO;
+int			trucker_log_slow_plans = TRUCKER_PLANS_OFF;
+bool		trucker_log_row_data = false;
+int			trucker_log_repeat_interval = 60000;
 int			trucker_output_plugin = TRUCKER_PLUGIN_WAL2JSON;
 char	   *trucker_replication_conninfo = NULL;
 char	   *trucker_stop_point_name = NULL;
@@ -52,6 +58,20 @@ static const struct config_enum_entry output_plugins[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry log_levels[] = {
+	{"warn", TRUCKER_LOG_WARN, false},
+	{"info", TRUCKER_LOG_INFO, false},
+	{"debug", TRUCKER_LOG_DEBUG, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry slow_plans[] = {
+	{"off", TRUCKER_PLANS_OFF, false},
+	{"on", TRUCKER_PLANS_ON, false},
+	{"analyze", TRUCKER_PLANS_ANALYZE, false},
+	{NULL, 0, false}
+};
+
 extern PGDLLEXPORT void _PG_init(void);
 
 int
@@ -62,6 +82,15 @@ trucker_retry_delay(int failures, int max)
 	for (int i = 1; i < failures && delay < max; i++)
 		delay *= 2;
 	return (int) Min(delay, max);
+}
+
+void
+trucker_report(const char *kind, const char *name, const char *activity)
+{
+	char		text[3 * NAMEDATALEN];
+
+	snprintf(text, sizeof(text), "%s \"%s\": %s", kind, name, activity);
+	pgstat_report_activity(STATE_RUNNING, text);
 }
 
 /* Does trucker.stop_point, a list separated by commas, name this point? */
@@ -103,7 +132,7 @@ trucker_stop_point(const char *point)
 		if (!told)
 			ereport(LOG, (errmsg("stop point \"%s\" reached", point), errhidecontext(true)));
 		told = true;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, trucker_wait(TRUCKER_WAIT_STOP_POINT));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -191,6 +220,25 @@ define_settings(void)
 							 "Off: they are warned of.",
 							 &trucker_refuse_unsafe_types, false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("trucker.log_level",
+							 "What trucks and streams tell in the server's log.",
+							 "warn: start, stop, and what is out of the ordinary; info: what else happens to them; debug: each batch.",
+							 &trucker_log_level, TRUCKER_LOG_INFO, log_levels,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("trucker.log_slow_plans",
+							 "Logs the plans of slow runs with them.",
+							 "analyze: with what happened in each node, which makes all runs slower.",
+							 &trucker_log_slow_plans, TRUCKER_PLANS_OFF, slow_plans,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.log_repeat_interval",
+							"How often the same failure of a truck, which is tried again, is logged at most.",
+							"0: each time.",
+							&trucker_log_repeat_interval, 60000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.log_row_data",
+							 "Logs errors of trucks with the values of rows that they show.",
+							 NULL, &trucker_log_row_data, false,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("trucker.output_plugin",
 							 "Output plugin that decodes the WAL for streams for which no other one is set.",
 							 "Streams that run switch to it by themselves.",

@@ -55,6 +55,10 @@ extern int	trucker_max_catchup_streams;
 extern int	trucker_max_retained_wal;
 extern bool trucker_refuse_unsafe_types;
 extern bool trucker_require_ssl;
+extern int	trucker_log_level;
+extern int	trucker_log_slow_plans;
+extern bool trucker_log_row_data;
+extern int	trucker_log_repeat_interval;
 extern int	trucker_output_plugin;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
@@ -68,6 +72,9 @@ extern int	trucker_test_timeout;
 
 /* Is a batch that has come to this LSN to be kept open?  Only in the databases of test(). */
 extern bool trucker_test_holds_batch(XLogRecPtr lsn);
+
+/* Let pg_stat_activity say what this process is at: kind "name": activity. */
+extern void trucker_report(const char *kind, const char *name, const char *activity);
 
 /* Wait here while trucker.stop_point names this point. */
 extern void trucker_stop_point(const char *point);

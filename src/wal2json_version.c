@@ -22,6 +22,7 @@
 
 #include "storage/fd.h"
 
+#include "log.h"
 #include "wal2json.h"
 
 /* no library of this kind is that large */
@@ -99,7 +100,7 @@ trucker_wal2json_refused(const char *message)
 	if (message == NULL || strstr(message, TRUCKER_WAL2JSON_EXACT_OPTION) == NULL)
 		return;
 	seen.exact = false;
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("output plugin \"%s\" is used without the option \"%s\", which its library knows",
 					trucker_wal2json.plugin, TRUCKER_WAL2JSON_EXACT_OPTION),
 			 errdetail("An older version must be loaded.  With it, NaN and infinity of real, double precision and numeric columns arrive as NULL."),

@@ -34,8 +34,10 @@
 #include "utils/timestamp.h"
 
 #include "identity.h"
+#include "log.h"
 #include "shmem.h"
 #include "stream.h"
+#include "wait.h"
 #include "worker.h"
 
 /*
@@ -107,12 +109,15 @@ handle_error(TruckerStream *stream)
 	if (!ended)
 	{
 		ErrorData  *edata;
+		int			more;
 
-		EmitErrorReport();
 		MemoryContextSwitchTo(stream->context);
 		edata = CopyErrorData();
 		FlushErrorState();
+		if (trucker_repeats_log(&stream->repeats, trucker_failure_hash(edata, true), &more))
+			trucker_log_error(edata, more);
 		stream->failures++;
+		trucker_stats_count_stream(TRUCKER_STREAM_ERRORS, 1);
 		/* so says a type's function for its binary form of what it holds, of a column perhaps that is no more */
 		stream->as_text |= edata->sqlerrcode == ERRCODE_UNDEFINED_FUNCTION;
 		stream->next_attempt_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -153,7 +158,7 @@ pause_before_retry(TruckerStream *stream)
 		if (left <= 0 || trucker_worker_poked() || trucker_worker_must_end())
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 left, PG_WAIT_EXTENSION);
+						 left, trucker_wait(TRUCKER_WAIT_RETRY));
 		ResetLatch(MyLatch);
 	}
 }
@@ -196,6 +201,7 @@ trucker_stream_main(Datum main_arg)
 	trucker_identity_protect();
 	pgstat_report_appname(psprintf(TRUCKER_APPLICATION_NAME, info.name));
 
+	trucker_stats_attach_stream(&info.stream_id);
 	trucker_member_init();
 
 	memset(&stream, 0, sizeof(stream));
@@ -214,6 +220,6 @@ trucker_stream_main(Datum main_arg)
 	}
 	/* we are ending already: what else we are told comes too late */
 	HOLD_INTERRUPTS();
-	ereport(LOG, (errmsg("worker of stream \"%s\" ends", info.name)));
+	ereport(trucker_elevel(TRUCKER_LOG_WARN), (errmsg("worker of stream \"%s\" ends", info.name)));
 	proc_exit(0);
 }

@@ -15,6 +15,7 @@ use TruckerTest;
 my $node = trucker_node('status', conf => q{
 max_prepared_transactions = 5
 autovacuum = off
+trucker.log_repeat_interval = 0
 });
 
 # sql($statements...): run them, without warnings; returns the last one's result

@@ -21,6 +21,7 @@ my $node = trucker_node(
 	conf => q{
 trucker.max_truck_delay = '300ms'
 trucker.retry_max_delay = '300ms'
+trucker.log_repeat_interval = 0
 });
 
 sub sql
