@@ -23,6 +23,15 @@
  * only be applied once it has committed, they would have to be spilled here instead,
  * those of aborted ones, too.
  *
+ * Of what publications can do, column lists are used (column_list.c), and these are not:
+ * - publish_via_partition_root: a change would come as one of the whole.  Partitions are
+ *	 published one by one, so that a new one is only when it has a replica identity, and
+ *	 toast.c must know in which of them the row is;
+ * - row filters: there is nothing that they could be made of.  A truck's WHERE may read
+ *	 other tables, which change by themselves; and an update that takes a row out of it, or
+ *	 into it, would come as a delete or an insert, so that r would not be what it is with
+ *	 wal2json.
+ *
  * No message is trusted: each read is checked against the end of the message, each count
  * against what was announced.  Whatever does not fit is ERRCODE_PROTOCOL_VIOLATION, and
  * no error repeats a value.

@@ -42,6 +42,9 @@
 /* how often to look whether lists can be relied upon */
 #define SETTLE_CHECK_MS 500
 
+/* after lists have been looked at in vain */
+#define LISTS_CHECK_MS 5000
+
 /* when a truck that cannot be decided about is tried again */
 #define UNDECIDED_MS 500
 
@@ -471,26 +474,34 @@ trucker_redefine_end_pass(TruckerStream *stream)
 }
 
 /*
- * Between batches, when tables have been altered: can lists be made again that have been taken
- * away?  True: another pass is called for, with SQL that has been compiled anew.
+ * Between batches: can lists be made again that have been taken away when tables were
+ * altered, or can be written down what could not be before?  True: another pass is called
+ * for, with SQL that has been compiled anew.
  */
 bool
 trucker_redefine_is_due(TruckerStream *stream)
 {
 	MemoryContext context = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
 	bool		due;
 	ListCell   *lc;
 
-	if (stream->decoder == NULL || !stream->decoder->needs_publication || !trucker_tables_were_altered(stream))
+	if (!stream->decoder->needs_publication || now < stream->lists_at)
+		return false;
+	due = !all_are_arranged(stream);
+	if (!due && !trucker_tables_were_altered(stream))
 		return false;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	due = trucker_column_list_is_due(stream->row->publication, &stream->id);
+	due = due || trucker_column_list_is_due(stream->row->publication, &stream->id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	if (due)
-		foreach(lc, stream->members)
-			((TruckerMember *) lfirst(lc))->compiled = false;
-	return due;
+	if (!due)
+		return false;
+	/* a table that is locked, or a truck that fails, may leave it so for long */
+	stream->lists_at = TimestampTzPlusMilliseconds(now, LISTS_CHECK_MS);
+	foreach(lc, stream->members)
+		((TruckerMember *) lfirst(lc))->compiled = false;
+	return true;
 }

@@ -77,7 +77,8 @@ typedef struct TruckerStream
 	XLogRecPtr	read_until;		/* that truck gets nothing that commits at or after it; 0: no limit */
 	XLogRecPtr	switch_lsn;		/* what commits at or after it is for the new definition of some truck; 0: no such */
 	TimestampTz settle_at;		/* when to look again where that is */
-	uint64		lists_seen;		/* columns to publish were looked at as of that many alterations */
+	TimestampTz lists_at;		/* when to look again at columns to publish */
+	uint64		lists_seen;		/* ... were looked at as of that many alterations */
 
 	/* the source transaction that is being received */
 	bool		in_source;
