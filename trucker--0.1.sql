@@ -96,10 +96,42 @@ CREATE TABLE trucker.published_table (
 	inserts_only boolean NOT NULL,	-- it may lack a replica identity
 	added_before xid8,		-- it is known that the table was there before this transaction began; NULL: not known yet
 	usable_lsn   pg_lsn,	-- NULL: a transaction with a lesser number may still run
+	columns      int2[],	-- of the input, for which that is so; NULL: all
 	PRIMARY KEY (publication, relid)
 );
 COMMENT ON TABLE trucker.published_table IS
 'input tables in trucker''s publications, and from where on all their changes are sent; not dumped';
+
+-- Which columns (attnums; 0: all) of its input tables a truck needs that is read by
+-- pgoutput.  No row: all.  (column_list.c)
+CREATE TABLE trucker.column_need (
+	truck_id       uuid NOT NULL,
+	relid          oid NOT NULL,
+	columns        int2[] NOT NULL,	-- carried by all changes that it has yet to apply
+	made_of        text NOT NULL,	-- trucker.columns_made_of() the table, when that was found out
+	wanted         int2[],			-- and these, carried from some LSN on, for the definition that is run from there on
+	wanted_made_of text,
+	PRIMARY KEY (truck_id, relid)
+);
+COMMENT ON TABLE trucker.column_need IS
+'columns of input tables that trucks need of a publication; not dumped';
+
+-- The definition that a truck had before it was altered, as long as it has changes to
+-- apply that do not carry all columns that the new one reads.  (former.c)
+CREATE TABLE trucker.former_truck (
+	truck_id     uuid PRIMARY KEY,
+	input_tables oid[] NOT NULL,
+	input_sql    text,
+	output_sql   text,
+	options      jsonb NOT NULL,
+	search_path  text NOT NULL,
+	filters      text[],	-- each: table, keeps, attnums
+	in_force     boolean NOT NULL DEFAULT false,	-- else its worker has yet to find out whether it is needed
+	switches_at  pg_lsn,	-- what commits here or later is for the new one; NULL: not known yet
+	since        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE trucker.former_truck IS
+'definitions that trucks had, and still run until their new ones take effect; not dumped';
 
 CREATE TABLE trucker.truck_state (
 	truck_id       uuid PRIMARY KEY,
@@ -260,6 +292,8 @@ ALTER TABLE trucker.filter_attnum ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.stream_setting ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.published_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.column_need ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.former_truck ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.truck_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.position ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
@@ -421,6 +455,16 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION trucker.input_columns(oid) IS
 'the columns of an input table as trucker.input_table keeps them';
+
+-- Attnums mean what they meant as long as this is the same.
+CREATE FUNCTION trucker.columns_made_of(input oid)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+	SELECT md5(string_agg(concat_ws(' ', a.attnum, a.attname), ',' ORDER BY a.attnum))
+	FROM pg_attribute a WHERE a.attrelid = columns_made_of.input AND a.attnum > 0 AND NOT a.attisdropped;
+END;
+COMMENT ON FUNCTION trucker.columns_made_of(oid) IS
+'stands for the names and numbers of a table''s columns';
 
 CREATE FUNCTION trucker.decode_wal2json(
 	message text,
@@ -625,9 +669,11 @@ CREATE VIEW trucker.publications WITH (security_barrier) AS
 SELECT p.publication || CASE WHEN m.inserts AND NOT m.complete THEN '_i' ELSE '' END AS publication,
 	   p.relid::regclass AS input_table,
 	   CASE WHEN m.complete THEN 'insert, update, delete, truncate' WHEN m.inserts THEN 'insert, truncate' END AS published,
+	   l.columns,
 	   p.usable_lsn AS usable_from_lsn,
 	   x.streams,
 	   t.trucks,
+	   t.by_former_definition,
 	   CASE WHEN NOT m.complete AND NOT m.inserts THEN 'it is not in the publication any more: its trucks are lost'
 			WHEN NOT m.complete AND NOT p.inserts_only THEN 'it has lost its replica identity: trucks that read updates and deletes are lost'
 			WHEN t.trucks IS NULL THEN 'no truck reads it: it is about to be taken out'
@@ -641,17 +687,38 @@ CROSS JOIN LATERAL (
 		  FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
 		  WHERE r.prrelid = p.relid AND b.pubname::text IN (p.publication, p.publication || '_i')) b) m
 LEFT JOIN LATERAL (
+	-- of a partitioned table what some partition has
+	SELECT CASE WHEN pg_catalog.bool_and(r.prattrs IS NOT NULL) THEN
+		   (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+			WHERE a.attrelid = p.relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY (pg_catalog.array_agg(n.attname))) END AS columns
+	FROM (SELECT p.relid AS leaf UNION SELECT d.relid FROM pg_catalog.pg_partition_tree(p.relid::regclass) d) i
+	JOIN pg_catalog.pg_publication_rel r ON r.prrelid = i.leaf
+	JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid AND b.pubname::text IN (p.publication, p.publication || '_i')
+	LEFT JOIN pg_catalog.pg_attribute n ON n.attrelid = i.leaf AND n.attnum = ANY (r.prattrs::int2[])) l ON true
+LEFT JOIN LATERAL (
 	SELECT pg_catalog.array_agg(x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END ORDER BY NOT x.home, x.id) AS streams,
 		   pg_catalog.bool_or(pg_catalog.pg_has_role(x.owner, 'USAGE')) AS is_visible
 	FROM trucker.stream x WHERE x.publication = p.publication) x ON true
 LEFT JOIN LATERAL (
-	SELECT pg_catalog.array_agg(t.name ORDER BY t.name) AS trucks
-	FROM trucker.truck t WHERE p.relid = ANY (t.input_tables::oid[]) AND
+	SELECT pg_catalog.array_agg(t.name ORDER BY t.name) AS trucks,
+		   pg_catalog.array_agg(pg_catalog.concat(t.name, ' until ' || f.switches_at) ORDER BY t.name) FILTER (WHERE f.in_force) AS by_former_definition
+	FROM trucker.truck t LEFT JOIN trucker.former_truck f ON f.truck_id = t.id WHERE p.relid = ANY (t.input_tables::oid[]) AND
 	((t.owner, t.run_as, coalesce(t.options->>'stream', 'main')) IN (SELECT x.owner, x.run_as, x.name FROM trucker.stream x WHERE x.publication = p.publication)
 	 OR t.id IN (SELECT s.truck_id FROM trucker.truck_state s JOIN trucker.stream x ON x.id = s.stream_id WHERE x.publication = p.publication))) t ON true
 WHERE x.is_visible OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW trucker.publications IS
-'one row an input table that trucker publishes (if it is partitioned: its partitions) for streams that pgoutput decodes: in which publication, for which streams and trucks, and from where in the WAL on it can be relied upon';
+'one row an input table that trucker publishes (if it is partitioned: its partitions) for streams that pgoutput decodes: in which publication, with which columns (NULL: all), for which streams and trucks, and from where in the WAL on it can be relied upon';
+
+CREATE VIEW trucker.former_definitions WITH (security_barrier) AS
+SELECT t.name AS truck, f.switches_at, f.since,
+	   CASE WHEN NOT f.in_force THEN 'its worker has yet to find out whether the former definition is needed'
+			WHEN f.switches_at IS NULL THEN 'the columns that the new definition reads are published, but transactions run that may not write them'
+			ELSE 'the new definition takes effect with what commits at or after switches_at' END AS state,
+	   f.input_tables::regclass[] AS input_tables, f.input_sql, f.output_sql, f.options, f.search_path
+FROM trucker.former_truck f JOIN trucker.truck t ON t.id = f.truck_id
+WHERE pg_catalog.pg_has_role(t.owner, 'USAGE');
+COMMENT ON VIEW trucker.former_definitions IS
+'trucks of the caller''s that have been altered and still run what they were before, as what they have yet to apply does not carry all columns that the new definition reads';
 
 CREATE VIEW trucker.migrations AS
 SELECT connection, version, name, applied_at, state, has_down, detail FROM trucker.migration_status();
@@ -755,7 +822,7 @@ REVOKE ALL ON FUNCTION
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
-	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
+	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid), trucker.columns_made_of(oid),
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
@@ -766,5 +833,5 @@ REVOKE ALL ON PROCEDURE
 	trucker.mark_migration(text, text, boolean)
 FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
-GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots, trucker.publications TO PUBLIC;
+GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots, trucker.publications, trucker.former_definitions TO PUBLIC;
 GRANT SELECT ON trucker.stat_truck, trucker.stat_stream, trucker.backfill_progress TO PUBLIC;

@@ -246,6 +246,8 @@ take_names(TruckerMember *member)
 	StartTransactionCommand();
 	trucker_member_read_names(member);
 	CommitTransactionCommand();
+	/* what it needs of them is to be written down */
+	member->arranged = false;
 }
 
 /*

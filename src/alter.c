@@ -6,7 +6,8 @@
  * the worker that carries the truck lets go of it and loads it anew, at the end of a
  * source transaction; what that needs is found in the catalog:
  *
- *	- another SQL, or option: nothing but that
+ *	- another SQL, or option: nothing but that; where the truck is sent only the columns that
+ *	  it has read so far, from where it is sent the others on (redefine.c)
  *	- a table that is not read any more: its row in trucker.input_table is gone
  *	- a table that was added: has no such row until it has been loaded
  *	  (added_tables.c).  With "backfill": false it gets its row here: the truck reads
@@ -30,8 +31,10 @@
 
 #include "api.h"
 #include "check.h"
+#include "column_list.h"
 #include "connection.h"
 #include "filter.h"
+#include "former.h"
 #include "program.h"
 #include "quarantine.h"
 #include "state.h"
@@ -207,6 +210,22 @@ refuse_added(const TruckerTruck *truck, const TruckerTruck *old)
 }
 
 /*
+ * It has changes to apply that may not carry what it will read: its worker finds out, and
+ * runs what it is now as long as need be.
+ */
+static void
+keep_former(const TruckerTruck *truck)
+{
+	if (!truck->needs_backfill && !truck->lost && is_published_for(truck))
+	{
+		trucker_former_keep(&truck->id);
+		return;
+	}
+	trucker_former_forget(&truck->id);
+	trucker_column_need_forget(&truck->id);
+}
+
+/*
  * Write down what a truck has become, of which old is what trucker_alter_lock() has
  * returned; with its filters, if they may be others.
  */
@@ -232,6 +251,7 @@ trucker_alter(TruckerTruck *truck, const TruckerTruck *old, bool filters_change)
 	if (runs)
 		written = trucker_check_truck(truck);
 
+	keep_former(truck);
 	trucker_truck_update(truck);
 	if (filters_change)
 		trucker_filter_store(truck);

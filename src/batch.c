@@ -38,6 +38,9 @@
 /* a column's value in a packed change: its length, or one of these */
 #define PACKED_NULL (-1)
 
+/* in the place of the number of columns left unchanged: the plugin does not tell */
+#define NOT_TOLD (-1)
+
 /* No catalog may be looked at outside a transaction; to a tuple, text is as good as bytea. */
 static TupleDesc
 packed_desc(void)
@@ -109,7 +112,7 @@ static bytea *
 pack_message(const TruckerMessage *message, const TruckerNeeds *needs)
 {
 	StringInfoData buf;
-	int32		header[5] = {message->kind, 0, 0, (int32) message->leaf, message->size};
+	int32		header[6] = {message->kind, 0, 0, (int32) message->leaf, message->size, message->tells_unchanged ? message->nunchanged : NOT_TOLD};
 
 	initStringInfo(&buf);
 	appendStringInfoSpaces(&buf, VARHDRSZ);
@@ -117,6 +120,8 @@ pack_message(const TruckerMessage *message, const TruckerNeeds *needs)
 	appendBinaryStringInfo(&buf, (char *) &message->lsn, sizeof(message->lsn));
 	header[1] = pack_fields(&buf, message, message->newfields, message->nnew, needs);
 	header[2] = pack_fields(&buf, message, message->oldfields, message->nold, needs);
+	for (int i = 0; i < message->nunchanged; i++)
+		appendBinaryStringInfo(&buf, message->unchanged[i], strlen(message->unchanged[i]) + 1);
 	memcpy(buf.data + VARHDRSZ, header, sizeof(header));
 	SET_VARSIZE(buf.data, buf.len);
 	return (bytea *) buf.data;
@@ -153,7 +158,7 @@ static void
 unpack_message(const bytea *packed, TruckerMessage *message)
 {
 	const char *p = VARDATA_ANY(packed);
-	int32		header[5];
+	int32		header[6];
 
 	memset(message, 0, sizeof(*message));
 	memcpy(header, p, sizeof(header));
@@ -164,7 +169,16 @@ unpack_message(const bytea *packed, TruckerMessage *message)
 	message->size = header[4];
 	memcpy(&message->lsn, p + sizeof(header), sizeof(message->lsn));
 	p = unpack_fields(p + sizeof(header) + sizeof(message->lsn), &message->newfields, message->nnew);
-	(void) unpack_fields(p, &message->oldfields, message->nold);
+	p = unpack_fields(p, &message->oldfields, message->nold);
+	message->tells_unchanged = header[5] != NOT_TOLD;
+	if (header[5] <= 0)
+		return;
+	message->unchanged = palloc(header[5] * sizeof(char *));
+	while (message->nunchanged < header[5])
+	{
+		message->unchanged[message->nunchanged++] = p;
+		p += strlen(p) + 1;
+	}
 }
 
 /* ----

@@ -59,6 +59,9 @@ typedef struct TruckerMessage
 	Oid			leaf;			/* the partition that it is a change of, or invalid; the receiver fills it in */
 	int			nnew;			/* INSERT, UPDATE: the new row */
 	TruckerField *newfields;
+	bool		tells_unchanged;	/* INSERT, UPDATE: all columns that were sent are told of */
+	int			nunchanged;		/* ... these among them, without their large values, which were left as they were */
+	const char **unchanged;		/* names */
 	int			nold;			/* UPDATE, DELETE: the old row, as far as sent */
 	TruckerField *oldfields;
 	struct TruckerMessage *also;	/* TRUNCATE: the next table of the same statement, or NULL */

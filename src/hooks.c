@@ -42,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "column_list.h"
 #include "connection.h"
 #include "filter.h"
 #include "project_store.h"
@@ -414,7 +415,7 @@ look_at_inputs(Node *node)
 		!OidIsValid(get_relname_relid("message_prefix", get_namespace_oid(TRUCKER_SCHEMA, true))))
 		return;
 	CommandCounterIncrement();
-	trucker_publication_after();
+	trucker_publication_after(&altered);
 	/* what a truck's SQL does must be decoded as well */
 	lost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
 	trucker_filter_follow(&altered);
@@ -487,6 +488,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 {
 	/* asked first: a procedure that rolls back may have freed the tree of its own CALL */
 	bool		may_alter = alters_tables(pstmt->utilityStmt);
+	char	   *restored = trucker_column_list_restored(pstmt->utilityStmt);
 	XLogRecPtr	outer_lsn;
 
 	/* an error has left it set */
@@ -509,6 +511,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	execute_utility(pstmt, query, read_only_tree, context, params, query_env, dest, qc);
 	if (may_alter)
 		look_at_inputs(pstmt->utilityStmt);
+	if (restored)
+		trucker_column_list_strip(restored);
 	altered.lsn = outer_lsn;
 }
 

@@ -75,12 +75,12 @@ trucker_member_init(void)
 /*
  * A truck that is carried now; NULL: it has been dropped, or reset, since it was
  * listed.  slot_lsn is up to where the stream's slot is confirmed: the truck has
- * applied all before.  In a transaction; the member is a child of the current memory
+ * applied all before; published, that the stream sends what publications hold.  In a transaction; the member is a child of the current memory
  * context.  What this process has committed must have been flushed: the position that
  * is read here counts as durable.
  */
 TruckerMember *
-trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn)
+trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn, bool published)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "trucker member",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -105,6 +105,9 @@ trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn)
 		trucker_member_free(member);
 		return NULL;
 	}
+	member->tidies = !published;
+	if (published && (member->former = trucker_former_load(member->truck)) != NULL && member->former->in_force)
+		member->truck = member->former->truck;
 	trucker_truck_get_info(member->entry, &info);
 	member->failures = info.failures;
 	member->failed_lsn = info.failed_lsn;
@@ -366,6 +369,25 @@ find_blame(const TruckerMember *member, int sqlstate)
 }
 
 /*
+ * What fails by its former definition may well be what the truck was altered for, and that
+ * cannot help yet.
+ */
+static void
+tell_of_former(const TruckerMember *member, ErrorData *edata)
+{
+	const TruckerTruck *truck = member->truck;
+	const char *name = quote_literal_cstr(truck->name);
+
+	if (!truck->is_former || edata->hint != NULL)
+		return;
+	edata->hint = psprintf("The truck runs its former definition: changes made before %s do not carry all columns that the new one reads. "
+						   "To do without it, SELECT trucker.resync(%s) loads the destination anew; "
+						   "or, while the truck is the only one of its stream, SELECT trucker.set_output_plugin(%s, 'wal2json').",
+						   XLogRecPtrIsInvalid(truck->former_until) ? "its new columns are published" :
+						   psprintf("%X/%X", LSN_FORMAT_ARGS(truck->former_until)), name, quote_literal_cstr(truck->stream_name));
+}
+
+/*
  * The truck has failed.  If that could not be recorded it is not known to be lost, or
  * stopped, after a restart; so it is neither, and the next error is another chance.
  */
@@ -439,6 +461,7 @@ handle_error(TruckerMember *member, bool ran_out_of_time)
 	MemoryContextSwitchTo(member->context);
 	edata = CopyErrorData();
 	LWLockReleaseAll();
+	tell_of_former(member, edata);
 	/* it may also have been meant for the truck before this one */
 	cancelled = trucker_worker_was_cancelled() || is_told_to_stop(member);
 	cancelled = cancelled && edata->sqlerrcode == ERRCODE_QUERY_CANCELED;

@@ -5,6 +5,7 @@
 #ifndef TRUCKER_MEMBER_H
 #define TRUCKER_MEMBER_H
 
+#include "former.h"
 #include "pipeline.h"
 #include "shmem.h"
 #include "state.h"
@@ -29,6 +30,9 @@ typedef struct TruckerMember
 	bool		gone;			/* it is to be forgotten, or loaded anew */
 	bool		lost;			/* no attempt can help */
 	bool		compiled;
+	bool		arranged;		/* what it needs of publications is written down, since it was compiled */
+	TruckerFormer *former;		/* what it was before it was altered; NULL: nothing, or of no concern here */
+	bool		tidies;			/* of that, and of what it needs, nothing must be left */
 	bool		in_batch;		/* the batch holds changes of its tables */
 	uint64		names_seen;		/* its tables' names were right as of that many alterations */
 	int			ntables;
@@ -54,7 +58,7 @@ typedef struct TruckerMember
 typedef void (*TruckerMemberStep) (TruckerMember *member, void *arg);
 
 /* in member.c */
-extern TruckerMember *trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn);
+extern TruckerMember *trucker_member_create(const TruckerTruck *truck, XLogRecPtr slot_lsn, bool published);
 extern void trucker_member_free(TruckerMember *member);
 extern bool trucker_member_shall_run(const TruckerMember *member);
 extern bool trucker_member_try(TruckerMember *member, TruckerMemberStep step, void *arg, bool alone);

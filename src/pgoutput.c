@@ -13,13 +13,24 @@
  *   the key are those of the new row then;
  * - where only the key of the old row is known, the other columns come as nulls, which
  *   mean nothing, and are dropped;
- * - a TOAST value that was left unchanged is no field at all.
+ * - a TOAST value that was left unchanged is no field at all, but the message tells which
+ *	 columns these are: a column that is neither was not sent, as the publication's column
+ *	 list did not have it then (column_list.c).
  * Stored generated columns are missing (PostgreSQL 15 does not send them): generated.c.
  *
  * Version 2 of the protocol sends large transactions while they run.  It is not asked for:
  * what it saves is the walsender's spilling to disk, but as a transaction's changes may
  * only be applied once it has committed, they would have to be spilled here instead,
  * those of aborted ones, too.
+ *
+ * Of what publications can do, column lists are used (column_list.c), and these are not:
+ * - publish_via_partition_root: a change would come as one of the whole.  Partitions are
+ *	 published one by one, so that a new one is only when it has a replica identity, and
+ *	 toast.c must know in which of them the row is;
+ * - row filters: there is nothing that they could be made of.  A truck's WHERE may read
+ *	 other tables, which change by themselves; and an update that takes a row out of it, or
+ *	 into it, would come as a delete or an insert, so that r would not be what it is with
+ *	 wal2json.
  *
  * No message is trusted: each read is checked against the end of the message, each count
  * against what was announced.  Whatever does not fit is ERRCODE_PROTOCOL_VIOLATION, and
@@ -255,10 +266,10 @@ remember_table(Decoding *decoding, const char *data, int len)
  * A row's fields, in the order of the table's columns.  Values are where they stand in
  * copy, which is the message once more: there each of them gets the zero byte that ends
  * it, in the place of what follows, which is read from the message itself.  only_key: the
- * others are there, and mean nothing.
+ * others are there, and mean nothing.  message: where to tell of columns left unchanged; or NULL.
  */
 static TruckerField *
-take_row(const KnownTable *table, Reader *reader, char *copy, bool only_key, int *nfields)
+take_row(const KnownTable *table, Reader *reader, char *copy, bool only_key, int *nfields, TruckerMessage *message)
 {
 	TruckerField *fields;
 	int			n = 0;
@@ -289,6 +300,12 @@ take_row(const KnownTable *table, Reader *reader, char *copy, bool only_key, int
 		}
 		else if (kind != 'n' && kind != 'u')
 			malformed("A value is of an unknown kind.");
+		if (kind == 'u' && message)
+		{
+			if (message->unchanged == NULL)
+				message->unchanged = palloc(table->ncolumns * sizeof(char *));
+			message->unchanged[message->nunchanged++] = column->name;
+		}
 		if (kind != 'u' && (column->is_key || !only_key))
 			n++;
 	}
@@ -321,7 +338,7 @@ take_old_row(const KnownTable *table, Reader *reader, char *copy, char kind, Tru
 {
 	if (kind != 'K' && kind != 'O')
 		malformed("A row is neither an old one nor a key.");
-	message->oldfields = take_row(table, reader, copy, kind == 'K', &message->nold);
+	message->oldfields = take_row(table, reader, copy, kind == 'K', &message->nold, NULL);
 }
 
 static void
@@ -329,7 +346,8 @@ take_new_row(const KnownTable *table, Reader *reader, char *copy, char kind, Tru
 {
 	if (kind != 'N')
 		malformed("A row is not a new one.");
-	message->newfields = take_row(table, reader, copy, false, &message->nnew);
+	message->newfields = take_row(table, reader, copy, false, &message->nnew, message);
+	message->tells_unchanged = true;
 }
 
 /* An insert, update or delete, all of it but its kind. */

@@ -30,8 +30,10 @@
  * toast.c and part.c must know them.  (Of a TRUNCATE of the whole, too, only partitions
  * are told: see trucker_tables_truncated().)
  *
- * The only file that knows the columns of trucker.published_table.  Everything that
- * changes publications does so one after the other (lock_all).
+ * Which columns of the tables they hold is column_list.c's concern.
+ *
+ * The only file, with column_list.c, that knows the columns of trucker.published_table.  Everything that
+ * changes publications does so one after the other (trucker_publication_lock_all).
  */
 #include "trucker.h"
 
@@ -53,6 +55,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "column_list.h"
 #include "deadlock.h"
 #include "log.h"
 #include "publication.h"
@@ -90,9 +93,12 @@ utility(const char *sql)
 		elog(ERROR, "unexpected result of \"%s\"", sql);
 }
 
-/* Whoever changes publications takes turns; readers of the table are not held up. */
-static void
-lock_all(void)
+/*
+ * Whoever changes publications takes turns; readers of the table are not held up.  In an
+ * open access to the catalog.
+ */
+void
+trucker_publication_lock_all(void)
 {
 	utility("LOCK TABLE trucker.published_table IN SHARE ROW EXCLUSIVE MODE");
 }
@@ -304,14 +310,17 @@ trucker_publication_prepare(const pg_uuid_t *stream_id, List *trucks)
 	StartTransactionCommand();
 	trucker_catalog_begin(&access);
 	trucker_give_way_in_deadlocks(true);
-	lock_all();
+	trucker_publication_lock_all();
 	name = find_or_create(stream_id);
 	foreach(lc, trucks)
 	{
 		const TruckerTruck *truck = lfirst(lc);
 
 		for (int i = 0; i < truck->ninputs; i++)
+		{
 			add_table(name, truck->inputs[i], truck->inserts_only);
+			trucker_column_list_open(name, truck, truck->inputs[i]);
+		}
 	}
 	trucker_give_way_in_deadlocks(false);
 	name = MemoryContextStrdup(context, name);
@@ -358,7 +367,7 @@ trucker_publication_settle(const char *name)
 
 /*
  * Does the publication hold all that commits at or after lsn, and that the truck wants to
- * know of its inputs, but for those (Oid) that have yet to be loaded?  In a transaction.
+ * know of its inputs, with the columns that it needs, but for those (Oid) that have yet to be loaded?  In a transaction.
  */
 bool
 trucker_publication_covers(const char *name, const TruckerTruck *truck, const List *unloaded, XLogRecPtr lsn)
@@ -374,7 +383,8 @@ trucker_publication_covers(const char *name, const TruckerTruck *truck, const Li
 	covered = trucker_catalog_execute("SELECT FROM trucker.truck t JOIN trucker.input_table i ON i.truck_id = t.id "
 									  "WHERE t.id = $2 AND i.relid = ANY (t.input_tables::oid[]) AND NOT EXISTS "
 									  "(SELECT FROM trucker.published_table p WHERE (p.publication, p.relid) = ($1, i.relid) "
-									  "AND p.usable_lsn <= $3 AND ($4 OR NOT p.inserts_only))",
+									  "AND p.usable_lsn <= $3 AND ($4 OR NOT p.inserts_only) AND (p.columns IS NULL OR p.columns @> "
+									  "coalesce((SELECT n.columns || n.wanted FROM trucker.column_need n WHERE (n.truck_id, n.relid) = (t.id, i.relid)), '{0}')))",
 									  4, types, values, NULL, SPI_OK_SELECT) == 0;
 	trucker_catalog_end(&access);
 	return covered;

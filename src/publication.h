@@ -15,6 +15,7 @@
 
 /* in publication.c: in a worker */
 extern char *trucker_publication_prepare(const pg_uuid_t *stream_id, List *trucks);
+extern void trucker_publication_lock_all(void);
 extern void trucker_publication_settle(const char *name);
 extern bool trucker_publication_covers(const char *name, const TruckerTruck *truck, const List *unloaded,
 									   XLogRecPtr lsn);
@@ -25,7 +26,7 @@ extern void trucker_publication_clean(void);
 /* in publication_guard.c: in anybody's session */
 extern void trucker_publication_refuse(Node *statement);
 extern void trucker_publication_before(Node *statement);
-extern void trucker_publication_after(void);
+extern void trucker_publication_after(const TruckerAltered *altered);
 
 /* in publication_guard.c: for both */
 extern void trucker_publication_withdraw(const char *name, Oid relid);

@@ -8,7 +8,8 @@
  * publications must not lead to either: a table that has lost its identity, or has a
  * partition without one, is published for inserts only from then on, in the very
  * transaction of the statement that did it; and one that is to be unlogged leaves them
- * before.  What that means for trucks is input_ddl.c's concern.
+ * before.  What that means for trucks is input_ddl.c's concern.  (Lists of columns can stand
+ * in the way, too: column_list_guard.c.)
  *
  * On the other hand only superusers could alter these publications, as with a replication
  * slot; but a slot that has been dropped is noticed, and changes that are not sent are
@@ -36,6 +37,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "column_list.h"
 #include "publication.h"
 
 #define TOKEN_DIGITS 16
@@ -243,12 +245,13 @@ publish_inserts_only(const char *name, Oid relid)
  * and what has got a replica identity is published for all changes.
  */
 void
-trucker_publication_after(void)
+trucker_publication_after(const TruckerAltered *altered)
 {
 	TruckerCatalog access;
 
 	if (!any_is_there())
 		return;
+	trucker_column_list_after(altered);
 	trucker_catalog_begin(&access);
 	/* as in input_ddl.c: compiling would take longer than the queries */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);

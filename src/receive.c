@@ -397,21 +397,31 @@ batch_is_full(const TruckerStream *stream)
  * ----
  */
 
+/* What commits there or later is for another pass; 0: there is no limit. */
+static XLogRecPtr
+limit_of_pass(const TruckerStream *stream)
+{
+	if (stream->read_until != 0 && stream->switch_lsn != 0)
+		return Min(stream->read_until, stream->switch_lsn);
+	return Max(stream->read_until, stream->switch_lsn);
+}
+
 /*
- * Must the pass end before this source transaction?  Its truck is to stop here; or
+ * Must the pass end before this source transaction?  A truck is to stop here; or
  * the catalog, which is looked at between any two transactions, says something new:
  * what has committed since is for trucks as they are now.
  */
 static bool
 ends_pass(TruckerStream *stream, const TruckerMessage *begin)
 {
-	bool		is_limit = stream->read_until != 0 && begin->commit_lsn >= stream->read_until;
+	XLogRecPtr	limit = limit_of_pass(stream);
+	bool		is_limit = limit != 0 && begin->commit_lsn >= limit;
 
 	if (!is_limit && !trucker_worker_is_poked())
 		return false;
 	finish_batch(stream);
 	if (is_limit && stream->nactive > 0)
-		applied(stream, stream->read_until, begin->committed_at);
+		applied(stream, limit, begin->committed_at);
 	return is_limit || (trucker_worker_poked() && trucker_roster_refresh(stream));
 }
 
@@ -645,6 +655,8 @@ time_to_rest(const TruckerStream *stream)
 		if (((TruckerMember *) lfirst(lc))->unloaded != NIL)
 			ms = ms < 0 ? RETRY_CHECK_MS : Min(ms, RETRY_CHECK_MS);
 
+	if (trucker_redefine_is_waiting(stream))
+		ms = ms < 0 ? RETRY_CHECK_MS : Min(ms, RETRY_CHECK_MS);
 	if (!stream->row->home)
 		ms = ms < 0 ? JOIN_CHECK_MS : Min(ms, JOIN_CHECK_MS);
 	if (retry_at != 0)
@@ -657,14 +669,15 @@ static void
 take_idle(TruckerStream *stream)
 {
 	XLogRecPtr	lsn = stream->idle_lsn;
+	XLogRecPtr	limit = limit_of_pass(stream);
 
 	if (XLogRecPtrIsInvalid(lsn) || stream->in_source || stream->batch_started != 0)
 		return;
 	stream->idle_lsn = InvalidXLogRecPtr;
 	trucker_tables_check_all(stream);
-	if (stream->read_until != 0 && lsn >= stream->read_until)
+	if (limit != 0 && lsn >= limit)
 	{
-		lsn = stream->read_until;
+		lsn = limit;
 		stream->pass_is_over = true;
 	}
 	if (stream->nactive > 0)

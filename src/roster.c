@@ -102,10 +102,10 @@ is_misplaced(const TruckerStream *stream, const TruckerTruck *truck)
 }
 
 static void
-add_member(TruckerStream *stream, const TruckerTruck *truck, XLogRecPtr slot_lsn)
+add_member(TruckerStream *stream, const TruckerTruck *truck, XLogRecPtr slot_lsn, bool published)
 {
 	MemoryContext old = MemoryContextSwitchTo(stream->members_context);
-	TruckerMember *member = trucker_member_create(truck, slot_lsn);
+	TruckerMember *member = trucker_member_create(truck, slot_lsn, published);
 
 	if (member)
 	{
@@ -235,6 +235,7 @@ trucker_roster_refresh(TruckerStream *stream)
 	List	   *lost = NIL;
 	bool		changed;
 	bool		written = false;
+	bool		published;
 	ListCell   *lc;
 
 	/* positions that are read now may be confirmed, and are of commits that did not wait for the disk */
@@ -244,6 +245,7 @@ trucker_roster_refresh(TruckerStream *stream)
 	trucker_takeover_begin();
 	if (stream->row->slot_name)
 		slot_lsn = trucker_slot_confirmed(stream->row->slot_name);
+	published = trucker_switch_publication(stream->row) != NULL;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -260,7 +262,7 @@ trucker_roster_refresh(TruckerStream *stream)
 			lost = lappend(lost, truck);
 		else if (find_member(stream, &truck->id) == NULL)
 		{
-			add_member(stream, truck, slot_lsn);
+			add_member(stream, truck, slot_lsn, published);
 			changed = true;		/* also if it is gone again: see below */
 		}
 	}

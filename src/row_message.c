@@ -388,6 +388,54 @@ take_old(TruckerRow *row, TruckerRelation *relation, const TruckerMessage *messa
 	}
 }
 
+static bool
+is_unchanged(const TruckerMessage *message, const char *name)
+{
+	for (int i = 0; i < message->nunchanged; i++)
+		if (strcmp(message->unchanged[i], name) == 0)
+			return true;
+	return false;
+}
+
+/* What the column was called when the change was made, as far as that is known; NULL: it was not there. */
+static const char *
+name_then(const TruckerRow *row, const TruckerRelation *relation, int attnum)
+{
+	if (row->then == NULL)
+		return NameStr(TupleDescAttr(relation->desc, attnum - 1)->attname);
+	for (int i = 0; i < row->then->ncolumns; i++)
+		if (row->then->columns[i].attnum == attnum)
+			return row->then->columns[i].name;
+	return NULL;
+}
+
+/*
+ * A column that somebody needs, and that is neither in the new row nor one that it has left
+ * unchanged, was not sent.  Nothing else may be taken for its value, not even the table's
+ * own: a later change of the same row would not show that it has altered it (toast.c).
+ */
+static void
+check_sent(const TruckerRow *row, const TruckerRelation *relation, const TruckerMessage *message)
+{
+	for (int attnum = 1; attnum <= relation->desc->natts; attnum++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(relation->desc, attnum - 1);
+		const char *name;
+
+		if (!relation->need_new[attnum - 1] || row->newpresence[attnum - 1] != TRUCKER_ABSENT ||
+			attr->attisdropped || attr->attgenerated != '\0')
+			continue;
+		name = name_then(row, relation, attnum);
+		if (name && !is_unchanged(message, name))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("a change of table %s carries no value for column \"%s\"", relation->name, NameStr(attr->attname)),
+					 row->then ? errdetail("When the change was made, the column was generated, or was not among those that trucks needed.") :
+					 errdetail("The column, or its name, was another when the change was made."),
+					 errhint("Call trucker.resync() to load the table anew.")));
+	}
+}
+
 /*
  * A column that somebody needs, and that was not there when the change was made: nothing
  * else can be meant by its absence (as by that of an unchanged TOAST value).
@@ -452,5 +500,7 @@ trucker_row_from_message(TruckerRow *row, TruckerRelation *relation,
 		trucker_relation_end_as_owner(&saved);
 	if (then && then->next)
 		take_added(row, relation);
+	if (message->tells_unchanged && row->operation != TRUCKER_DELETE)
+		check_sent(row, relation, message);
 	error_context_stack = callback.previous;
 }

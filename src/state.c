@@ -18,6 +18,8 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "column_list.h"
+#include "former.h"
 #include "state.h"
 
 /* the truck's row, unless somebody else has it locked; of trucker.truck_state */
@@ -38,6 +40,8 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 		"DELETE FROM trucker.input_table WHERE truck_id = $1",
 		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
 		"DELETE FROM trucker.destination WHERE truck_id = $1",
+		"DELETE FROM trucker.former_truck WHERE truck_id = $1",
+		"DELETE FROM trucker.column_need WHERE truck_id = $1",
 		/* and what the last batch of a truck may have added after it had been dropped */
 		"DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
 		"DELETE FROM trucker.quarantined_change WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
@@ -67,6 +71,9 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 						  truck_id, NULL, SPI_OK_DELETE);
 	trucker_catalog_write("DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_DELETE);
+	/* it is loaded by the definition that it has now, and all columns are published for that */
+	trucker_former_forget(truck_id);
+	trucker_column_need_forget(truck_id);
 	/* what the destination holds does not count any more */
 	trucker_catalog_write("UPDATE trucker.destination SET emptied = false WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_UPDATE);

@@ -14,6 +14,7 @@
 #include "utils/pg_lsn.h"
 
 #include "catalog.h"
+#include "column_list.h"
 #include "state.h"
 
 #define INPUT_COLUMNS "relid, leaf, schema_name, table_name, coalesce(from_lsn, '0/0'), named_lsn, " \
@@ -284,6 +285,7 @@ trucker_state_remove_inputs(const pg_uuid_t *truck_id)
 	trucker_catalog_write("DELETE FROM trucker.input_table i USING trucker.truck t "
 						  "WHERE t.id = $1 AND i.truck_id = t.id AND i.relid <> ALL (t.input_tables::oid[])",
 						  truck_id, NULL, SPI_OK_DELETE);
+	trucker_column_need_forget_others(truck_id);
 }
 
 /*

@@ -214,7 +214,10 @@ compile_new(TruckerStream *stream)
 		if (!member->active || member->compiled)
 			continue;
 		if (trucker_member_try(member, trucker_member_compile, NULL, stream->nactive == 1))
+		{
 			member->compiled = true;
+			member->arranged = false;
+		}
 		else
 			stream->nactive--;
 	}
@@ -420,6 +423,9 @@ pass_must_end(TruckerStream *stream)
 	if (trucker_retry_is_due(stream))
 		trucker_retry_work(stream);
 	stream->switches = trucker_switch_is_due(stream);
+	trucker_redefine_settle(stream);
+	if (trucker_redefine_is_due(stream))
+		return true;
 	if (trucker_added_is_due(stream) || stream->switches)
 		return true;
 	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
@@ -487,6 +493,8 @@ trucker_stream_follow(TruckerStream *stream)
 			continue;
 		if ((stream->switches || trucker_switch_is_due(stream)) && trucker_switch(stream))
 			continue;
+		if (trucker_redefine_arrange(stream))
+			continue;
 		if (trucker_added_is_due(stream))
 			trucker_added_begin(stream);
 		if (stream->nactive == 0)
@@ -494,6 +502,7 @@ trucker_stream_follow(TruckerStream *stream)
 		begin_pass(stream);
 		follow(stream);
 		end_pass(stream);
+		trucker_redefine_end_pass(stream);
 		trucker_added_end(stream);
 		learn_names(stream);
 	}
@@ -517,7 +526,7 @@ trucker_stream_abandon(TruckerStream *stream)
 	stream->members = NIL;
 	trucker_first_start_abandon();
 	stream->addition = NULL;
-	stream->read_until = InvalidXLogRecPtr;
+	stream->read_until = stream->switch_lsn = InvalidXLogRecPtr;
 	stream->ddl_xid = 0;
 	end_pass(stream);
 	trucker_member_end_turn();

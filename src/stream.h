@@ -76,6 +76,10 @@ typedef struct TruckerStream
 	XLogRecPtr	ddl_lsn;		/* start of its commit record */
 	struct TruckerAddition *addition;	/* inputs that are being added to its only truck; or NULL */
 	XLogRecPtr	read_until;		/* that truck gets nothing that commits at or after it; 0: no limit */
+	XLogRecPtr	switch_lsn;		/* what commits at or after it is for the new definition of some truck; 0: no such */
+	TimestampTz settle_at;		/* when to look again where that is */
+	TimestampTz lists_at;		/* when to look again at columns to publish */
+	uint64		lists_seen;		/* ... were looked at as of that many alterations */
 
 	/* the source transaction that is being received */
 	bool		in_source;
@@ -137,6 +141,7 @@ extern List *trucker_tables_truncated(const TruckerStream *stream, const Trucker
 extern List *trucker_tables_names(const TruckerStream *stream);
 extern void trucker_tables_check_names(TruckerStream *stream, TruckerMember *member);
 extern void trucker_tables_check_all(TruckerStream *stream);
+extern bool trucker_tables_were_altered(TruckerStream *stream);
 extern List *trucker_tables_inputs(const TruckerTruck *truck);
 extern void trucker_tables_lock(const List *relids);
 extern List *trucker_tables_unloaded(const TruckerTruck *truck, List **names);
@@ -157,6 +162,13 @@ extern const char *trucker_switch_publication(const TruckerStreamRow *stream);
 extern bool trucker_switch_suits(const TruckerStreamRow *from, const TruckerStreamRow *to,
 								 const TruckerMember *member, XLogRecPtr lsn);
 extern bool trucker_switch_prepare_to_join(const TruckerStream *stream, const TruckerStreamRow *home);
+
+/* in redefine.c: by which definition an altered truck is run */
+extern bool trucker_redefine_arrange(TruckerStream *stream);
+extern void trucker_redefine_end_pass(TruckerStream *stream);
+extern void trucker_redefine_settle(TruckerStream *stream);
+extern bool trucker_redefine_is_waiting(const TruckerStream *stream);
+extern bool trucker_redefine_is_due(TruckerStream *stream);
 
 /* in transition.c: for both */
 extern void trucker_transition_begin(void);

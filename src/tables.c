@@ -604,3 +604,13 @@ trucker_tables_check_all(TruckerStream *stream)
 			stream->nactive--;
 	}
 }
+
+/* Has something been altered since this was asked last?  Between batches. */
+bool
+trucker_tables_were_altered(TruckerStream *stream)
+{
+	bool		altered = stream->lists_seen != alterations;
+
+	stream->lists_seen = alterations;
+	return altered;
+}

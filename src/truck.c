@@ -40,8 +40,8 @@
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 /* The filters that the catalog knows by attnum: for each input one text, of numbers. */
-static List *
-form_filters(HeapTuple tuple, int number)
+List *
+trucker_truck_form_filters(HeapTuple tuple, int number)
 {
 	bool		isnull;
 	Datum		array = trucker_column(tuple, number, &isnull);
@@ -101,7 +101,7 @@ form_truck(HeapTuple tuple)
 	truck->version = trucker_text_column(tuple, 19);
 	truck->failed_lsn = DatumGetLSN(trucker_column(tuple, 20, &isnull));
 	truck->skip_lsn = DatumGetLSN(trucker_column(tuple, 21, &isnull));
-	truck->filters = form_filters(tuple, 22);
+	truck->filters = trucker_truck_form_filters(tuple, 22);
 	truck->filters_restored = truck->filters == NIL && trucker_bool_column(tuple, 23);
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;

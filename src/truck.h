@@ -5,6 +5,7 @@
 #ifndef TRUCKER_TRUCK_H
 #define TRUCKER_TRUCK_H
 
+#include "access/htup.h"
 #include "access/xlogdefs.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
@@ -87,6 +88,8 @@ typedef struct TruckerTruck
 	XLogRecPtr	failed_lsn;		/* of a source transaction that it is known to fail at; or 0 */
 	XLogRecPtr	skip_lsn;		/* of one that it shall pass over; or 0 */
 	char	   *version;		/* of the definition: no other one has had it */
+	bool		is_former;		/* SQL, options and filters are those that it had before it was altered (former.c) */
+	XLogRecPtr	former_until;	/* ... for all that commits before; 0: not known yet */
 } TruckerTruck;
 
 /* in truck.c */
@@ -94,6 +97,7 @@ extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
 extern void trucker_truck_check_output(const TruckerTruck *truck);
 extern void trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes);
 
+extern List *trucker_truck_form_filters(HeapTuple tuple, int number);
 extern TruckerTruck *trucker_truck_find(const char *name);
 extern TruckerTruck *trucker_truck_get(const char *name);
 extern TruckerTruck *trucker_truck_load(const pg_uuid_t *id);

@@ -7,6 +7,7 @@
 # changes as they arrive, and once as TRUCKS of them on one stream, for which they are kept.
 # Prints the medians and their ratios.  Leaves nothing behind.
 #
+#   PLUGIN=wal2json        or pgoutput, of which the walsender sends the columns that are read
 #   ROWS=50000
 #   TRUCKS=3
 #   REPETITIONS=5
@@ -15,6 +16,7 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/server.sh"
 
+plugin=${PLUGIN:-wal2json}
 rows=${ROWS:-50000}
 trucks=${TRUCKS:-3}
 repetitions=${REPETITIONS:-5}
@@ -42,10 +44,19 @@ create_group() {
 	time_group "$1" >/dev/null
 }
 
+# cpu_of BACKEND_TYPE GROUP: seconds that a group's process has used of a processor
+cpu_of() {
+	local pid
+
+	pid=$(sql "SELECT pid FROM pg_stat_activity WHERE application_name = 'trucker $2' AND backend_type = '$1'")
+	awk -v hz="$(getconf CLK_TCK)" '{ printf "%.2f", ($14 + $15) / hz }' "/proc/$pid/stat"
+}
+
 # Seconds that a group takes, from its start, to get through all that there is; what its
-# worker has used of a processor; and what its batch has taken on disk, in megabytes.
+# worker and its walsender have used of a processor; and what its batch has taken on disk,
+# in megabytes.
 time_group() {
-	local lsn started ended pid cpu disk first
+	local lsn started ended pid cpu sender disk first
 
 	lsn=$(sql "SELECT pg_current_wal_flush_lsn()")
 	first=$(wc -c <"$tmp/server.log")
@@ -54,12 +65,13 @@ time_group() {
 	wait_until "bool_and(position >= '$lsn') FROM trucker.status WHERE truck LIKE '$1\\_%'"
 	ended=$(date +%s%N)
 	pid=$(sql "SELECT pid FROM pg_stat_activity WHERE application_name = 'trucker $1' AND backend_type = 'trucker stream'")
-	cpu=$(awk -v hz="$(getconf CLK_TCK)" '{ printf "%.2f", ($14 + $15) / hz }' "/proc/$pid/stat")
+	cpu=$(cpu_of "trucker stream" "$1")
+	sender=$(cpu_of walsender "$1")
 	sql "SELECT trucker.stop(name) FROM trucker.truck WHERE name LIKE '$1\\_%'" >/dev/null
 	wait_until "bool_and(state = 'stopped') FROM trucker.status WHERE truck LIKE '$1\\_%'"
 	disk=$(tail -c "+$((first + 1))" "$tmp/server.log" | awk -v pid="[$pid]" 'index($0, pid) && /temporary file/ { sum += $NF } END { printf "%.1f", sum / 1048576 }')
 	[ "$(sql "SELECT count(*) FROM (SELECT id, c1, c2 FROM wide EXCEPT TABLE o_$1_1) AS d")" -eq 0 ] || die "truck $1_1 has not written what it should have"
-	awk -v ns=$((ended - started)) -v cpu="$cpu" -v disk="$disk" 'BEGIN { printf "%.2f %s %s\n", ns / 1e9, cpu, disk }'
+	awk -v ns=$((ended - started)) -v cpu="$cpu" -v sender="$sender" -v disk="$disk" 'BEGIN { printf "%.2f %s %s %s\n", ns / 1e9, cpu, sender, disk }'
 }
 
 # median FILE COLUMN
@@ -81,7 +93,7 @@ prepare
 make_tmp bench
 build_and_install "$root"
 start_server "fsync = off" "synchronous_commit = off" "max_wal_size = 10GB" "autovacuum = off" "log_temp_files = 0" \
-	"client_min_messages = error" "trucker.max_truck_delay = 0"
+	"client_min_messages = error" "trucker.max_truck_delay = 0" "trucker.output_plugin = $plugin"
 sql "CREATE EXTENSION trucker"
 sql "DO \$\$ BEGIN EXECUTE (SELECT 'CREATE TABLE wide (id int PRIMARY KEY, '
 	|| string_agg(format('c%s %s', n, CASE WHEN n % 2 = 0 THEN 'text' ELSE 'int' END), ', ' ORDER BY n) || ')'
@@ -100,12 +112,14 @@ for ((repetition = 1; repetition <= repetitions; repetition++)); do
 	for group in $order; do
 		time_group "$group" >>"$tmp/$group.s"
 	done
-	say "repetition $repetition (seconds, worker's CPU, MB on disk): all $(tail -n 1 "$tmp/all.s"), few $(tail -n 1 "$tmp/few.s"), kept all $(tail -n 1 "$tmp/kall.s"), kept few $(tail -n 1 "$tmp/kfew.s")"
+	say "repetition $repetition (seconds, worker's CPU, walsender's, MB on disk): all $(tail -n 1 "$tmp/all.s"), few $(tail -n 1 "$tmp/few.s"), kept all $(tail -n 1 "$tmp/kall.s"), kept few $(tail -n 1 "$tmp/kfew.s")"
 done
-say "$rows rows of 100 columns, medians of $repetitions:"
+say "$plugin, $rows rows of 100 columns, medians of $repetitions:"
 compare "alone, seconds" 1 all few
 compare "alone, worker's processor seconds" 2 all few
+compare "alone, walsender's processor seconds" 3 all few
 compare "$trucks on one stream, seconds" 1 kall kfew
 compare "$trucks on one stream, worker's processor seconds" 2 kall kfew
-compare "$trucks on one stream, MB on disk" 3 kall kfew
+compare "$trucks on one stream, walsender's processor seconds" 3 kall kfew
+compare "$trucks on one stream, MB on disk" 4 kall kfew
 stop_server
