@@ -513,6 +513,14 @@ RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_test_tap';
 COMMENT ON FUNCTION trucker.test_tap(text, text) IS
 'the same in lines of TAP, version 13';
 
+-- What a truck would do.  (explain.c)
+CREATE FUNCTION trucker.explain(
+	truck text, "rows" bigint DEFAULT 1,
+	OUT input_table regclass, OUT operation text, OUT part text, OUT statement integer, OUT sql text, OUT plan text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_explain';
+COMMENT ON FUNCTION trucker.explain(text, bigint) IS
+'a truck''s SQL, rendered for each of its input tables, and the plans for runs of about that many rows; nothing is executed';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -672,6 +680,7 @@ REVOKE ALL ON FUNCTION
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
+	trucker.explain(text, bigint),
 	trucker.fdw_validator(text[], oid), trucker.migration_status()
 FROM PUBLIC;
 REVOKE ALL ON PROCEDURE

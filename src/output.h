@@ -12,6 +12,13 @@
 
 typedef struct TruckerOutput TruckerOutput;
 
+/* A statement of output.sql, for explain(). */
+typedef struct TruckerExplained
+{
+	char	   *sql;
+	char	   *plan;			/* NULL: it has none */
+} TruckerExplained;
+
 /*
  * One kind of destination.  All but "make_ready" and "rollback" are called inside the
  * transaction in which input.sql runs, as the truck's role.
@@ -47,6 +54,12 @@ typedef struct TruckerOutputRoutine
 	 * of this database (Oid) that it writes.  With rights restricted, no batch open.
 	 */
 	List	   *(*check) (TruckerOutput *output, void *prepared, const TruckerRows *rows);
+
+	/*
+	 * The same to be shown: SQL as it is sent, and its plan (TruckerExplained *).  rows has
+	 * a store, which is not read.
+	 */
+	List	   *(*explain) (TruckerOutput *output, const char *sql, void *prepared, const TruckerRows *rows);
 
 	/* Write one run's rows. */
 	void		(*execute) (TruckerOutput *output, void *prepared, const TruckerRows *rows);

@@ -43,6 +43,23 @@ local_check(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 	return trucker_script_check_plans(prepared, rows);
 }
 
+static List *
+local_explain(TruckerOutput *output, const char *sql, void *prepared, const TruckerRows *rows)
+{
+	List	   *explained = NIL;
+	ListCell   *lc;
+
+	foreach(lc, trucker_script_split(sql, "output_sql", false))
+	{
+		TruckerExplained *one = palloc(sizeof(TruckerExplained));
+
+		one->sql = lfirst(lc);
+		one->plan = trucker_script_explain(one->sql, rows);
+		explained = lappend(explained, one);
+	}
+	return explained;
+}
+
 static void
 local_execute(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 {
@@ -90,6 +107,7 @@ static const TruckerOutputRoutine local_routine = {
 	.columns_read = local_columns_read,
 	.prepare = local_prepare,
 	.check = local_check,
+	.explain = local_explain,
 	.execute = local_execute,
 	.run = local_run,
 	.check_statements = local_check_statements,

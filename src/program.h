@@ -41,6 +41,9 @@ typedef struct TruckerProgram
 
 /* in program.c */
 extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, TruckerOutput *output, Relation rel);
+extern int	trucker_program_operations(const TruckerProgram *program);
+extern double trucker_program_estimate(double nrows);
+extern List *trucker_program_input_statements(const TruckerProgram *program, TruckerOperation operation);
 extern char *trucker_program_output_sql(TruckerProgram *program, TruckerOperation operation);
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
