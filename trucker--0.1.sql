@@ -521,6 +521,16 @@ RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_explain';
 COMMENT ON FUNCTION trucker.explain(text, bigint) IS
 'a truck''s SQL, rendered for each of its input tables, and the plans for runs of about that many rows; nothing is executed';
 
+CREATE FUNCTION trucker.dry_run(
+	truck text, transactions integer DEFAULT 1,
+	OUT commit_lsn pg_lsn, OUT xid bigint, OUT committed_at timestamptz, OUT outcome text, OUT input_table regclass,
+	OUT inserts bigint, OUT updates bigint, OUT deletes bigint, OUT truncates bigint,
+	OUT rows_in bigint, OUT rows_out bigint,
+	OUT rows_inserted bigint, OUT rows_updated bigint, OUT rows_deleted bigint, OUT error text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_dry_run';
+COMMENT ON FUNCTION trucker.dry_run(text, integer) IS
+'what a truck''s next source transactions would do, tried in a transaction at its destination that is rolled back; the position and the slot stay where they are';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -680,7 +690,7 @@ REVOKE ALL ON FUNCTION
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
-	trucker.explain(text, bigint),
+	trucker.explain(text, bigint), trucker.dry_run(text, integer),
 	trucker.fdw_validator(text[], oid), trucker.migration_status()
 FROM PUBLIC;
 REVOKE ALL ON PROCEDURE

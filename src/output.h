@@ -12,6 +12,14 @@
 
 typedef struct TruckerOutput TruckerOutput;
 
+/* How many rows a transaction has changed, in whatever tables. */
+typedef struct TruckerChanged
+{
+	int64		inserted;
+	int64		updated;
+	int64		deleted;
+} TruckerChanged;
+
 /* A statement of output.sql, for explain(). */
 typedef struct TruckerExplained
 {
@@ -74,6 +82,13 @@ typedef struct TruckerOutputRoutine
 	 */
 	void		(*commit) (TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn);
 
+	/*
+	 * In a transaction that will be rolled back (output->rehearses).  Do what a commit does
+	 * first: what is deferred until then.  And what has this transaction changed by now?
+	 */
+	void		(*settle) (TruckerOutput *output);
+	TruckerChanged (*changed) (TruckerOutput *output);
+
 	/* Our transaction has committed as well. */
 	void		(*committed) (TruckerOutput *output);
 
@@ -89,6 +104,7 @@ struct TruckerOutput
 {
 	const TruckerOutputRoutine *routine;
 	const TruckerTruck *truck;
+	bool		rehearses;		/* nothing is ever committed, and the position there stays whose it is */
 };
 
 /* in output.c */

@@ -103,7 +103,9 @@ remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 	trucker_remote_close(remote);
 	trucker_remote_open(remote);
 	MemoryContextSwitchTo(remote->session_context);
-	trouble = trucker_remote_position_take(remote->conn, remote->position, output->truck, position);
+	trouble = output->rehearses ?
+		trucker_remote_position_look(remote->conn, remote->position, output->truck, position) :
+		trucker_remote_position_take(remote->conn, remote->position, output->truck, position);
 	MemoryContextSwitchTo(old);
 	if (trouble)
 	{
@@ -373,6 +375,45 @@ remote_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 	trucker_stop_point("remote: committed");
 }
 
+/*
+ * Deferred constraints and triggers are executed, and may fail; what the triggers do is
+ * undone, and that the constraints are immediate, as SET CONSTRAINTS would hold for all
+ * that follows.
+ */
+static void
+remote_settle(TruckerOutput *output)
+{
+	TruckerRemote *remote = (TruckerRemote *) output;
+	static const char *const commands[] = {"SAVEPOINT trucker", "SET CONSTRAINTS ALL IMMEDIATE",
+	"ROLLBACK TO SAVEPOINT trucker", "RELEASE SAVEPOINT trucker"};
+
+	if (!remote->begun)
+		return;
+	trucker_remote_leave_pipeline(remote);
+	for (int i = 0; i < lengthof(commands); i++)
+		PQclear(trucker_conn_exec(remote->conn, commands[i], PGRES_COMMAND_OK));
+}
+
+/* Waits for all that has been sent. */
+static TruckerChanged
+remote_changed(TruckerOutput *output)
+{
+	TruckerRemote *remote = (TruckerRemote *) output;
+	TruckerChanged changed = {0, 0, 0};
+	PGresult   *result;
+
+	if (!remote->begun)
+		return changed;
+	trucker_remote_leave_pipeline(remote);
+	result = trucker_conn_exec(remote->conn, "SELECT pg_catalog.sum(n_tup_ins), pg_catalog.sum(n_tup_upd), pg_catalog.sum(n_tup_del) "
+							   "FROM pg_catalog.pg_stat_xact_user_tables WHERE schemaname OPERATOR(pg_catalog.!~) '^pg_temp'", PGRES_TUPLES_OK);
+	changed.inserted = strtoi64(PQgetvalue(result, 0, 0), NULL, 10);
+	changed.updated = strtoi64(PQgetvalue(result, 0, 1), NULL, 10);
+	changed.deleted = strtoi64(PQgetvalue(result, 0, 2), NULL, 10);
+	PQclear(result);
+	return changed;
+}
+
 static void
 remote_committed(TruckerOutput *output)
 {
@@ -580,6 +621,8 @@ static const TruckerOutputRoutine postgres_routine = {
 	.run = remote_run,
 	.check_statements = remote_check_statements,
 	.commit = remote_commit,
+	.settle = remote_settle,
+	.changed = remote_changed,
 	.committed = remote_committed,
 	.rollback = remote_rollback,
 	.needs_reset = remote_needs_reset,

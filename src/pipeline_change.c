@@ -134,6 +134,8 @@ execute_truncate_sql(TruckerPipeline *pipeline, TruckerInput *input)
 
 	pipeline->in_truncate = true;
 	pipeline->output->routine->run(pipeline->output, trucker_program_truncate_statements(input->program));
+	if (pipeline->observer)
+		pipeline->observer->executed(pipeline->observer, input, 0, 0);
 	pipeline->in_truncate = false;
 	trucker_pipeline_end_sql(pipeline, nestlevel);
 }

@@ -52,7 +52,8 @@ trucker_pipeline_note_source(TruckerPipeline *pipeline, TransactionId xid)
 	pipeline->unseen[pipeline->nunseen++] = xid;
 }
 
-static void
+/* Returns the rows that output.sql has seen. */
+static int64
 run_sql(TruckerInput *input)
 {
 	TruckerProgram *program = input->program;
@@ -72,6 +73,7 @@ run_sql(TruckerInput *input)
 	program->output->routine->execute(program->output, plans->output, &rows);
 	if (result)
 		tuplestore_end(result);
+	return (int64) rows.count;
 }
 
 static void
@@ -136,13 +138,16 @@ trucker_pipeline_execute_run(TruckerPipeline *pipeline)
 	TimestampTz started;
 	MemoryContext old;
 	int			nestlevel;
+	int64		rows_out;
 
 	if (input == NULL)
 		return;
 	nestlevel = trucker_pipeline_begin_sql(pipeline);
 	started = pipeline->run_started;
 	old = MemoryContextSwitchTo(input->run->context);
-	run_sql(input);
+	rows_out = run_sql(input);
+	if (pipeline->observer)
+		pipeline->observer->executed(pipeline->observer, input, input->run->nrows, rows_out);
 	MemoryContextSwitchTo(old);
 	trucker_pipeline_end_sql(pipeline, nestlevel);
 
