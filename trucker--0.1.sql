@@ -531,6 +531,11 @@ RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_dry_run';
 COMMENT ON FUNCTION trucker.dry_run(text, integer) IS
 'what a truck''s next source transactions would do, tried in a transaction at its destination that is rolled back; the position and the slot stay where they are';
 
+CREATE FUNCTION trucker.graph(format text DEFAULT 'mermaid')
+RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_graph';
+COMMENT ON FUNCTION trucker.graph(text) IS
+'which trucks read and write which tables, with the trucks'' states: for Mermaid, or as "dot" for Graphviz; shows what trucker.status shows to the caller';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS

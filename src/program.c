@@ -33,6 +33,7 @@
 #include "net.h"
 #include "part.h"
 #include "program.h"
+#include "remote_sql.h"
 
 static char *
 render(const TruckerProgram *program, const TruckerTemplate *tmpl,
@@ -501,4 +502,34 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 		(void) trucker_target_name(truck->output_table);
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
+}
+
+/*
+ * The tables (char *) that the truck's SQL names as those which it writes, as it writes
+ * their names: for any input table and operation.
+ */
+List *
+trucker_program_targets(const TruckerTruck *truck)
+{
+	TruckerRelation relation;
+	TruckerProgram program;
+	List	   *targets = truck->output_table ? list_make1(trucker_target_name(truck->output_table)) : NIL;
+
+	memset(&relation, 0, sizeof(relation));
+	memset(&program, 0, sizeof(program));
+	program.relation = &relation;
+	parse_templates(&program, truck);
+	for (int i = 0; i < truck->ninputs; i++)
+	{
+		char	   *name = get_rel_name(truck->inputs[i]);
+
+		if (name == NULL)
+			continue;
+		relation.name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(truck->inputs[i])), name);
+		for (int operation = 0; truck->output_sql && operation < TRUCKER_OPERATIONS; operation++)
+			targets = trucker_sql_add_targets(targets, trucker_script_split(render(&program, program.output_template, operation),
+																			"output_sql", false));
+		targets = trucker_sql_add_targets(targets, trucker_program_truncate_statements(&program));
+	}
+	return targets;
 }

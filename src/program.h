@@ -51,6 +51,7 @@ extern List *trucker_program_truncate_statements(const TruckerProgram *program);
 extern void trucker_check_input_rights(const TruckerTruck *truck, Relation rel);
 extern void trucker_program_check_identity(const TruckerProgram *program);
 extern void trucker_program_check(TruckerProgram *program, List **written);
+extern List *trucker_program_targets(const TruckerTruck *truck);
 extern void trucker_program_check_syntax(const TruckerTruck *truck);
 
 #endif							/* TRUCKER_PROGRAM_H */
