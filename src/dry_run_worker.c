@@ -199,6 +199,16 @@ error_context(void *arg)
 	trucker_pipeline_error_context(arg);
 }
 
+/* Has somebody cancelled us?  A run that takes too long is an error as any other. */
+static bool
+is_cancelled(const TruckerPipeline *pipeline)
+{
+	bool		late = trucker_run_timeout > 0 && pipeline->run_started != 0 &&
+		TimestampDifferenceExceeds(pipeline->run_started, GetCurrentTimestamp(), trucker_run_timeout);
+
+	return geterrcode() == ERRCODE_QUERY_CANCELED && !late;
+}
+
 /* The current source transaction has failed.  Called with the error still in place. */
 static void
 handle_error(TruckerDryRun *run)
@@ -240,6 +250,8 @@ rehearse(TruckerDryRun *run)
 	}
 	PG_CATCH();
 	{
+		if (is_cancelled(run->member.pipeline))
+			PG_RE_THROW();
 		handle_error(run);
 	}
 	PG_END_TRY();

@@ -164,7 +164,8 @@ trucker_explain(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	explain.truck = truck;
 	explain.nrows = nrows;
-	explain.output = trucker_output_create(truck);
+	/* start() would make it local */
+	explain.output = trucker_output_leads_here(truck) ? trucker_output_local(truck) : trucker_output_create(truck);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < truck->ninputs; i++)
 	{

@@ -180,6 +180,13 @@ $there->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity
 is($there->safe_psql('postgres', q{SELECT to_regnamespace('trucker_positions') IS NULL, (SELECT count(*) FROM remote_out),
 	(SELECT count(*) FROM pg_class WHERE relname LIKE 'trucker_r%'), (SELECT count(*) FROM pg_stat_activity WHERE usename = 'writer')}),
 	't|0|0|0', 'nothing is left there');
+# by way of a connection that leads here, of which start() makes "local"
+sql('CREATE SERVER here FOREIGN DATA WRAPPER trucker OPTIONS (host \'' . $node->host . "', port '" . $node->port . q{', dbname 'postgres');
+CREATE ROLE loop LOGIN SUPERUSER;
+CREATE USER MAPPING FOR CURRENT_USER SERVER here OPTIONS (user 'loop');
+SELECT trucker.create_truck('round', '{item}', output_sql => 'INSERT INTO copy SELECT id FROM r WHERE id IS NOT NULL', output_connection => 'here')});
+like(sql(q{SELECT plan FROM trucker.explain('round')}), qr/Insert on public\.copy.*Named Tuplestore Scan/s,
+	'a connection that leads here');
 $there->safe_psql('postgres', 'DROP TABLE remote_out');
 like(psql_err($node, q{SELECT * FROM trucker.explain('remote')}), qr/42P01: +relation "remote_out" does not exist/,
 	'an error there is told here');

@@ -234,6 +234,17 @@ sql(q{SELECT trucker.start('k')});
 ok(caught_up($node, 'k'), '... as it is then');
 is(sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) FROM k_out'), '1,3', '... and no other one');
 
+# a run that takes too long
+sql(q{
+CREATE TABLE slow (id int PRIMARY KEY);
+CREATE TABLE slow_out (id int)});
+truck('slow', 'slow', 'INSERT INTO slow_out SELECT id FROM r, pg_sleep(1000)', '{}');
+sql(q{INSERT INTO slow VALUES (1); ALTER SYSTEM SET trucker.run_timeout = '100ms'; SELECT pg_reload_conf()});
+$node->poll_query_until('postgres', q{SELECT current_setting('trucker.run_timeout') = '100ms'});
+like(tried('slow', 1, 'outcome, rows_in, error'), qr/^fails\|1\|57014: .*CONTEXT: .*trucker\.run_timeout/s, 'a run that takes longer than it may');
+sql(q{ALTER SYSTEM RESET trucker.run_timeout; SELECT pg_reload_conf()});
+sql(q{SELECT trucker.drop_truck('slow')});
+
 # SQL that cannot be compiled any more
 sql(q{SELECT trucker.stop('k')});
 wait_state($node, 'k', 'stopped');
@@ -349,6 +360,15 @@ foreach my $point ('dry run: slot copied', 'dry run: tried')
 	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), '... cancelled: the process ends');
 	is(left('w'), $before, '... and nothing is left');
 	stop_at();
+	$session->quit;
+
+	($session, $pid) = begin_dry_run('w', $point);
+	sql("SELECT pg_cancel_backend($pid)");
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), '... the process is cancelled');
+	stop_at();
+	$session->query_until(qr/done/, "\\echo done\n");
+	like($session->{stderr}, qr/canceling statement due to user request/, '... which is the caller\'s error, and not the truck\'s');
+	is(left('w'), $before, '... and nothing is left');
 	$session->quit;
 
 	($session, $pid) = begin_dry_run('w', $point);
