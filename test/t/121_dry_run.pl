@@ -199,6 +199,21 @@ foreach my $plugin (qw(wal2json pgoutput))
 }
 is(sql('SELECT count(*), count(DISTINCT id) FROM p_out'), '12|6', '... all, each once');
 
+# many runs, and unchanged TOAST values
+sql(q{
+CREATE TABLE b (id int PRIMARY KEY, v int, large text);
+ALTER TABLE b ALTER COLUMN large SET STORAGE EXTERNAL;
+CREATE TABLE b_out (id int PRIMARY KEY, v int, large text);
+INSERT INTO b VALUES (0, 0, repeat('large', 2000))});
+truck('b', 'b', 'INSERT INTO b_out SELECT id, v, large FROM r ON CONFLICT (id) DO UPDATE SET (v, large) = (excluded.v, excluded.large)', '{}');
+sql(q{INSERT INTO b SELECT i, i, 'x' FROM generate_series(1, 50000) AS i});
+sql(q{UPDATE b SET v = 1 WHERE id = 0});
+is(tried('b', 10, 'outcome, inserts, updates, rows_in, rows_inserted, rows_updated, error'), "applied|50000|0|50000|50000|0|\napplied|0|1|1|0|1|",
+	'a transaction of several runs, and a value that an update leaves out');
+sql(q{INSERT INTO b VALUES (60000)});
+sql(q{UPDATE b SET large = 'other' WHERE id = 0});
+like(tried('b', 10, 'outcome, error'), qr/^applied\|\nfails\|55000: .*large/, '... and that is not there any more');
+
 # quarantine, and a transaction that is to be skipped
 sql(q{
 CREATE TABLE q (id int PRIMARY KEY, v text);
