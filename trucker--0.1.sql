@@ -557,6 +557,29 @@ RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_test_tap';
 COMMENT ON FUNCTION trucker.test_tap(text, text) IS
 'the same in lines of TAP, version 13';
 
+-- What a truck would do.  (explain.c)
+CREATE FUNCTION trucker.explain(
+	truck text, "rows" bigint DEFAULT 1,
+	OUT input_table regclass, OUT operation text, OUT part text, OUT statement integer, OUT sql text, OUT plan text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_explain';
+COMMENT ON FUNCTION trucker.explain(text, bigint) IS
+'a truck''s SQL, rendered for each of its input tables, and the plans for runs of about that many rows; nothing is executed';
+
+CREATE FUNCTION trucker.dry_run(
+	truck text, transactions integer DEFAULT 1,
+	OUT commit_lsn pg_lsn, OUT xid bigint, OUT committed_at timestamptz, OUT outcome text, OUT input_table regclass,
+	OUT inserts bigint, OUT updates bigint, OUT deletes bigint, OUT truncates bigint,
+	OUT rows_in bigint, OUT rows_out bigint,
+	OUT rows_inserted bigint, OUT rows_updated bigint, OUT rows_deleted bigint, OUT error text)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_dry_run';
+COMMENT ON FUNCTION trucker.dry_run(text, integer) IS
+'what a truck''s next source transactions would do, tried in a transaction at its destination that is rolled back; the position and the slot stay where they are';
+
+CREATE FUNCTION trucker.graph(format text DEFAULT 'mermaid')
+RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_graph';
+COMMENT ON FUNCTION trucker.graph(text) IS
+'which trucks read and write which tables, with the trucks'' states: for Mermaid, or as "dot" for Graphviz; shows what trucker.status shows to the caller';
+
 CREATE FUNCTION trucker.fdw_validator(options text[], catalog oid)
 RETURNS void LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'trucker_fdw_validator';
 COMMENT ON FUNCTION trucker.fdw_validator(text[], oid) IS
@@ -826,7 +849,8 @@ REVOKE ALL ON FUNCTION
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
-	trucker.fdw_validator(text[], oid), trucker.migration_status(), trucker.reset_stats(text)
+	trucker.explain(text, bigint), trucker.dry_run(text, integer), trucker.reset_stats(text),
+	trucker.fdw_validator(text[], oid), trucker.migration_status()
 FROM PUBLIC;
 REVOKE ALL ON PROCEDURE
 	trucker.migrate(text), trucker.rollback(text, integer), trucker.load_schema(text), trucker.dump_schema(text),

@@ -12,6 +12,21 @@
 
 typedef struct TruckerOutput TruckerOutput;
 
+/* How many rows a transaction has changed, in whatever tables. */
+typedef struct TruckerChanged
+{
+	int64		inserted;
+	int64		updated;
+	int64		deleted;
+} TruckerChanged;
+
+/* A statement of output.sql, for explain(). */
+typedef struct TruckerExplained
+{
+	char	   *sql;
+	char	   *plan;			/* NULL: it has none */
+} TruckerExplained;
+
 /*
  * One kind of destination.  All but "make_ready" and "rollback" are called inside the
  * transaction in which input.sql runs, as the truck's role.
@@ -48,6 +63,12 @@ typedef struct TruckerOutputRoutine
 	 */
 	List	   *(*check) (TruckerOutput *output, void *prepared, const TruckerRows *rows);
 
+	/*
+	 * The same to be shown: SQL as it is sent, and its plan (TruckerExplained *).  rows has
+	 * a store, which is not read.
+	 */
+	List	   *(*explain) (TruckerOutput *output, const char *sql, void *prepared, const TruckerRows *rows);
+
 	/* Write one run's rows. */
 	void		(*execute) (TruckerOutput *output, void *prepared, const TruckerRows *rows);
 
@@ -60,6 +81,13 @@ typedef struct TruckerOutputRoutine
 	 * is committed for certain when this returns.  After an error it may have been.
 	 */
 	void		(*commit) (TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn);
+
+	/*
+	 * In a transaction that will be rolled back (output->rehearses).  Do what a commit does
+	 * first: what is deferred until then.  And what has this transaction changed by now?
+	 */
+	void		(*settle) (TruckerOutput *output);
+	TruckerChanged (*changed) (TruckerOutput *output);
 
 	/* Our transaction has committed as well. */
 	void		(*committed) (TruckerOutput *output);
@@ -76,6 +104,7 @@ struct TruckerOutput
 {
 	const TruckerOutputRoutine *routine;
 	const TruckerTruck *truck;
+	bool		rehearses;		/* nothing is ever committed, and the position there stays whose it is */
 };
 
 /* in output.c */

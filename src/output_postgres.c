@@ -45,6 +45,8 @@
  * two ways beyond its noise, so this is about memory, ours and libpq's.
  */
 #define SMALL_RUN (128 * 1024)
+/* in explain(): more rows than that are taken for too many for it */
+#define EXPLAIN_PARAMS 100
 #define COPY_BUFFER (64 * 1024)
 /* a session is given up, between batches, when so many names have been used in it */
 #define MAX_NAMES 1000
@@ -101,7 +103,9 @@ remote_make_ready(TruckerOutput *output, TruckerPosition *position)
 	trucker_remote_close(remote);
 	trucker_remote_open(remote);
 	MemoryContextSwitchTo(remote->session_context);
-	trouble = trucker_remote_position_take(remote->conn, remote->position, output->truck, position);
+	trouble = output->rehearses ?
+		trucker_remote_position_look(remote->conn, remote->position, output->truck, position) :
+		trucker_remote_position_take(remote->conn, remote->position, output->truck, position);
 	MemoryContextSwitchTo(old);
 	if (trouble)
 	{
@@ -371,6 +375,45 @@ remote_commit(TruckerOutput *output, TruckerPosition *position, XLogRecPtr lsn)
 	trucker_stop_point("remote: committed");
 }
 
+/*
+ * Deferred constraints and triggers are executed, and may fail; what the triggers do is
+ * undone, and that the constraints are immediate, as SET CONSTRAINTS would hold for all
+ * that follows.
+ */
+static void
+remote_settle(TruckerOutput *output)
+{
+	TruckerRemote *remote = (TruckerRemote *) output;
+	static const char *const commands[] = {"SAVEPOINT trucker", "SET CONSTRAINTS ALL IMMEDIATE",
+	"ROLLBACK TO SAVEPOINT trucker", "RELEASE SAVEPOINT trucker"};
+
+	if (!remote->begun)
+		return;
+	trucker_remote_leave_pipeline(remote);
+	for (int i = 0; i < lengthof(commands); i++)
+		PQclear(trucker_conn_exec(remote->conn, commands[i], PGRES_COMMAND_OK));
+}
+
+/* Waits for all that has been sent. */
+static TruckerChanged
+remote_changed(TruckerOutput *output)
+{
+	TruckerRemote *remote = (TruckerRemote *) output;
+	TruckerChanged changed = {0, 0, 0};
+	PGresult   *result;
+
+	if (!remote->begun)
+		return changed;
+	trucker_remote_leave_pipeline(remote);
+	result = trucker_conn_exec(remote->conn, "SELECT pg_catalog.sum(n_tup_ins), pg_catalog.sum(n_tup_upd), pg_catalog.sum(n_tup_del) "
+							   "FROM pg_catalog.pg_stat_xact_user_tables WHERE schemaname OPERATOR(pg_catalog.!~) '^pg_temp'", PGRES_TUPLES_OK);
+	changed.inserted = strtoi64(PQgetvalue(result, 0, 0), NULL, 10);
+	changed.updated = strtoi64(PQgetvalue(result, 0, 1), NULL, 10);
+	changed.deleted = strtoi64(PQgetvalue(result, 0, 2), NULL, 10);
+	PQclear(result);
+	return changed;
+}
+
 static void
 remote_committed(TruckerOutput *output)
 {
@@ -423,12 +466,12 @@ begin_checks(TruckerRemote *remote)
 }
 
 static char *
-explain_sql(const char *name, int nparams)
+explain_sql(const char *command, const char *name, int nparams)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "EXPLAIN EXECUTE %s", name);
+	appendStringInfo(&sql, "%s %s", command, name);
 	for (int i = 0; i < nparams; i++)
 		appendStringInfoString(&sql, i == 0 ? " (NULL" : ", NULL");
 	if (nparams > 0)
@@ -455,12 +498,77 @@ remote_check(TruckerOutput *output, void *prepared, const TruckerRows *rows)
 		trucker_remote_sent(remote, PQsendPrepare(remote->conn->pg, name, statement->params_sql, nparams, plan->shape->param_types),
 			 TRUCKER_EXPECT_ANYTHING, statement->raw, 0);
 		/* which also looks whether the user there may do what the plan does */
-		trucker_remote_sent(remote, PQsendQueryParams(remote->conn->pg, explain_sql(name, nparams), 0, NULL, NULL, NULL, NULL, 0),
+		trucker_remote_sent(remote, PQsendQueryParams(remote->conn->pg, explain_sql("EXPLAIN EXECUTE", name, nparams), 0, NULL, NULL, NULL, NULL, 0),
 			 TRUCKER_EXPECT_ANYTHING, statement->raw, 0);
 	}
 	trucker_remote_leave_pipeline(remote);
 	MemoryContextSwitchTo(old);
 	return NIL;
+}
+
+/* The lines of a plan, in the current memory context. */
+static char *
+explain_there(TruckerRemote *remote, const char *sql)
+{
+	PGresult   *result = trucker_conn_exec(remote->conn, sql, PGRES_TUPLES_OK);
+	StringInfoData plan;
+
+	initStringInfo(&plan);
+	for (int i = 0; i < PQntuples(result); i++)
+		appendStringInfo(&plan, "%s%s", i > 0 ? "\n" : "", PQgetvalue(result, i, 0));
+	PQclear(result);
+	return plan.data;
+}
+
+/* The plan of a statement that gets the rows as parameters: for arrays that are not known. */
+static char *
+explain_params(TruckerRemote *remote, RemotePlan *plan, RemoteStatement *statement)
+{
+	int			nparams = statement->reads_rows ? plan->shape->nparams : 0;
+	char	   *name = psprintf("trucker_explain_%d", ++remote->names);
+
+	trucker_remote_enter_pipeline(remote);
+	trucker_remote_sent(remote, PQsendPrepare(remote->conn->pg, name, statement->params_sql, nparams, plan->shape->param_types),
+		 TRUCKER_EXPECT_ANYTHING, statement->raw, 0);
+	trucker_remote_leave_pipeline(remote);
+	PQclear(trucker_conn_exec(remote->conn, "SET LOCAL plan_cache_mode = force_generic_plan", PGRES_COMMAND_OK));
+	return explain_there(remote, explain_sql("EXPLAIN (VERBOSE, FORMAT TEXT) EXECUTE", name, nparams));
+}
+
+/*
+ * As a run of that many rows would be executed there.  How many rows go through a
+ * temporary table depends on their size, of which nothing is known here.
+ */
+static List *
+remote_explain(TruckerOutput *output, const char *sql, void *prepared, const TruckerRows *rows)
+{
+	TruckerRemote *remote = (TruckerRemote *) output;
+	RemotePlan *plan = prepared;
+	MemoryContext old = CurrentMemoryContext;
+	List	   *explained = NIL;
+	bool		large = plan->reads_rows && rows->count > EXPLAIN_PARAMS;
+
+	begin_checks(remote);
+	MemoryContextSwitchTo(old);
+	trucker_remote_leave_pipeline(remote);
+	if (large)
+	{
+		make_table(remote, plan);
+		PQclear(trucker_conn_exec(remote->conn, psprintf("INSERT INTO %s SELECT FROM pg_catalog.generate_series(1, %.0f)",
+														 plan->table, rows->count), PGRES_COMMAND_OK));
+	}
+	for (int i = 0; i < plan->n; i++)
+	{
+		RemoteStatement *statement = &plan->statements[i];
+		TruckerExplained *one = palloc0(sizeof(TruckerExplained));
+
+		one->sql = pstrdup(large ? statement->table_sql : statement->params_sql);
+		if (trucker_script_is_planned(statement->raw))
+			one->plan = large ? explain_there(remote, psprintf("EXPLAIN (VERBOSE, FORMAT TEXT) %s", one->sql)) :
+				explain_params(remote, plan, statement);
+		explained = lappend(explained, one);
+	}
+	return explained;
 }
 
 /* TRUNCATE cannot be prepared; the names it holds are not looked up before it runs. */
@@ -508,10 +616,13 @@ static const TruckerOutputRoutine postgres_routine = {
 	.columns_read = remote_columns_read,
 	.prepare = remote_prepare,
 	.check = remote_check,
+	.explain = remote_explain,
 	.execute = remote_execute,
 	.run = remote_run,
 	.check_statements = remote_check_statements,
 	.commit = remote_commit,
+	.settle = remote_settle,
+	.changed = remote_changed,
 	.committed = remote_committed,
 	.rollback = remote_rollback,
 	.needs_reset = remote_needs_reset,

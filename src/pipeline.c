@@ -345,6 +345,16 @@ trucker_pipeline_commit_aside(TruckerPipeline *pipeline)
 	trucker_count_committed(&pipeline->count);
 }
 
+/* All that a commit would do by now, but to commit: in a batch that will be rolled back. */
+void
+trucker_pipeline_settle(TruckerPipeline *pipeline)
+{
+	trucker_pipeline_execute_collected(pipeline);
+	trucker_pipeline_start_clock(pipeline);
+	pipeline->output->routine->settle(pipeline->output);
+	trucker_pipeline_stop_clock(pipeline);
+}
+
 /* Finish a batch that held no changes; nothing is written. */
 void
 trucker_pipeline_end_empty(TruckerPipeline *pipeline)

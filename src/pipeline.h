@@ -34,6 +34,13 @@ typedef struct TruckerInput
 	XLogRecPtr	truncated_at;	/* the record that has truncated it, of which each partition tells as well */
 } TruckerInput;
 
+/* Who wants to know what is executed: after each run, and each execution of truncate_sql. */
+typedef struct TruckerPipelineObserver
+{
+	void		(*executed) (struct TruckerPipelineObserver *observer, const TruckerInput *input,
+							 int64 rows_in, int64 rows_out);
+} TruckerPipelineObserver;
+
 typedef struct TruckerPipeline
 {
 	const TruckerTruck *truck;
@@ -42,6 +49,7 @@ typedef struct TruckerPipeline
 	TruckerPosition *position;
 	TruckerWritten *written;
 	TruckerQuarantine *quarantine;	/* NULL: for a backfill */
+	TruckerPipelineObserver *observer;	/* or NULL */
 
 	TruckerCount count;
 	bool		loading;		/* shared memory tells how far a backfill is */
@@ -87,6 +95,7 @@ extern void trucker_pipeline_check_kept(TruckerPipeline *pipeline, Oid relid, co
 extern void trucker_pipeline_flush(TruckerPipeline *pipeline);
 extern void trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position);
 extern void trucker_pipeline_commit_aside(TruckerPipeline *pipeline);
+extern void trucker_pipeline_settle(TruckerPipeline *pipeline);
 extern void trucker_pipeline_end_empty(TruckerPipeline *pipeline);
 extern void trucker_pipeline_rollback(TruckerPipeline *pipeline);
 extern void trucker_pipeline_error_context(void *arg);

@@ -145,6 +145,8 @@ execute_truncate_sql(TruckerPipeline *pipeline, TruckerInput *input)
 	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_OUTPUT);
 	pipeline->in_truncate = true;
 	pipeline->output->routine->run(pipeline->output, trucker_program_truncate_statements(input->program));
+	if (pipeline->observer)
+		pipeline->observer->executed(pipeline->observer, input, 0, 0);
 	pipeline->in_truncate = false;
 	trucker_pipeline_end_sql(pipeline, nestlevel);
 }

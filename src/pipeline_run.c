@@ -54,7 +54,8 @@ trucker_pipeline_note_source(TruckerPipeline *pipeline, TransactionId xid)
 	pipeline->unseen[pipeline->nunseen++] = xid;
 }
 
-static void
+/* Returns the rows that output.sql has seen. */
+static int64
 run_sql(TruckerPipeline *pipeline, TruckerInput *input)
 {
 	TruckerProgram *program = input->program;
@@ -75,6 +76,7 @@ run_sql(TruckerPipeline *pipeline, TruckerInput *input)
 	program->output->routine->execute(program->output, plans->output, &rows);
 	if (result)
 		tuplestore_end(result);
+	return (int64) rows.count;
 }
 
 /* Milliseconds from which on a run is slow; -1: none is. */
@@ -150,6 +152,7 @@ trucker_pipeline_execute_run(TruckerPipeline *pipeline)
 	TimestampTz started;
 	MemoryContext old;
 	int			nestlevel;
+	int64		rows_out;
 
 	if (input == NULL)
 		return;
@@ -157,7 +160,9 @@ trucker_pipeline_execute_run(TruckerPipeline *pipeline)
 	started = pipeline->run_started;
 	trucker_plans_watch(slow_threshold(pipeline));
 	old = MemoryContextSwitchTo(input->run->context);
-	run_sql(pipeline, input);
+	rows_out = run_sql(pipeline, input);
+	if (pipeline->observer)
+		pipeline->observer->executed(pipeline->observer, input, input->run->nrows, rows_out);
 	MemoryContextSwitchTo(old);
 	trucker_pipeline_end_sql(pipeline, nestlevel);
 

@@ -33,6 +33,7 @@
 #include "net.h"
 #include "part.h"
 #include "program.h"
+#include "remote_sql.h"
 
 static char *
 render(const TruckerProgram *program, const TruckerTemplate *tmpl,
@@ -47,8 +48,8 @@ render(const TruckerProgram *program, const TruckerTemplate *tmpl,
 }
 
 /* The statements of input.sql for an operation; NIL if there are none. */
-static List *
-input_statements(const TruckerProgram *program, TruckerOperation operation)
+List *
+trucker_program_input_statements(const TruckerProgram *program, TruckerOperation operation)
 {
 	if (program->input_template == NULL)
 		return NIL;
@@ -115,8 +116,8 @@ prepare_input(List *statements, const TruckerRows *rows)
 }
 
 /* The operations that the SQL must be compiled for: one, or each. */
-static int
-operation_count(const TruckerProgram *program)
+int
+trucker_program_operations(const TruckerProgram *program)
 {
 	if (!program->by_operation || program->truck->inserts_only)
 		return 1;
@@ -181,9 +182,9 @@ narrow(TruckerProgram *program)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 
-	for (int operation = 0; operation < operation_count(program); operation++)
+	for (int operation = 0; operation < trucker_program_operations(program); operation++)
 	{
-		List	   *input = input_statements(program, operation);
+		List	   *input = trucker_program_input_statements(program, operation);
 		Bitmapset  *columns = input != NIL ?
 			trucker_script_columns_read(prepare_input(input, &rows), rows.desc) :
 			program->output->routine->columns_read(program->output,
@@ -256,7 +257,7 @@ trucker_program_free(TruckerProgram *program)
 char *
 trucker_program_output_sql(TruckerProgram *program, TruckerOperation operation)
 {
-	List	   *input = input_statements(program, operation);
+	List	   *input = trucker_program_input_statements(program, operation);
 	TruckerRows rows = {program->full->desc, 1, NULL};
 
 	if (input != NIL)
@@ -274,15 +275,24 @@ size_class(double nrows)
 	return class;
 }
 
+/* For how many rows are the plans of a run of that size made? */
+double
+trucker_program_estimate(double nrows)
+{
+	double		estimate = 1;
+
+	for (int i = size_class(nrows); i > 0; i--)
+		estimate *= 10;
+	return estimate;
+}
+
 static TruckerPlans *
-make_plans(TruckerProgram *program, TruckerOperation operation, int class)
+make_plans(TruckerProgram *program, TruckerOperation operation, double nrows)
 {
 	TruckerPlans *plans = palloc0(sizeof(TruckerPlans));
-	List	   *input = input_statements(program, operation);
-	TruckerRows rows = {program->type->desc, 1, NULL};
+	List	   *input = trucker_program_input_statements(program, operation);
+	TruckerRows rows = {program->type->desc, nrows, NULL};
 
-	for (int i = 0; i < class; i++)
-		rows.count *= 10;
 	if (input != NIL)
 	{
 		plans->input = prepare_input(input, &rows);
@@ -311,7 +321,7 @@ trucker_program_plans(TruckerProgram *program, TruckerOperation operation,
 	{
 		MemoryContext old = MemoryContextSwitchTo(program->context);
 
-		*plans = make_plans(program, which, class);
+		*plans = make_plans(program, which, trucker_program_estimate(nrows));
 		MemoryContextSwitchTo(old);
 	}
 	return *plans;
@@ -429,7 +439,7 @@ trucker_program_check(TruckerProgram *program, List **written)
 	ErrorContextCallback callback = {error_context_stack, filter_error_callback, program};
 
 	error_context_stack = &callback;
-	for (int operation = 0; operation < operation_count(program); operation++)
+	for (int operation = 0; operation < trucker_program_operations(program); operation++)
 	{
 		TruckerRows rows = {program->type->desc, 1, NULL};
 		TruckerPlans *plans = trucker_program_plans(program, operation, 1);
@@ -470,7 +480,7 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 												   get_rel_name(truck->inputs[i]));
 		for (int operation = 0; operation < TRUCKER_OPERATIONS; operation++)
 		{
-			input_count += list_length(input_statements(&program, operation));
+			input_count += list_length(trucker_program_input_statements(&program, operation));
 			if (truck->output_sql)
 				output_count += list_length(trucker_script_split(render(&program, program.output_template, operation),
 																 "output_sql", false));
@@ -492,4 +502,34 @@ trucker_program_check_syntax(const TruckerTruck *truck)
 		(void) trucker_target_name(truck->output_table);
 	if (truck->reset_sql)
 		(void) trucker_script_split(truck->reset_sql, "reset_sql", true);
+}
+
+/*
+ * The tables (char *) that the truck's SQL names as those which it writes, as it writes
+ * their names: for any input table and operation.
+ */
+List *
+trucker_program_targets(const TruckerTruck *truck)
+{
+	TruckerRelation relation;
+	TruckerProgram program;
+	List	   *targets = truck->output_table ? list_make1(trucker_target_name(truck->output_table)) : NIL;
+
+	memset(&relation, 0, sizeof(relation));
+	memset(&program, 0, sizeof(program));
+	program.relation = &relation;
+	parse_templates(&program, truck);
+	for (int i = 0; i < truck->ninputs; i++)
+	{
+		char	   *name = get_rel_name(truck->inputs[i]);
+
+		if (name == NULL)
+			continue;
+		relation.name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(truck->inputs[i])), name);
+		for (int operation = 0; truck->output_sql && operation < TRUCKER_OPERATIONS; operation++)
+			targets = trucker_sql_add_targets(targets, trucker_script_split(render(&program, program.output_template, operation),
+																			"output_sql", false));
+		targets = trucker_sql_add_targets(targets, trucker_program_truncate_statements(&program));
+	}
+	return targets;
 }

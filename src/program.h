@@ -41,6 +41,9 @@ typedef struct TruckerProgram
 
 /* in program.c */
 extern TruckerProgram *trucker_program_create(const TruckerTruck *truck, TruckerOutput *output, Relation rel);
+extern int	trucker_program_operations(const TruckerProgram *program);
+extern double trucker_program_estimate(double nrows);
+extern List *trucker_program_input_statements(const TruckerProgram *program, TruckerOperation operation);
 extern char *trucker_program_output_sql(TruckerProgram *program, TruckerOperation operation);
 extern void trucker_program_free(TruckerProgram *program);
 extern TruckerPlans *trucker_program_plans(TruckerProgram *program, TruckerOperation operation, double nrows);
@@ -48,6 +51,7 @@ extern List *trucker_program_truncate_statements(const TruckerProgram *program);
 extern void trucker_check_input_rights(const TruckerTruck *truck, Relation rel);
 extern void trucker_program_check_identity(const TruckerProgram *program);
 extern void trucker_program_check(TruckerProgram *program, List **written);
+extern List *trucker_program_targets(const TruckerTruck *truck);
 extern void trucker_program_check_syntax(const TruckerTruck *truck);
 
 #endif							/* TRUCKER_PROGRAM_H */

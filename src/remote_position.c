@@ -282,9 +282,10 @@ trucker_remote_position_make_table(TruckerConn *conn, const TruckerRemotePositio
  */
 
 static RemoteRow
-read_row(TruckerConn *conn, const TruckerRemotePosition *remote)
+read_row(TruckerConn *conn, const TruckerRemotePosition *remote, bool locked)
 {
-	char	   *sql = psprintf("SELECT lsn, timeline, token FROM %s WHERE %s FOR UPDATE", remote->table, remote->key);
+	char	   *sql = psprintf("SELECT lsn, timeline, token FROM %s WHERE %s%s", remote->table, remote->key,
+							   locked ? " FOR UPDATE" : "");
 	PGresult   *result = trucker_conn_exec(conn, sql, PGRES_TUPLES_OK);
 	RemoteRow	row = {false, InvalidXLogRecPtr, 0, NULL};
 
@@ -458,7 +459,7 @@ trucker_remote_position_take(TruckerConn *conn, TruckerRemotePosition *remote,
 	trucker_remote_position_begin(conn, remote);
 	trucker_remote_position_make_table(conn, remote);
 	/* waits for whoever is still about to commit for the truck */
-	decision.row = read_row(conn, remote);
+	decision.row = read_row(conn, remote, true);
 	trouble = decide(&decision);
 	if (trouble)
 		return trouble;
@@ -482,6 +483,33 @@ trucker_remote_position_take(TruckerConn *conn, TruckerRemotePosition *remote,
 	remote->token = decision.token;
 	remote->must_reset = decision.must_reset;
 	return NULL;
+}
+
+/*
+ * Only look where the destination is, and let position say so, in memory.  NULL, or why
+ * the truck could not go on.  Outside any transaction, here and there.
+ */
+const char *
+trucker_remote_position_look(TruckerConn *conn, const TruckerRemotePosition *remote,
+							 const TruckerTruck *truck, TruckerPosition *position)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *verdict = find_table(conn, remote);
+	RemoteRow	row = {false, InvalidXLogRecPtr, 0, NULL};
+	const char *trouble;
+	Noted		noted;
+
+	if (verdict && strcmp(verdict, "t") == 0)
+		row = read_row(conn, remote, false);
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	noted = read_noted(truck);
+	trouble = row_trouble(&row, &noted, position);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	if (trouble == NULL)
+		position->lsn = Max(position->lsn, row.lsn);
+	return trouble;
 }
 
 /* ----

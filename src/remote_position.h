@@ -32,6 +32,8 @@ extern void trucker_remote_position_begin(TruckerConn *conn, const TruckerRemote
 extern void trucker_remote_position_make_table(TruckerConn *conn, const TruckerRemotePosition *remote);
 extern const char *trucker_remote_position_take(TruckerConn *conn, TruckerRemotePosition *remote,
 												const TruckerTruck *truck, TruckerPosition *position);
+extern const char *trucker_remote_position_look(TruckerConn *conn, const TruckerRemotePosition *remote,
+												const TruckerTruck *truck, TruckerPosition *position);
 extern bool trucker_remote_position_is_mismatch(const PGresult *result);
 extern void trucker_remote_position_raise_mismatch(const TruckerTruck *truck) pg_attribute_noreturn();
 

@@ -250,6 +250,9 @@ trucker_remote_begin(TruckerRemote *remote)
 	remote->transaction++;
 	trucker_remote_send(remote, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", TRUCKER_EXPECT_ANYTHING);
 	trucker_remote_send(remote, position->settings_sql, TRUCKER_EXPECT_ANYTHING);
+	/* else it is the truck's own worker that holds it */
+	if (remote->output.rehearses)
+		return;
 	values[0] = psprintf("%X/%X", LSN_FORMAT_ARGS(position->lsn));
 	values[1] = position->token;
 	trucker_remote_sent(remote, PQsendQueryParams(remote->conn->pg, position->lock_sql, 2, NULL, values, NULL, NULL, 0),

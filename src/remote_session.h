@@ -40,7 +40,7 @@ typedef struct TruckerRemote
 	uint64		session;		/* its number */
 	uint64		transaction;	/* the number of the last one */
 	int			names;			/* of statements and tables, used up */
-	bool		taken;			/* the position there is ours */
+	bool		taken;			/* the position there is ours; or, if we only rehearse, known */
 	bool		checking;		/* only to find out whether SQL can be prepared */
 
 	/* the open transaction */

@@ -24,6 +24,7 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parser.h"
+#include "utils/builtins.h"
 
 #include "remote_sql.h"
 
@@ -123,6 +124,67 @@ trucker_sql_with_rows(const char *statement, const char *rows_query)
 					 with->recursive ? "RECURSIVE " : "", TRUCKER_ROW_RELATION, rows_query,
 					 statement + first);
 	return sql.data;
+}
+
+/* ----
+ * Which tables are written
+ * ----
+ */
+
+static List *
+add_target(List *targets, const RangeVar *table)
+{
+	char	   *name = quote_qualified_identifier(table->schemaname, table->relname);
+	ListCell   *lc;
+
+	foreach(lc, targets)
+		if (strcmp(lfirst(lc), name) == 0)
+			return targets;
+	return lappend(targets, name);
+}
+
+static List *
+add_targets(List *targets, Node *stmt)
+{
+	WithClause *with = with_clause(stmt);
+	ListCell   *lc;
+
+	switch (nodeTag(stmt))
+	{
+		case T_InsertStmt:
+			targets = add_target(targets, ((InsertStmt *) stmt)->relation);
+			break;
+		case T_UpdateStmt:
+			targets = add_target(targets, ((UpdateStmt *) stmt)->relation);
+			break;
+		case T_DeleteStmt:
+			targets = add_target(targets, ((DeleteStmt *) stmt)->relation);
+			break;
+		case T_MergeStmt:
+			targets = add_target(targets, ((MergeStmt *) stmt)->relation);
+			break;
+		case T_TruncateStmt:
+			foreach(lc, ((TruncateStmt *) stmt)->relations)
+				targets = add_target(targets, lfirst(lc));
+			break;
+		default:
+			break;
+	}
+	/* only here may a WITH query write */
+	foreach(lc, with ? with->ctes : NIL)
+		targets = add_targets(targets, lfirst_node(CommonTableExpr, lc)->ctequery);
+	return targets;
+}
+
+/* Add to names, as SQL writes them, those of the tables that statements (char *) write. */
+List *
+trucker_sql_add_targets(List *targets, List *statements)
+{
+	ListCell   *lc;
+
+	foreach(lc, statements)
+		targets = add_targets(targets, parse(lfirst(lc))->stmt);
+	return targets;
 }
 
 /* ----

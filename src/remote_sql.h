@@ -13,5 +13,6 @@
 extern bool trucker_sql_reads_rows(const char *statement);
 extern char *trucker_sql_with_rows(const char *statement, const char *rows_query);
 extern Bitmapset *trucker_sql_columns_named(List *statements, TupleDesc desc);
+extern List *trucker_sql_add_targets(List *targets, List *statements);
 
 #endif							/* TRUCKER_REMOTE_SQL_H */

@@ -286,6 +286,17 @@ trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool 
 }
 
 /*
+ * Copy a slot; the copy is a temporary one, and goes with the connection.  Waits for
+ * nobody.
+ */
+void
+trucker_replication_copy_slot(TruckerReplication *rep, const char *from, const char *to)
+{
+	PQclear(trucker_conn_exec(rep->conn, psprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, true)",
+												  quote_literal_cstr(from), quote_literal_cstr(to)), PGRES_TUPLES_OK));
+}
+
+/*
  * Start streaming.  The server starts at from or at what the slot has
  * confirmed, whichever is later.
  */

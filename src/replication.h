@@ -45,6 +45,7 @@ extern int	trucker_replication_backend_pid(TruckerReplication *rep);
 extern void trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool temporary,
 											const char *plugin,
 											XLogRecPtr *consistent_point, char **snapshot);
+extern void trucker_replication_copy_slot(TruckerReplication *rep, const char *from, const char *to);
 extern void trucker_replication_start(TruckerReplication *rep, const char *slot, XLogRecPtr from,
 									  const TruckerDecoder *decoder, const TruckerDecodeRequest *request);
 extern TruckerReceived trucker_replication_receive(TruckerReplication *rep);

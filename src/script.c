@@ -487,3 +487,40 @@ trucker_script_check_statements(List *statements)
 	}
 	return written;
 }
+
+/* ----
+ * Showing plans
+ * ----
+ */
+
+/* Does a statement have a plan?  CALL and TRUNCATE have none. */
+bool
+trucker_script_is_planned(const char *statement)
+{
+	Node	   *stmt = linitial_node(RawStmt, raw_parser(statement, RAW_PARSE_DEFAULT))->stmt;
+
+	return !IsA(stmt, CallStmt) && !IsA(stmt, TruncateStmt);
+}
+
+/*
+ * What EXPLAIN says of a statement over r (rows may be NULL: there is no r; else it
+ * must have a store, which is not read), planned with the current user's rights, which
+ * are checked.  NULL: it has no plan.
+ */
+char *
+trucker_script_explain(const char *statement, const TruckerRows *rows)
+{
+	StringInfoData plan;
+
+	if (!trucker_script_is_planned(statement))
+		return NULL;
+	initStringInfo(&plan);
+	connect(rows);
+	if (SPI_execute(psprintf("EXPLAIN (VERBOSE, FORMAT TEXT) %s", statement), false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "unexpected result of EXPLAIN");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		appendStringInfo(&plan, "%s%s", i > 0 ? "\n" : "",
+						 SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+	return plan.data;
+}

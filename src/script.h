@@ -36,5 +36,7 @@ extern void trucker_script_run(List *statements);
 extern Bitmapset *trucker_script_columns_read(const TruckerScript *script, TupleDesc desc);
 extern List *trucker_script_check_plans(const TruckerScript *script, const TruckerRows *rows);
 extern List *trucker_script_check_statements(List *statements);
+extern bool trucker_script_is_planned(const char *statement);
+extern char *trucker_script_explain(const char *statement, const TruckerRows *rows);
 
 #endif							/* TRUCKER_SCRIPT_H */

@@ -195,11 +195,11 @@ make_segment(TruckerSqlSession *session, Oid database, Oid login, const char *na
 }
 
 static void
-start_worker(TruckerSqlSession *session)
+start_worker(TruckerSqlSession *session, const char *function, const char *type)
 {
 	BackgroundWorker worker;
 
-	trucker_worker_describe(&worker, "trucker_sql_worker_main", "trucker SQL");
+	trucker_worker_describe(&worker, function, type);
 	worker.bgw_main_arg = UInt32GetDatum(dsm_segment_handle(session->segment));
 	worker.bgw_notify_pid = MyProcPid;
 	if (!RegisterDynamicBackgroundWorker(&worker, &session->handle))
@@ -223,6 +223,16 @@ make_session(void)
 	return session;
 }
 
+/* The process would not be started before the end of recovery. */
+static void
+check_is_no_standby(void)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("no SQL can be run on a standby server")));
+}
+
 /*
  * A session of the role in a database of this server's.  name is its application_name.  It
  * must be closed before the transaction is committed.
@@ -234,17 +244,13 @@ trucker_sql_session_in(Oid database, Oid role, const char *name)
 	TruckerSqlSession *session;
 	MemoryContext old;
 
-	/* the process would not be started before the end of recovery */
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("no SQL can be run on a standby server")));
+	check_is_no_standby();
 	session = make_session();
 	old = MemoryContextSwitchTo(session->context);
 	if (login != role)
 		session->set_role = psprintf("SET ROLE %s", quote_identifier(GetUserNameFromId(role, false)));
 	make_segment(session, database, login, name);
-	start_worker(session);
+	start_worker(session, "trucker_sql_worker_main", "trucker SQL");
 	trucker_sql_session_become(session);
 	MemoryContextSwitchTo(old);
 	return session;
@@ -255,6 +261,25 @@ TruckerSqlSession *
 trucker_sql_session_local(Oid role, const char *name)
 {
 	return trucker_sql_session_in(MyDatabaseId, role, name);
+}
+
+/*
+ * A process of ours in this database that answers in the same way, and ends likewise with
+ * our transaction, but knows by itself what to do with the one command that it is sent.
+ */
+TruckerSqlSession *
+trucker_sql_session_worker(const char *function, const char *type, const char *name)
+{
+	TruckerSqlSession *session;
+	MemoryContext old;
+
+	check_is_no_standby();
+	session = make_session();
+	old = MemoryContextSwitchTo(session->context);
+	make_segment(session, MyDatabaseId, InvalidOid, name);
+	start_worker(session, function, type);
+	MemoryContextSwitchTo(old);
+	return session;
 }
 
 static void

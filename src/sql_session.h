@@ -7,6 +7,7 @@
 
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
+#include "storage/shm_mq.h"
 
 #include "connection.h"
 
@@ -22,6 +23,7 @@ typedef struct TruckerSqlSession TruckerSqlSession;
 /* in sql_session.c */
 extern TruckerSqlSession *trucker_sql_session_in(Oid database, Oid role, const char *name);
 extern TruckerSqlSession *trucker_sql_session_local(Oid role, const char *name);
+extern TruckerSqlSession *trucker_sql_session_worker(const char *function, const char *type, const char *name);
 extern TruckerSqlSession *trucker_sql_session_remote(TruckerConnection *connection, const char *name, bool exclusive);
 extern List *trucker_sql_session_execute(TruckerSqlSession *session, const char *sql, bool keep);
 extern void trucker_sql_session_become(TruckerSqlSession *session);
@@ -30,6 +32,9 @@ extern TruckerConn *trucker_sql_session_conn(TruckerSqlSession *session);
 extern void trucker_sql_session_close(TruckerSqlSession *session);
 
 /* in sql_worker.c */
+extern void trucker_sql_worker_attach(Datum main_arg, shm_mq_handle **commands, shm_mq_handle **answers);
+extern char *trucker_sql_worker_receive(shm_mq_handle *commands, bool *keep);
+extern bool trucker_sql_worker_done(shm_mq_handle *answers);
 extern PGDLLEXPORT void trucker_sql_worker_main(Datum main_arg);
 
 /* what the process is told, in its segment of shared memory */
@@ -41,7 +46,7 @@ extern PGDLLEXPORT void trucker_sql_worker_main(Datum main_arg);
 typedef struct TruckerSqlOrder
 {
 	Oid			database;
-	Oid			login;			/* the role whose session it is */
+	Oid			login;			/* the role whose session it is; invalid: the bootstrap superuser's */
 	char		name[NAMEDATALEN];
 } TruckerSqlOrder;
 

@@ -114,6 +114,32 @@ run_command(const char *sql, CommandDest dest, MemoryContext context)
 	pgstat_report_activity(IsTransactionBlock() ? STATE_IDLEINTRANSACTION : STATE_IDLE, NULL);
 }
 
+/*
+ * The next command, in the current memory context, and whether its rows are wanted; NULL:
+ * the other end has let go.
+ */
+char *
+trucker_sql_worker_receive(shm_mq_handle *commands, bool *keep)
+{
+	Size		len;
+	void	   *data;
+	char	   *command;
+
+	if (shm_mq_receive(commands, &len, &data, false) != SHM_MQ_SUCCESS)
+		return NULL;
+	command = palloc(len);
+	memcpy(command, data, len);
+	*keep = command[0] == 'Q';
+	return command + 1;
+}
+
+/* The command has been answered; false: nobody wants to know. */
+bool
+trucker_sql_worker_done(shm_mq_handle *answers)
+{
+	return shm_mq_send(answers, 1, "Z", false, true) == SHM_MQ_SUCCESS;
+}
+
 /* Commands, until the other end lets go. */
 static void
 serve(shm_mq_handle *commands, shm_mq_handle *answers)
@@ -122,32 +148,31 @@ serve(shm_mq_handle *commands, shm_mq_handle *answers)
 
 	for (;;)
 	{
-		Size		len;
-		void	   *data;
 		char	   *command;
+		bool		keep;
 
-		if (shm_mq_receive(commands, &len, &data, false) != SHM_MQ_SUCCESS)
-			return;
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
-		command = palloc(len);
-		memcpy(command, data, len);
-		run_command(command + 1, command[0] == 'Q' ? DestRemote : DestNone, context);
-		if (shm_mq_send(answers, 1, "Z", false, true) != SHM_MQ_SUCCESS)
+		command = trucker_sql_worker_receive(commands, &keep);
+		if (command == NULL)
+			return;
+		run_command(command, keep ? DestRemote : DestNone, context);
+		if (!trucker_sql_worker_done(answers))
 			return;
 	}
 }
 
-/* bgworker entry point: the argument is the segment's handle. */
+/*
+ * What such a process does first: connect to the database, and to who has started it, by
+ * the segment whose handle is the argument.
+ */
 void
-trucker_sql_worker_main(Datum main_arg)
+trucker_sql_worker_attach(Datum main_arg, shm_mq_handle **commands, shm_mq_handle **answers)
 {
 	dsm_segment *segment;
 	shm_toc    *toc;
 	TruckerSqlOrder *order;
 	shm_mq	   *queue;
-	shm_mq_handle *commands;
-	shm_mq_handle *answers;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -162,16 +187,26 @@ trucker_sql_worker_main(Datum main_arg)
 	order = shm_toc_lookup(toc, TRUCKER_SQL_ORDER, false);
 	queue = shm_toc_lookup(toc, TRUCKER_SQL_ANSWERS, false);
 	shm_mq_set_sender(queue, MyProc);
-	answers = shm_mq_attach(queue, segment, NULL);
+	*answers = shm_mq_attach(queue, segment, NULL);
 	/* from here on, errors arrive where they belong */
-	pq_redirect_to_shm_mq(segment, answers);
+	pq_redirect_to_shm_mq(segment, *answers);
 	queue = shm_toc_lookup(toc, TRUCKER_SQL_COMMANDS, false);
 	shm_mq_set_receiver(queue, MyProc);
-	commands = shm_mq_attach(queue, segment, NULL);
+	*commands = shm_mq_attach(queue, segment, NULL);
 
 	BackgroundWorkerInitializeConnectionByOid(order->database, order->login, 0);
 	SetClientEncoding(GetDatabaseEncoding());
 	pgstat_report_appname(order->name);
+}
+
+/* bgworker entry point: the argument is the segment's handle. */
+void
+trucker_sql_worker_main(Datum main_arg)
+{
+	shm_mq_handle *commands;
+	shm_mq_handle *answers;
+
+	trucker_sql_worker_attach(main_arg, &commands, &answers);
 	serve(commands, answers);
 	proc_exit(0);
 }

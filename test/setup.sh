@@ -13,7 +13,7 @@ set -euo pipefail
 
 debian_pg_config=/usr/lib/postgresql/15/bin/pg_config
 
-tools="gcc libc6-dev make perl libipc-run-perl libyaml-dev openssl"
+tools="gcc libc6-dev make perl libipc-run-perl libyaml-dev openssl graphviz"
 # wanted as a program; the package would also run it as a service
 no_service="pgbouncer"
 server="postgresql-15 postgresql-server-dev-15 postgresql-15-wal2json libpq-dev"

@@ -88,6 +88,21 @@ foreach my $round (1 .. 3)
 }
 cmp_ok($target->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'writer'}), '>=', 1, 'the sessions are those of the pool');
 
+# dry_run() and explain() need no session beyond their transaction, and leave nothing in one of the pool's.
+$source->safe_psql('postgres', q{SELECT trucker.stop('item')});
+wait_state($source, 'item', 'stopped');
+$source->safe_psql('postgres', q{UPDATE item SET v = 'small' WHERE id < 4});
+$source->safe_psql('postgres', q{UPDATE item SET v = v || 'large' WHERE id > 5000});
+is( $source->safe_psql('postgres', q{SELECT outcome, updates, rows_in, rows_inserted + rows_updated, error FROM trucker.dry_run('item', 10)}),
+	"applied|3|3|3|\napplied|25000|25000|25000|", 'dry_run() through a pooler');
+is($source->safe_psql('postgres', q{SELECT count(*), count(plan) FROM trucker.explain('item', 1)}), '2|2', 'explain(), rows as parameters');
+is($source->safe_psql('postgres', q{SELECT count(*), count(plan) FROM trucker.explain('item', 5000)}), '2|2', '... and in a table');
+is($target->safe_psql('postgres', q{SELECT count(*) FROM item WHERE v ~ 'small|large'}), '0', 'nothing is written');
+is($target->safe_psql('postgres', q{SELECT count(*) FROM pg_class WHERE relname LIKE 'trucker_r%'}), '0', '... and no table is left');
+$source->safe_psql('postgres', q{SELECT trucker.start('item')});
+ok(caught_up($source, 'item'), 'the truck goes on');
+same_remote($source, 'TABLE item', $target, 'TABLE item', '... and writes each row');
+
 # Migrations need a session; to look at them does not.
 my $project = project_dir($source);
 project_files($project, 'trucker.yml' => "connections: []\n", 'migrate/pooled/2024-01-01T00:00:00_up.sql' => 'SELECT 1');
