@@ -453,6 +453,14 @@ RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_drop_orphans';
 COMMENT ON FUNCTION trucker.drop_orphans() IS
 'drop the replication slots of this database that have trucker''s prefix and that no stream needs; returns their names';
 
+-- Is a destination right?  (verify.c)
+CREATE FUNCTION trucker.verify(
+	truck text, key_columns text[], expected_sql text, destination text DEFAULT NULL, timeout interval DEFAULT '1 min',
+	OUT key jsonb, OUT difference text, OUT expected jsonb, OUT actual jsonb)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_verify';
+COMMENT ON FUNCTION trucker.verify(text, text[], text, text, interval) IS
+'compare what a truck''s destination (NULL: its only output table) holds with what a query over the source returns, at one position: a row for each that is missing, unexpected or different';
+
 -- Migrations.  Procedures, for they let go of their snapshot; the schema and the rows that
 -- say what has been applied are in the database that is migrated.  (migrate.c)
 CREATE PROCEDURE trucker.migrate(connection text)
@@ -670,6 +678,7 @@ REVOKE ALL ON FUNCTION
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid),
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
+	trucker.verify(text, text[], text, text, interval),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
 	trucker.fdw_validator(text[], oid), trucker.migration_status()

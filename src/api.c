@@ -454,8 +454,8 @@ flushed_now(void)
 }
 
 /* Nothing to wait for?  Then say so instead of waiting in vain. */
-static void
-check_can_progress(const char *name)
+void
+trucker_check_can_progress(const char *name)
 {
 	TruckerTruck *truck;
 	char	   *last_error;
@@ -499,7 +499,7 @@ wait_for(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline)
 
 		/* look at the catalog now and then: a lost truck makes no progress */
 		if (!trucker_wait_progress(Min(left, 1000)))
-			check_can_progress(truck->name);
+			trucker_check_can_progress(truck->name);
 	}
 	trucker_wait_progress_end();
 	return reached;
@@ -529,7 +529,7 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 				 errmsg("wait_for cannot be called in a transaction that has written"),
 				 errdetail("Its own changes reach the destination only after its commit, and a truck that starts waits for it to end."),
 				 errhint("COMMIT first.")));
-	check_can_progress(truck->name);
+	trucker_check_can_progress(truck->name);
 	target = PG_ARGISNULL(1) ? flushed_now() : trucker_lsn_record_end(PG_GETARG_LSN(1));
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													   TimestampTzGetDatum(GetCurrentTimestamp()),

@@ -13,6 +13,7 @@
 extern char *trucker_argument_sql(text *argument, const char *name);
 extern void trucker_argument_inputs(TruckerTruck *truck, ArrayType *array);
 extern void trucker_argument_role(TruckerTruck *truck, const char *role_name);
+extern void trucker_check_can_progress(const char *name);
 extern void trucker_create(TruckerTruck *truck);
 extern void trucker_drop(const TruckerTruck *truck);
 

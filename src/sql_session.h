@@ -21,8 +21,10 @@ typedef struct TruckerSqlSession TruckerSqlSession;
 
 /* in sql_session.c */
 extern TruckerSqlSession *trucker_sql_session_in(Oid database, Oid role, const char *name);
+extern TruckerSqlSession *trucker_sql_session_confined(Oid role, const char *name);
 extern TruckerSqlSession *trucker_sql_session_local(Oid role, const char *name);
 extern TruckerSqlSession *trucker_sql_session_remote(TruckerConnection *connection, const char *name, bool exclusive);
+extern List *trucker_sql_session_columns(TruckerSqlSession *session, const char *sql);
 extern List *trucker_sql_session_execute(TruckerSqlSession *session, const char *sql, bool keep);
 extern void trucker_sql_session_become(TruckerSqlSession *session);
 extern int	trucker_sql_session_error_position(const TruckerSqlSession *session);
@@ -42,6 +44,7 @@ typedef struct TruckerSqlOrder
 {
 	Oid			database;
 	Oid			login;			/* the role whose session it is */
+	Oid			confined_to;	/* or: the superuser's, in which all SQL has this role's rights */
 	char		name[NAMEDATALEN];
 } TruckerSqlOrder;
 

@@ -3,7 +3,9 @@
  *	  The process of a session in this database: it runs SQL that another backend sends.
  *
  * It is connected as the role whose SQL it runs (see sql_session.c), with that role's
- * settings, and reads commands from one queue in shared memory; rows, notices and errors
+ * settings; or, where that is a truck's role, which need not be able to log in, confined to
+ * it as a truck's own SQL is (identity.c): session user and current user are the role, and
+ * SET ROLE, RESET ROLE and SET SESSION AUTHORIZATION are refused.  It reads commands from one queue in shared memory; rows, notices and errors
  * go back by the other one in the form of the protocol.  Each command is run as a client's
  * simple query is, one statement at a time, so statements that begin and end transactions
  * work.  The process ends with the first error, or when the other one lets go.
@@ -29,6 +31,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "identity.h"
 #include "sql_session.h"
 #include "worker.h"
 
@@ -86,7 +89,7 @@ run_statement(RawStmt *raw, const char *sql, CommandDest dest, MemoryContext con
 }
 
 static void
-run_command(const char *sql, CommandDest dest, MemoryContext context)
+run_command(const char *sql, CommandDest dest, Oid confined_to, MemoryContext context)
 {
 	List	   *parsed;
 	ListCell   *lc;
@@ -100,6 +103,8 @@ run_command(const char *sql, CommandDest dest, MemoryContext context)
 		RawStmt    *raw = lfirst_node(RawStmt, lc);
 
 		StartTransactionCommand();
+		if (OidIsValid(confined_to))
+			SetUserIdAndSecContext(confined_to, SECURITY_LOCAL_USERID_CHANGE);
 		/* a background worker has nobody else who would arm it */
 		if (StatementTimeout > 0)
 			enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
@@ -116,7 +121,7 @@ run_command(const char *sql, CommandDest dest, MemoryContext context)
 
 /* Commands, until the other end lets go. */
 static void
-serve(shm_mq_handle *commands, shm_mq_handle *answers)
+serve(shm_mq_handle *commands, shm_mq_handle *answers, Oid confined_to)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "trucker SQL", ALLOCSET_DEFAULT_SIZES);
 
@@ -132,10 +137,25 @@ serve(shm_mq_handle *commands, shm_mq_handle *answers)
 		MemoryContextSwitchTo(context);
 		command = palloc(len);
 		memcpy(command, data, len);
-		run_command(command + 1, command[0] == 'Q' ? DestRemote : DestNone, context);
+		run_command(command + 1, command[0] == 'Q' ? DestRemote : DestNone, confined_to, context);
 		if (shm_mq_send(answers, 1, "Z", false, true) != SHM_MQ_SUCCESS)
 			return;
 	}
+}
+
+/* Be the role for good; what it has set for its own sessions holds here, too. */
+static void
+confine(Oid database, Oid role)
+{
+	bool		is_superuser;
+
+	trucker_worker_connect(database);
+	trucker_identity_protect();
+	StartTransactionCommand();
+	is_superuser = superuser_arg(role);
+	CommitTransactionCommand();
+	trucker_identity_init(role, is_superuser);
+	SetSessionAuthorization(role, is_superuser);
 }
 
 /* bgworker entry point: the argument is the segment's handle. */
@@ -169,9 +189,12 @@ trucker_sql_worker_main(Datum main_arg)
 	shm_mq_set_receiver(queue, MyProc);
 	commands = shm_mq_attach(queue, segment, NULL);
 
-	BackgroundWorkerInitializeConnectionByOid(order->database, order->login, 0);
+	if (OidIsValid(order->confined_to))
+		confine(order->database, order->confined_to);
+	else
+		BackgroundWorkerInitializeConnectionByOid(order->database, order->login, 0);
 	SetClientEncoding(GetDatabaseEncoding());
 	pgstat_report_appname(order->name);
-	serve(commands, answers);
+	serve(commands, answers, order->confined_to);
 	proc_exit(0);
 }
