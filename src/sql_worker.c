@@ -102,6 +102,9 @@ run_command(const char *sql, CommandDest dest, Oid confined_to, MemoryContext co
 	{
 		RawStmt    *raw = lfirst_node(RawStmt, lc);
 
+		/* between two transactions there is only our own code */
+		if (OidIsValid(confined_to) && !IsTransactionBlock())
+			SetUserIdAndSecContext(confined_to, 0);
 		StartTransactionCommand();
 		if (OidIsValid(confined_to))
 			SetUserIdAndSecContext(confined_to, SECURITY_LOCAL_USERID_CHANGE);
