@@ -38,6 +38,7 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 		"DELETE FROM trucker.input_table WHERE truck_id = $1",
 		"DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
 		"DELETE FROM trucker.destination WHERE truck_id = $1",
+		"DELETE FROM trucker.drained WHERE truck_id = $1",
 		/* and what the last batch of a truck may have added after it had been dropped */
 		"DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
 		"DELETE FROM trucker.quarantined_change WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
@@ -67,6 +68,8 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 						  truck_id, NULL, SPI_OK_DELETE);
 	trucker_catalog_write("DELETE FROM trucker.unreadable_input WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_DELETE);
+	trucker_catalog_write("DELETE FROM trucker.drained WHERE truck_id = $1",
+						  truck_id, NULL, SPI_OK_DELETE);
 	/* what the destination holds does not count any more */
 	trucker_catalog_write("UPDATE trucker.destination SET emptied = false WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_UPDATE);
@@ -75,6 +78,15 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 						  "SET needs_backfill = true, needs_reset = true, lost = false, failed = false, "
 						  "stream_id = NULL, applied_lsn = NULL, failed_lsn = NULL, skip_lsn = NULL",
 						  truck_id, NULL, SPI_OK_INSERT);
+}
+
+/* The truck was drained before pg_upgrade: it gets a new slot, as if it had to be loaded. */
+void
+trucker_state_request_resume(const pg_uuid_t *truck_id)
+{
+	trucker_catalog_write("UPDATE trucker.truck_state SET needs_backfill = true, needs_reset = false, lost = false, failed = false, "
+						  "stream_id = NULL, applied_lsn = NULL, failed_lsn = NULL, skip_lsn = NULL WHERE truck_id = $1 AND NOT needs_backfill",
+						  truck_id, NULL, SPI_OK_UPDATE);
 }
 
 /*
