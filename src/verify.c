@@ -388,7 +388,7 @@ raise_late(const Verify *v)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("truck \"%s\" and a snapshot of the source did not come to one position within %s", v->truck->name, v->timeout),
-			 errdetail("The snapshot waits for all transactions that are running.  Among others the truck needs a catch-up stream for itself (trucker.max_catchup_streams, max_replication_slots)."),
+			 errdetail("The snapshot waits for all transactions that are running, and a truck that is behind has to come there.  Among others the truck needs a catch-up stream for itself (trucker.max_catchup_streams, max_replication_slots)."),
 			 errhint("Look for what runs long: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; or give more time: timeout => '10 min'.")));
 }
 
