@@ -139,6 +139,8 @@ trucker_verification_begin(TruckerStream *stream)
 	verification->context = context;
 	verification->truck_id = member->truck_id;
 	stream->verification = verification;
+	/* trucker.status tells whom the walsender waits for; the next pass sets it right */
+	trucker_truck_set_state(member->entry, TRUCKER_CREATING_SLOT);
 	trucker_stop_point("verify: begun");
 	if (!trucker_catalog_try(create_slot, stream))
 	{

@@ -13,6 +13,7 @@
  */
 #include "trucker.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -20,6 +21,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "parser/parse_type.h"
 #include "parser/parser.h"
 #include "storage/ipc.h"
 #include "utils/array.h"
@@ -265,6 +267,24 @@ column_names(const Verify *v)
 	return names.data;
 }
 
+/*
+ * A type of the server's own, as SQL here names it; NULL: it is none.  What the other server
+ * says is not trusted to be no more than the name of a type.
+ */
+static char *
+own_type(const char *name)
+{
+	Oid			type;
+	int32		typmod;
+
+	if (name == NULL)
+		return NULL;
+	parseTypeString(name, &type, &typmod, true);
+	if (!OidIsValid(type) || type >= FirstUnpinnedObjectId)
+		return NULL;
+	return format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
 /* The destination's columns, and whether an index makes the key unique. */
 static void
 describe_destination(Verify *v)
@@ -289,7 +309,7 @@ describe_destination(Verify *v)
 		Column	   *column = palloc(sizeof(Column));
 
 		column->name = row->values[0];
-		column->type = row->values[1];
+		column->type = own_type(row->values[1]);
 		v->columns = lappend(v->columns, column);
 	}
 	initStringInfo(&keys);
@@ -389,7 +409,7 @@ raise_late(const Verify *v)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("truck \"%s\" and a snapshot of the source did not come to one position within %s", v->truck->name, v->timeout),
 			 errdetail("The snapshot waits for all transactions that are running, and a truck that is behind has to come there.  Among others the truck needs a catch-up stream for itself (trucker.max_catchup_streams, max_replication_slots)."),
-			 errhint("Look for what runs long: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; or give more time: timeout => '10 min'.")));
+			 errhint("trucker.status says what the truck waits for (waiting_for).  What runs long: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; or give more time: timeout => '10 min'.")));
 }
 
 static void

@@ -182,6 +182,7 @@ sub ask
 
 ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat')");
 ok(caught_up($node, $_), "while it waits, truck $_ goes on") foreach qw(total there);
+is(sql(q{SELECT state || ': ' || (waiting_for ~ '^pid \d+$') FROM trucker.status WHERE truck = 'flat'}), 'creating slot: true', 'status tells what for');
 $held->query_safe('COMMIT');
 like($waiting->query_until(qr/ended/, ''), qr/found 3\n/, 'when the transaction has ended, it is done');
 all_at_home('and the truck joins the others again');
