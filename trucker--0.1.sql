@@ -216,6 +216,20 @@ CREATE TABLE trucker.unreadable_input (
 COMMENT ON TABLE trucker.unreadable_input IS
 'why trucks are lost whose input tables were altered; emptied by resync; not dumped';
 
+-- Trucks that prepare_upgrade() has drained, and what their input tables held then.  The
+-- server that pg_upgrade makes has another system_id.  (drained.c)
+CREATE TABLE trucker.drained (
+	truck_id  uuid NOT NULL,
+	system_id bigint NOT NULL,	-- of the server on which it was drained
+	lsn       pg_lsn NOT NULL,	-- all before it was applied
+	next_xid  bigint NOT NULL,	-- no transaction from this one on had written
+	relid     oid NOT NULL,		-- an input table
+	row_count bigint NOT NULL,
+	PRIMARY KEY (truck_id, relid)
+);
+COMMENT ON TABLE trucker.drained IS
+'what the input tables of trucks held that were drained for pg_upgrade; not dumped, but kept by pg_upgrade';
+
 -- The tables that each truck writes, as far as its plans show, or its batches have
 -- shown.  Loops of trucks are told by it.  No index: it is read as a whole.
 CREATE TABLE trucker.output_table (
@@ -300,6 +314,7 @@ ALTER TABLE trucker.input_table ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.message_prefix ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.unreadable_input ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.output_table ENABLE ROW LEVEL SECURITY;
+ALTER TABLE trucker.drained ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_transaction ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.quarantined_change ENABLE ROW LEVEL SECURITY;
 ALTER TABLE trucker.destination ENABLE ROW LEVEL SECURITY;
@@ -496,6 +511,21 @@ CREATE FUNCTION trucker.drop_orphans()
 RETURNS SETOF text LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_drop_orphans';
 COMMENT ON FUNCTION trucker.drop_orphans() IS
 'drop the replication slots of this database that have trucker''s prefix and that no stream needs; returns their names';
+
+CREATE FUNCTION trucker.prepare_upgrade(
+	timeout interval DEFAULT '1 min',
+	OUT item text, OUT ok boolean, OUT detail text, OUT hint text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_prepare_upgrade';
+COMMENT ON FUNCTION trucker.prepare_upgrade(interval) IS
+'before pg_upgrade, when the application has stopped writing: let the caller''s trucks apply all there is, note that, and stop them; what is as it must be, what is not, and what to do next';
+
+-- Is a destination right?  (verify.c)
+CREATE FUNCTION trucker.verify(
+	truck text, key_columns text[], expected_sql text, destination text DEFAULT NULL, timeout interval DEFAULT '1 min',
+	OUT key jsonb, OUT difference text, OUT expected jsonb, OUT actual jsonb)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_verify';
+COMMENT ON FUNCTION trucker.verify(text, text[], text, text, interval) IS
+'compare what a truck''s destination (NULL: its only output table) holds with what a query over the source returns, at one position: a row for each that is missing, unexpected or different';
 
 -- Migrations.  Procedures, for they let go of their snapshot; the schema and the rows that
 -- say what has been applied are in the database that is migrated.  (migrate.c)
@@ -847,6 +877,7 @@ REVOKE ALL ON FUNCTION
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
 	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid), trucker.columns_made_of(oid),
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
+	trucker.verify(text, text[], text, text, interval), trucker.prepare_upgrade(interval),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
 	trucker.explain(text, bigint), trucker.dry_run(text, integer), trucker.reset_stats(text),

@@ -31,6 +31,7 @@
 #include "budget.h"
 #include "check.h"
 #include "connection.h"
+#include "drained.h"
 #include "filter.h"
 #include "migrate.h"
 #include "position.h"
@@ -275,6 +276,26 @@ take_as_local(TruckerTruck *truck)
 	return true;
 }
 
+/*
+ * A truck that was drained for pg_upgrade: on the new server it gets a new slot, and what
+ * its inputs hold is compared with what they held (drained.c).  On the old one that means
+ * nothing any more.
+ */
+static void
+take_up(TruckerTruck *truck)
+{
+	if (truck->drained_on == 0)
+		return;
+	if (!trucker_truck_resumes(truck))
+		trucker_drained_forget(&truck->id);
+	else if (!truck->needs_backfill)
+	{
+		trucker_state_request_resume(&truck->id);
+		truck->needs_backfill = true;
+		truck->has_stream = false;
+	}
+}
+
 static void
 start_error_context(void *arg)
 {
@@ -297,6 +318,7 @@ start_truck(TruckerTruck *truck, bool one_of_many)
 	if (one_of_many)
 		error_context_stack = &callback;
 	moved = take_as_local(truck);
+	take_up(truck);
 	written = trucker_check_truck(truck);
 	if (truck->filters_restored)
 		trucker_filter_store(truck);
@@ -444,8 +466,8 @@ trucker_generated_sql(PG_FUNCTION_ARGS)
  */
 
 /* Where everything that has committed by now ends; it is flushed first. */
-static XLogRecPtr
-flushed_now(void)
+XLogRecPtr
+trucker_flushed_now(void)
 {
 	XLogRecPtr	end = trucker_lsn_record_end(GetXLogInsertRecPtr());
 
@@ -454,8 +476,8 @@ flushed_now(void)
 }
 
 /* Nothing to wait for?  Then say so instead of waiting in vain. */
-static void
-check_can_progress(const char *name)
+void
+trucker_check_can_progress(const char *name)
 {
 	TruckerTruck *truck;
 	char	   *last_error;
@@ -480,8 +502,9 @@ check_can_progress(const char *name)
 				 errhint("SELECT trucker.start(%s);", quote_literal_cstr(name))));
 }
 
-static bool
-wait_for(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline)
+/* Wait until all before target is at the truck's destination; false: the time is up. */
+bool
+trucker_wait_until(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline)
 {
 	bool		reached = false;
 
@@ -499,7 +522,7 @@ wait_for(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline)
 
 		/* look at the catalog now and then: a lost truck makes no progress */
 		if (!trucker_wait_progress(Min(left, 1000)))
-			check_can_progress(truck->name);
+			trucker_check_can_progress(truck->name);
 	}
 	trucker_wait_progress_end();
 	return reached;
@@ -529,12 +552,12 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 				 errmsg("wait_for cannot be called in a transaction that has written"),
 				 errdetail("Its own changes reach the destination only after its commit, and a truck that starts waits for it to end."),
 				 errhint("COMMIT first.")));
-	check_can_progress(truck->name);
-	target = PG_ARGISNULL(1) ? flushed_now() : trucker_lsn_record_end(PG_GETARG_LSN(1));
+	trucker_check_can_progress(truck->name);
+	target = PG_ARGISNULL(1) ? trucker_flushed_now() : trucker_lsn_record_end(PG_GETARG_LSN(1));
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													   TimestampTzGetDatum(GetCurrentTimestamp()),
 													   PointerGetDatum(PG_GETARG_INTERVAL_P(2))));
-	PG_RETURN_BOOL(wait_for(truck, target, deadline));
+	PG_RETURN_BOOL(trucker_wait_until(truck, target, deadline));
 }
 
 static void

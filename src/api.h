@@ -5,6 +5,7 @@
 #ifndef TRUCKER_API_H
 #define TRUCKER_API_H
 
+#include "datatype/timestamp.h"
 #include "utils/array.h"
 
 #include "truck.h"
@@ -13,6 +14,9 @@
 extern char *trucker_argument_sql(text *argument, const char *name);
 extern void trucker_argument_inputs(TruckerTruck *truck, ArrayType *array);
 extern void trucker_argument_role(TruckerTruck *truck, const char *role_name);
+extern XLogRecPtr trucker_flushed_now(void);
+extern bool trucker_wait_until(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline);
+extern void trucker_check_can_progress(const char *name);
 extern void trucker_create(TruckerTruck *truck);
 extern void trucker_drop(const TruckerTruck *truck);
 

@@ -31,6 +31,7 @@
 #include "executor/tuptable.h"
 #include "optimizer/plancat.h"
 #include "pgstat.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -39,6 +40,7 @@
 #include "utils/snapmgr.h"
 
 #include "backfill.h"
+#include "drained.h"
 #include "state.h"
 
 /* how often pg_stat_activity is told how far a backfill is */
@@ -314,6 +316,27 @@ load_table(TruckerPipeline *pipeline, TruckerInput *input, Snapshot snapshot, XL
 }
 
 /*
+ * The truck was drained before pg_upgrade: its destination holds what is to be loaded, if
+ * the inputs are as they were then.
+ */
+static void
+resume(TruckerPipeline *pipeline)
+{
+	const TruckerTruck *truck = pipeline->truck;
+	const char *trouble = trucker_drained_trouble(truck);
+
+	pipeline->lost = trouble != NULL;
+	if (trouble)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("truck \"%s\" cannot go on after pg_upgrade: %s", truck->name, trouble),
+				 errdetail("What was written in between is in no WAL of this server."),
+				 errhint("SELECT trucker.resync(%s) loads the destination anew.", quote_literal_cstr(truck->name))));
+	trucker_drained_forget(&truck->id);
+	ereport(LOG, (errmsg("truck \"%s\" goes on after pg_upgrade: its input tables are as they were when it was drained", truck->name)));
+}
+
+/*
  * Do all of it and commit.  snapshot is the name of the snapshot that was exported
  * with the slot, consistent_point the LSN that it belongs to.
  */
@@ -332,9 +355,11 @@ trucker_backfill(TruckerPipeline *pipeline, const char *snapshot,
 	trucker_stop_point("backfill: begun");
 
 	trucker_pipeline_compile(pipeline);
-	if (truck->reset_sql && (truck->needs_reset || pipeline->output->routine->needs_reset(pipeline->output)))
+	if (trucker_truck_resumes(truck))
+		resume(pipeline);
+	else if (truck->reset_sql && (truck->needs_reset || pipeline->output->routine->needs_reset(pipeline->output)))
 		run_reset_sql(pipeline);
-	if (truck->backfill)
+	if (truck->backfill && !trucker_truck_resumes(truck))
 		for (int i = 0; i < pipeline->ninputs; i++)
 			load_table(pipeline, &pipeline->inputs[i], GetTransactionSnapshot(), consistent_point, false,
 					   i + 1, pipeline->ninputs);

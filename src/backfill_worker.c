@@ -111,7 +111,7 @@ backfill(TruckerPipeline *pipeline, const BackfillOrder *order)
 
 /* As in member.c, but that the process ends afterwards. */
 static void
-handle_error(const BackfillOrder *order, const TruckerTruck *truck, MemoryContext context)
+handle_error(const BackfillOrder *order, const TruckerPipeline *pipeline, MemoryContext context)
 {
 	ErrorData  *edata;
 	TruckerTruckInfo info;
@@ -135,7 +135,7 @@ handle_error(const BackfillOrder *order, const TruckerTruck *truck, MemoryContex
 	trucker_truck_get_info(order->entry, &info);
 	trucker_truck_count_backfill_failure(order->entry);
 	MemoryContextSwitchTo(context);
-	(void) trucker_record_error(truck, edata, info.failures + 1, false);
+	(void) trucker_record_error(pipeline->truck, edata, info.failures + 1, pipeline->lost);
 }
 
 /* bgworker entry point: the argument is the database's OID. */
@@ -170,7 +170,7 @@ trucker_backfill_main(Datum main_arg)
 	}
 	PG_CATCH();
 	{
-		handle_error(&order, pipeline->truck, context);
+		handle_error(&order, pipeline, context);
 	}
 	PG_END_TRY();
 	proc_exit(0);

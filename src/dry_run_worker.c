@@ -394,7 +394,7 @@ trucker_dry_run_main(Datum main_arg)
 	bool		keep;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	trucker_sql_worker_attach(main_arg, &commands, &answers);
+	(void) trucker_sql_worker_attach(main_arg, &commands, &answers);
 	trucker_identity_protect();
 	context = AllocSetContextCreate(TopMemoryContext, "trucker dry run", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);

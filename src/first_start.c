@@ -252,7 +252,16 @@ backfill_here(TruckerMember *member, void *arg)
 {
 	BackfillHere *here = arg;
 
-	trucker_backfill(member->pipeline, here->snapshot, here->consistent_point, here->slot_name);
+	PG_TRY();
+	{
+		trucker_backfill(member->pipeline, here->snapshot, here->consistent_point, here->slot_name);
+	}
+	PG_CATCH();
+	{
+		member->lost = member->pipeline->lost;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	ereport(trucker_elevel(TRUCKER_LOG_INFO), (errmsg("truck \"%s\": backfill committed", member->truck->name)));
 }
 

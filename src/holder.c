@@ -59,7 +59,9 @@ trucker_holder_list(void)
 								"JOIN trucker.truck t ON t.id = s.truck_id "
 								"LEFT JOIN trucker.position p ON p.truck_id = t.id "
 								"WHERE x.slot_name IS NOT NULL AND NOT s.lost AND NOT " TRUCKER_UNREADABLE
-								" ORDER BY x.id, t.name",
+								/* pg_upgrade has left the slot behind, and it needs none */
+								" AND NOT EXISTS (SELECT FROM trucker.drained d WHERE d.truck_id = t.id "
+								"AND d.system_id <> (SELECT system_identifier FROM pg_control_system())) ORDER BY x.id, t.name",
 								NULL, form_holder);
 }
 

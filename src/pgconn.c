@@ -29,6 +29,9 @@
 
 #include "pgconn.h"
 
+/* how often to ask whether somebody still wants to know */
+#define GOES_ON_MS 200
+
 /* the connection whose command must not outlive this process */
 static TruckerConn *busy_conn = NULL;
 
@@ -328,6 +331,27 @@ trucker_conn_exec(TruckerConn *conn, const char *command, ExecStatusType expecte
 {
 	if (!PQsendQuery(conn->pg, command))
 		trucker_conn_raise(conn, NULL, command);
+	return finish_command(conn, command, expected);
+}
+
+/*
+ * The same, as long as goes_on() says so, which is asked several times a second: NULL if it
+ * does not any more.  Then the connection is of no use, and its close cancels the command.
+ */
+PGresult *
+trucker_conn_exec_while(TruckerConn *conn, const char *command, ExecStatusType expected,
+						bool (*goes_on) (void *arg), void *arg)
+{
+	if (!PQsendQuery(conn->pg, command))
+		trucker_conn_raise(conn, NULL, command);
+	set_busy(conn, true);
+	trucker_conn_flush(conn);
+	while (PQisBusy(conn->pg))
+	{
+		if (!goes_on(arg))
+			return NULL;
+		(void) trucker_conn_wait(conn, GOES_ON_MS);
+	}
 	return finish_command(conn, command, expected);
 }
 

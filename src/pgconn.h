@@ -29,6 +29,8 @@ extern TruckerConn *trucker_conn_start(const char *const *keywords, const char *
 									   int timeout_ms, const char *failure);
 extern void trucker_conn_close(TruckerConn *conn);
 extern PGresult *trucker_conn_exec(TruckerConn *conn, const char *command, ExecStatusType expected);
+extern PGresult *trucker_conn_exec_while(TruckerConn *conn, const char *command, ExecStatusType expected,
+										  bool (*goes_on) (void *arg), void *arg);
 extern PGresult *trucker_conn_exec_params(TruckerConn *conn, const char *command, int n, const char *const *values, ExecStatusType expected);
 extern bool trucker_conn_wait(TruckerConn *conn, long timeout_ms, TruckerWait wait);
 extern void trucker_conn_flush(TruckerConn *conn);

@@ -65,6 +65,8 @@ typedef struct TruckerPipeline
 	TruckerInput **collected;	/* that have net changes, in the order of the first */
 	int			ncollected;
 
+	bool		lost;			/* a backfill has found that the truck cannot go on */
+
 	/* the open batch */
 	bool		in_batch;
 	int64		batch_rows;

@@ -652,7 +652,7 @@ time_to_rest(const TruckerStream *stream)
 	ListCell   *lc;
 
 	foreach(lc, stream->members)
-		if (((TruckerMember *) lfirst(lc))->unloaded != NIL)
+		if (((TruckerMember *) lfirst(lc))->unloaded != NIL || trucker_verify_is_wanted(&((TruckerMember *) lfirst(lc))->truck_id))
 			ms = ms < 0 ? RETRY_CHECK_MS : Min(ms, RETRY_CHECK_MS);
 
 	if (trucker_redefine_is_waiting(stream))

@@ -282,9 +282,9 @@ trucker_remote_position_make_table(TruckerConn *conn, const TruckerRemotePositio
  */
 
 static RemoteRow
-read_row(TruckerConn *conn, const TruckerRemotePosition *remote, bool locked)
+read_row(TruckerConn *conn, const TruckerRemotePosition *remote, const char *key, bool locked)
 {
-	char	   *sql = psprintf("SELECT lsn, timeline, token FROM %s WHERE %s%s", remote->table, remote->key,
+	char	   *sql = psprintf("SELECT lsn, timeline, token FROM %s WHERE %s%s", remote->table, key,
 							   locked ? " FOR UPDATE" : "");
 	PGresult   *result = trucker_conn_exec(conn, sql, PGRES_TUPLES_OK);
 	RemoteRow	row = {false, InvalidXLogRecPtr, 0, NULL};
@@ -361,9 +361,25 @@ same_token(const char *a, const char *b)
 	return a && b && strcmp(a, b) == 0;
 }
 
+/* Does what the destination holds not count? */
+static bool
+is_to_be_loaded(const TruckerTruck *truck)
+{
+	return truck->needs_backfill && !trucker_truck_resumes(truck);
+}
+
+/* The condition for the row of the server that this one was made from by pg_upgrade. */
+static char *
+former_key(const TruckerTruck *truck)
+{
+	return psprintf("system_id = " INT64_FORMAT " AND database_oid = %u AND truck_id = '%s'",
+					(int64) truck->drained_on, MyDatabaseId,
+					DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&truck->id))));
+}
+
 /* Can the truck go on from what the row says?  NULL, or why not. */
 static const char *
-row_trouble(const RemoteRow *row, const Noted *noted, const TruckerPosition *position)
+row_trouble(const TruckerTruck *truck, const RemoteRow *row, const Noted *noted, const TruckerPosition *position)
 {
 	TruckerPosition there = *position;
 
@@ -375,6 +391,9 @@ row_trouble(const RemoteRow *row, const Noted *noted, const TruckerPosition *pos
 	if (row->lsn < position->lsn)
 		return psprintf("its destination went back in time: it is at position %X/%X, and was seen at %X/%X",
 						LSN_FORMAT_ARGS(row->lsn), LSN_FORMAT_ARGS(position->lsn));
+	/* what it was on the other server, pg_upgrade has carried over; its backfill looks at the rest */
+	if (trucker_truck_resumes(truck))
+		return NULL;
 	there.exists = true;
 	there.lsn = row->lsn;
 	there.timeline = row->timeline;
@@ -418,15 +437,15 @@ decide(Decision *decision)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
 	noted = read_noted(truck);
-	if (truck->needs_backfill)
+	if (is_to_be_loaded(truck))
 		trouble = backfill_trouble(truck, &decision->row, &noted, &decision->must_reset);
 	else
 	{
-		trouble = row_trouble(&decision->row, &noted, position);
-		adopts = trouble == NULL && decision->row.lsn > position->lsn;
+		trouble = row_trouble(truck, &decision->row, &noted, position);
+		adopts = trouble == NULL && !truck->needs_backfill && decision->row.lsn > position->lsn;
 	}
 	if (trouble == NULL)
-		decision->token = write_noted(truck, decision->row.token, truck->needs_backfill);
+		decision->token = write_noted(truck, decision->row.token, is_to_be_loaded(truck));
 	if (adopts)
 		trucker_position_write(position, decision->row.lsn);
 	PopActiveSnapshot();
@@ -450,6 +469,7 @@ trucker_remote_position_take(TruckerConn *conn, TruckerRemotePosition *remote,
 							 const TruckerTruck *truck, TruckerPosition *position)
 {
 	Decision	decision;
+	const char *key = remote->key;
 	const char *trouble;
 	XLogRecPtr	lsn;
 
@@ -459,17 +479,20 @@ trucker_remote_position_take(TruckerConn *conn, TruckerRemotePosition *remote,
 	trucker_remote_position_begin(conn, remote);
 	trucker_remote_position_make_table(conn, remote);
 	/* waits for whoever is still about to commit for the truck */
-	decision.row = read_row(conn, remote, true);
+	decision.row = read_row(conn, remote, key, true);
+	/* taken from the server of before, which cannot go on then */
+	if (!decision.row.exists && trucker_truck_resumes(truck))
+		decision.row = read_row(conn, remote, key = former_key(truck), true);
 	trouble = decide(&decision);
 	if (trouble)
 		return trouble;
 
 	lsn = decision.row.lsn;
-	if (truck->needs_backfill && !decision.must_reset)
+	if (is_to_be_loaded(truck) && !decision.must_reset)
 		lsn = InvalidXLogRecPtr;
 	if (decision.row.exists)
-		PQclear(trucker_conn_exec(conn, psprintf("UPDATE %s SET token = '%s', lsn = '%s' WHERE %s",
-												 remote->table, decision.token, lsn_text(lsn), remote->key),
+		PQclear(trucker_conn_exec(conn, psprintf("UPDATE %s SET token = '%s', lsn = '%s', system_id = " INT64_FORMAT " WHERE %s",
+												 remote->table, decision.token, lsn_text(lsn), (int64) GetSystemIdentifier(), key),
 								  PGRES_COMMAND_OK));
 	else
 		PQclear(trucker_conn_exec(conn, psprintf("INSERT INTO %s (system_id, database_oid, truck_id, truck, timeline, lsn, token, written_at) "
@@ -500,7 +523,7 @@ trucker_remote_position_look(TruckerConn *conn, const TruckerRemotePosition *rem
 	Noted		noted;
 
 	if (verdict && strcmp(verdict, "t") == 0)
-		row = read_row(conn, remote, false);
+		row = read_row(conn, remote, remote->key, false);
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	noted = read_noted(truck);

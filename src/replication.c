@@ -259,20 +259,17 @@ trucker_replication_backend_pid(TruckerReplication *rep)
 	return PQbackendPID(rep->conn->pg);
 }
 
-/*
- * Create a slot and export the snapshot that goes with it.  The snapshot lives
- * until the connection's next command, a temporary slot as long as the connection.
- * Waits for all transactions that are running now; so the caller must not be one.
- */
-void
-trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool temporary,
-								const char *plugin,
-								XLogRecPtr *consistent_point, char **snapshot)
+static char *
+slot_command(const char *slot, bool temporary, const char *plugin)
 {
-	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s %sLOGICAL %s (SNAPSHOT 'export')",
-								   quote_identifier(slot), temporary ? "TEMPORARY " : "",
-								   quote_identifier(plugin));
-	PGresult   *result = trucker_conn_exec(rep->conn, command, PGRES_TUPLES_OK);
+	return psprintf("CREATE_REPLICATION_SLOT %s %sLOGICAL %s (SNAPSHOT 'export')",
+					quote_identifier(slot), temporary ? "TEMPORARY " : "",
+					quote_identifier(plugin));
+}
+
+static void
+read_slot(PGresult *result, XLogRecPtr *consistent_point, char **snapshot)
+{
 	bool		valid = PQntuples(result) == 1 && PQnfields(result) == 4;
 	char	   *lsn = valid ? pstrdup(PQgetvalue(result, 0, 1)) : NULL;
 
@@ -294,6 +291,34 @@ trucker_replication_copy_slot(TruckerReplication *rep, const char *from, const c
 {
 	PQclear(trucker_conn_exec(rep->conn, psprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, true)",
 												  quote_literal_cstr(from), quote_literal_cstr(to)), PGRES_TUPLES_OK));
+}
+
+/*
+ * Create a slot and export the snapshot that goes with it.  The snapshot lives
+ * until the connection's next command, a temporary slot as long as the connection.
+ * Waits for all transactions that are running now; so the caller must not be one.
+ */
+void
+trucker_replication_create_slot(TruckerReplication *rep, const char *slot, bool temporary,
+								const char *plugin,
+								XLogRecPtr *consistent_point, char **snapshot)
+{
+	read_slot(trucker_conn_exec(rep->conn, slot_command(slot, temporary, plugin), PGRES_TUPLES_OK),
+			  consistent_point, snapshot);
+}
+
+/* The same with a temporary one, as long as goes_on() says so; false: it does not any more. */
+bool
+trucker_replication_create_slot_while(TruckerReplication *rep, const char *slot, const char *plugin,
+									  bool (*goes_on) (void *arg), void *arg,
+									  XLogRecPtr *consistent_point, char **snapshot)
+{
+	PGresult   *result = trucker_conn_exec_while(rep->conn, slot_command(slot, true, plugin), PGRES_TUPLES_OK,
+												 goes_on, arg);
+
+	if (result)
+		read_slot(result, consistent_point, snapshot);
+	return result != NULL;
 }
 
 /*

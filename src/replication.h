@@ -46,6 +46,9 @@ extern void trucker_replication_create_slot(TruckerReplication *rep, const char 
 											const char *plugin,
 											XLogRecPtr *consistent_point, char **snapshot);
 extern void trucker_replication_copy_slot(TruckerReplication *rep, const char *from, const char *to);
+extern bool trucker_replication_create_slot_while(TruckerReplication *rep, const char *slot, const char *plugin,
+												  bool (*goes_on) (void *arg), void *arg,
+												  XLogRecPtr *consistent_point, char **snapshot);
 extern void trucker_replication_start(TruckerReplication *rep, const char *slot, XLogRecPtr from,
 									  const TruckerDecoder *decoder, const TruckerDecodeRequest *request);
 extern TruckerReceived trucker_replication_receive(TruckerReplication *rep);

@@ -492,7 +492,7 @@ trucker_roster_record_error(TruckerStream *stream, const ErrorData *edata)
 TruckerState
 trucker_roster_active_state(const TruckerStream *stream)
 {
-	if (stream->read_until != 0)
+	if (stream->addition)
 		return TRUCKER_BACKFILL;
 	return stream->row->home ? TRUCKER_STREAMING : TRUCKER_CATCHUP;
 }

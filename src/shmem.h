@@ -91,6 +91,21 @@ typedef struct TruckerTruckInfo
 	TimestampTz behind_at;		/* 0: never */
 } TruckerTruckInfo;
 
+/* What has become of a session's wish to compare a truck's destination with the source. */
+typedef enum TruckerVerifyStep
+{
+	TRUCKER_VERIFY_ASKED,
+	TRUCKER_VERIFY_OFFERED,		/* the truck rests where the snapshot shows the source */
+	TRUCKER_VERIFY_FAILED
+} TruckerVerifyStep;
+
+typedef struct TruckerVerifyOffer
+{
+	uint64		number;			/* no other offer has had it */
+	XLogRecPtr	lsn;
+	char		snapshot[NAMEDATALEN];	/* to be imported */
+} TruckerVerifyOffer;
+
 /* in shmem.c */
 extern void trucker_shmem_init(void);
 extern bool trucker_shmem_available(void);
@@ -193,5 +208,17 @@ extern XLogRecPtr trucker_move_limit_confirm(XLogRecPtr lsn);
 extern bool trucker_takeover_pending(void);
 extern void trucker_takeover_begin(void);
 extern void trucker_takeover_end(void);
+
+/* in shmem_verify.c: the session that calls verify() */
+extern int	trucker_verify_ask(const pg_uuid_t *truck_id, TimestampTz deadline);
+extern TruckerVerifyStep trucker_verify_look(int index, TruckerVerifyOffer *offer);
+extern bool trucker_verify_take(int index, uint64 number);
+extern void trucker_verify_end(int index);
+
+/* in shmem_verify.c: the worker that carries the truck */
+extern bool trucker_verify_is_wanted(const pg_uuid_t *truck_id);
+extern uint64 trucker_verify_offer(const pg_uuid_t *truck_id, XLogRecPtr lsn, const char *snapshot);
+extern bool trucker_verify_is_open(const pg_uuid_t *truck_id, uint64 number);
+extern void trucker_verify_withdraw(const pg_uuid_t *truck_id, bool failed);
 
 #endif							/* TRUCKER_SHMEM_H */

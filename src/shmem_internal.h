@@ -14,6 +14,7 @@
 
 #define MAX_PENDING_SCANS 64
 #define MAX_CLOSING_DATABASES 64
+#define TRUCKER_MAX_VERIFICATIONS 8
 
 typedef struct TruckerWorkerEntry
 {
@@ -43,6 +44,18 @@ typedef struct TruckerSlotEntry
 	bool		held_open;		/* transactions that are still open hold it back */
 } TruckerSlotEntry;
 
+/* A session that compares a truck's destination with the source (shmem_verify.c). */
+typedef struct TruckerVerifyEntry
+{
+	pid_t		pid;			/* of the session; 0: the entry is free */
+	Oid			database;
+	pg_uuid_t	truck_id;
+	TimestampTz deadline;
+	TruckerVerifyStep step;
+	pid_t		offered_by;
+	TruckerVerifyOffer offer;
+} TruckerVerifyEntry;
+
 typedef struct TruckerSharedState
 {
 	Latch	   *launcher;		/* NULL while no launcher runs */
@@ -58,6 +71,9 @@ typedef struct TruckerSharedState
 	TruckerTruckEntry *trucks;	/* behind the workers */
 	int			nslots;
 	TruckerSlotEntry *slots;	/* behind the trucks */
+	int			nverifications;
+	uint64		last_offer;
+	TruckerVerifyEntry verifications[TRUCKER_MAX_VERIFICATIONS];
 	TruckerWorkerEntry workers[FLEXIBLE_ARRAY_MEMBER];
 } TruckerSharedState;
 
@@ -73,6 +89,7 @@ extern void trucker_poke_worker_locked(TruckerWorkerEntry *entry);
 /* in shmem_truck.c */
 extern void trucker_release_trucks_locked(int worker);
 extern TruckerWorkerEntry *trucker_carrier_locked(const TruckerTruckEntry *truck);
+extern TruckerWorkerEntry *trucker_truck_carrier_locked(Oid database, const pg_uuid_t *truck_id);
 extern bool trucker_kill_stubborn_locked(void);
 
 /* in shmem_move.c */

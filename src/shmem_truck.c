@@ -51,6 +51,15 @@ trucker_carrier_locked(const TruckerTruckEntry *truck)
 	return worker;
 }
 
+/* Likewise. */
+TruckerWorkerEntry *
+trucker_truck_carrier_locked(Oid database, const pg_uuid_t *truck_id)
+{
+	TruckerTruckEntry *entry = find_truck_locked(database, truck_id);
+
+	return entry ? trucker_carrier_locked(entry) : NULL;
+}
+
 static TruckerTruckEntry *
 allocate_truck_locked(Oid database, const pg_uuid_t *truck_id)
 {

@@ -58,6 +58,7 @@ struct TruckerSqlSession
 	TruckerConnection *connection;	/* NULL: in this database */
 	bool		busy;			/* it has a command that is not answered */
 	char	   *set_role;		/* what makes it the role; NULL: it is */
+	List	   *columns;		/* names (char *) of what the last statement has returned */
 	int			error_position; /* in the statement, in characters from 1; 0: not known */
 
 	/* here */
@@ -159,7 +160,7 @@ terminate_worker(dsm_segment *segment, Datum arg)
 }
 
 static void
-make_segment(TruckerSqlSession *session, Oid database, Oid login, const char *name)
+make_segment(TruckerSqlSession *session, Oid database, Oid login, Oid confined_to, const char *name)
 {
 	shm_toc_estimator estimator;
 	shm_toc    *toc;
@@ -178,6 +179,7 @@ make_segment(TruckerSqlSession *session, Oid database, Oid login, const char *na
 	order = shm_toc_allocate(toc, sizeof(TruckerSqlOrder));
 	order->database = database;
 	order->login = login;
+	order->confined_to = confined_to;
 	strlcpy(order->name, name, sizeof(order->name));
 	shm_toc_insert(toc, TRUCKER_SQL_ORDER, order);
 	for (int key = TRUCKER_SQL_COMMANDS; key <= TRUCKER_SQL_ANSWERS; key++)
@@ -233,6 +235,24 @@ check_is_no_standby(void)
 				 errmsg("no SQL can be run on a standby server")));
 }
 
+static TruckerSqlSession *
+open_session(Oid database, Oid login, Oid confined_to, const char *set_role, const char *name)
+{
+	TruckerSqlSession *session;
+	MemoryContext old;
+
+	check_is_no_standby();
+	session = make_session();
+	old = MemoryContextSwitchTo(session->context);
+	if (set_role)
+		session->set_role = psprintf("SET ROLE %s", set_role);
+	make_segment(session, database, login, confined_to, name);
+	start_worker(session, "trucker_sql_worker_main", "trucker SQL");
+	trucker_sql_session_become(session);
+	MemoryContextSwitchTo(old);
+	return session;
+}
+
 /*
  * A session of the role in a database of this server's.  name is its application_name.  It
  * must be closed before the transaction is committed.
@@ -241,19 +261,20 @@ TruckerSqlSession *
 trucker_sql_session_in(Oid database, Oid role, const char *name)
 {
 	Oid			login = login_role(role);
-	TruckerSqlSession *session;
-	MemoryContext old;
 
-	check_is_no_standby();
-	session = make_session();
-	old = MemoryContextSwitchTo(session->context);
-	if (login != role)
-		session->set_role = psprintf("SET ROLE %s", quote_identifier(GetUserNameFromId(role, false)));
-	make_segment(session, database, login, name);
-	start_worker(session, "trucker_sql_worker_main", "trucker SQL");
-	trucker_sql_session_become(session);
-	MemoryContextSwitchTo(old);
-	return session;
+	return open_session(database, login, InvalidOid,
+						login == role ? NULL : quote_identifier(GetUserNameFromId(role, false)), name);
+}
+
+/*
+ * A session in this database for SQL with the rights of a truck's role, which may be one
+ * that cannot log in.  It can become no other role (sql_worker.c), and should be left with
+ * an open transaction: what is committed is not tidied up after.
+ */
+TruckerSqlSession *
+trucker_sql_session_confined(Oid role, const char *name)
+{
+	return open_session(MyDatabaseId, InvalidOid, role, NULL, name);
 }
 
 /* Likewise, in this database. */
@@ -276,7 +297,7 @@ trucker_sql_session_worker(const char *function, const char *type, const char *n
 	check_is_no_standby();
 	session = make_session();
 	old = MemoryContextSwitchTo(session->context);
-	make_segment(session, MyDatabaseId, InvalidOid, name);
+	make_segment(session, MyDatabaseId, InvalidOid, InvalidOid, name);
 	start_worker(session, function, type);
 	MemoryContextSwitchTo(old);
 	return session;
@@ -329,6 +350,21 @@ take_row(StringInfo message, List **rows)
 	*rows = lappend(*rows, row);
 }
 
+/* What the columns of the rows to come are called. */
+static void
+take_columns(TruckerSqlSession *session, StringInfo message)
+{
+	int			n = pq_getmsgint(message, 2);
+
+	session->columns = NIL;
+	for (int i = 0; i < n; i++)
+	{
+		session->columns = lappend(session->columns, pstrdup(pq_getmsgrawstring(message)));
+		/* table, column, type, length, typmod, format */
+		(void) pq_getmsgbytes(message, 4 + 2 + 4 + 2 + 4 + 2);
+	}
+}
+
 /* An error or a notice of the session's, raised here. */
 static void
 take_error(TruckerSqlSession *session, StringInfo message)
@@ -375,6 +411,9 @@ read_answers(TruckerSqlSession *session)
 		{
 			case 'D':
 				take_row(&message, &rows);
+				break;
+			case 'T':
+				take_columns(session, &message);
 				break;
 			case 'E':
 			case 'N':
@@ -544,6 +583,15 @@ trucker_sql_session_execute(TruckerSqlSession *session, const char *sql, bool ke
 		return execute_remote(session, sql, keep);
 	send_command(session, sql, keep);
 	return read_answers(session);
+}
+
+/* The names (char *) of the columns that a query returns, which runs in this database. */
+List *
+trucker_sql_session_columns(TruckerSqlSession *session, const char *sql)
+{
+	session->columns = NIL;
+	(void) trucker_sql_session_execute(session, sql, true);
+	return session->columns;
 }
 
 /* After RESET ROLE: be the role again whose session it is. */

@@ -22,9 +22,11 @@ typedef struct TruckerSqlSession TruckerSqlSession;
 
 /* in sql_session.c */
 extern TruckerSqlSession *trucker_sql_session_in(Oid database, Oid role, const char *name);
+extern TruckerSqlSession *trucker_sql_session_confined(Oid role, const char *name);
 extern TruckerSqlSession *trucker_sql_session_local(Oid role, const char *name);
 extern TruckerSqlSession *trucker_sql_session_worker(const char *function, const char *type, const char *name);
 extern TruckerSqlSession *trucker_sql_session_remote(TruckerConnection *connection, const char *name, bool exclusive);
+extern List *trucker_sql_session_columns(TruckerSqlSession *session, const char *sql);
 extern List *trucker_sql_session_execute(TruckerSqlSession *session, const char *sql, bool keep);
 extern void trucker_sql_session_become(TruckerSqlSession *session);
 extern int	trucker_sql_session_error_position(const TruckerSqlSession *session);
@@ -32,7 +34,7 @@ extern TruckerConn *trucker_sql_session_conn(TruckerSqlSession *session);
 extern void trucker_sql_session_close(TruckerSqlSession *session);
 
 /* in sql_worker.c */
-extern void trucker_sql_worker_attach(Datum main_arg, shm_mq_handle **commands, shm_mq_handle **answers);
+extern Oid trucker_sql_worker_attach(Datum main_arg, shm_mq_handle **commands, shm_mq_handle **answers);
 extern char *trucker_sql_worker_receive(shm_mq_handle *commands, bool *keep);
 extern bool trucker_sql_worker_done(shm_mq_handle *answers);
 extern PGDLLEXPORT void trucker_sql_worker_main(Datum main_arg);
@@ -47,6 +49,7 @@ typedef struct TruckerSqlOrder
 {
 	Oid			database;
 	Oid			login;			/* the role whose session it is; invalid: the bootstrap superuser's */
+	Oid			confined_to;	/* or: the superuser's, in which all SQL has this role's rights */
 	char		name[NAMEDATALEN];
 } TruckerSqlOrder;
 

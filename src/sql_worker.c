@@ -3,7 +3,9 @@
  *	  The process of a session in this database: it runs SQL that another backend sends.
  *
  * It is connected as the role whose SQL it runs (see sql_session.c), with that role's
- * settings, and reads commands from one queue in shared memory; rows, notices and errors
+ * settings; or, where that is a truck's role, which need not be able to log in, confined to
+ * it as a truck's own SQL is (identity.c): session user and current user are the role, and
+ * SET ROLE, RESET ROLE and SET SESSION AUTHORIZATION are refused.  It reads commands from one queue in shared memory; rows, notices and errors
  * go back by the other one in the form of the protocol.  Each command is run as a client's
  * simple query is, one statement at a time, so statements that begin and end transactions
  * work.  The process ends with the first error, or when the other one lets go.
@@ -29,6 +31,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "identity.h"
 #include "sql_session.h"
 #include "worker.h"
 
@@ -86,7 +89,7 @@ run_statement(RawStmt *raw, const char *sql, CommandDest dest, MemoryContext con
 }
 
 static void
-run_command(const char *sql, CommandDest dest, MemoryContext context)
+run_command(const char *sql, CommandDest dest, Oid confined_to, MemoryContext context)
 {
 	List	   *parsed;
 	ListCell   *lc;
@@ -99,7 +102,12 @@ run_command(const char *sql, CommandDest dest, MemoryContext context)
 	{
 		RawStmt    *raw = lfirst_node(RawStmt, lc);
 
+		/* between two transactions there is only our own code */
+		if (OidIsValid(confined_to) && !IsTransactionBlock())
+			SetUserIdAndSecContext(confined_to, 0);
 		StartTransactionCommand();
+		if (OidIsValid(confined_to))
+			SetUserIdAndSecContext(confined_to, SECURITY_LOCAL_USERID_CHANGE);
 		/* a background worker has nobody else who would arm it */
 		if (StatementTimeout > 0)
 			enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
@@ -142,7 +150,7 @@ trucker_sql_worker_done(shm_mq_handle *answers)
 
 /* Commands, until the other end lets go. */
 static void
-serve(shm_mq_handle *commands, shm_mq_handle *answers)
+serve(shm_mq_handle *commands, shm_mq_handle *answers, Oid confined_to)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "trucker SQL", ALLOCSET_DEFAULT_SIZES);
 
@@ -156,17 +164,33 @@ serve(shm_mq_handle *commands, shm_mq_handle *answers)
 		command = trucker_sql_worker_receive(commands, &keep);
 		if (command == NULL)
 			return;
-		run_command(command, keep ? DestRemote : DestNone, context);
+		run_command(command, keep ? DestRemote : DestNone, confined_to, context);
 		if (!trucker_sql_worker_done(answers))
 			return;
 	}
 }
 
+/* Be the role for good; what it has set for its own sessions holds here, too. */
+static void
+confine(Oid database, Oid role)
+{
+	bool		is_superuser;
+
+	trucker_worker_connect(database);
+	trucker_identity_protect();
+	StartTransactionCommand();
+	is_superuser = superuser_arg(role);
+	CommitTransactionCommand();
+	trucker_identity_init(role, is_superuser);
+	SetSessionAuthorization(role, is_superuser);
+}
+
 /*
  * What such a process does first: connect to the database, and to who has started it, by
- * the segment whose handle is the argument.
+ * the segment whose handle is the argument.  Returns the role that it is confined to, if
+ * it is.
  */
-void
+Oid
 trucker_sql_worker_attach(Datum main_arg, shm_mq_handle **commands, shm_mq_handle **answers)
 {
 	dsm_segment *segment;
@@ -194,9 +218,13 @@ trucker_sql_worker_attach(Datum main_arg, shm_mq_handle **commands, shm_mq_handl
 	shm_mq_set_receiver(queue, MyProc);
 	*commands = shm_mq_attach(queue, segment, NULL);
 
-	BackgroundWorkerInitializeConnectionByOid(order->database, order->login, 0);
+	if (OidIsValid(order->confined_to))
+		confine(order->database, order->confined_to);
+	else
+		BackgroundWorkerInitializeConnectionByOid(order->database, order->login, 0);
 	SetClientEncoding(GetDatabaseEncoding());
 	pgstat_report_appname(order->name);
+	return order->confined_to;
 }
 
 /* bgworker entry point: the argument is the segment's handle. */
@@ -205,8 +233,8 @@ trucker_sql_worker_main(Datum main_arg)
 {
 	shm_mq_handle *commands;
 	shm_mq_handle *answers;
+	Oid			confined_to = trucker_sql_worker_attach(main_arg, &commands, &answers);
 
-	trucker_sql_worker_attach(main_arg, &commands, &answers);
-	serve(commands, answers);
+	serve(commands, answers, confined_to);
 	proc_exit(0);
 }

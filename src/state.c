@@ -42,6 +42,7 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 		"DELETE FROM trucker.destination WHERE truck_id = $1",
 		"DELETE FROM trucker.former_truck WHERE truck_id = $1",
 		"DELETE FROM trucker.column_need WHERE truck_id = $1",
+		"DELETE FROM trucker.drained WHERE truck_id = $1",
 		/* and what the last batch of a truck may have added after it had been dropped */
 		"DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
 		"DELETE FROM trucker.quarantined_change WHERE truck_id = $1 OR truck_id NOT IN (SELECT id FROM trucker.truck)",
@@ -74,6 +75,8 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 	/* it is loaded by the definition that it has now, and all columns are published for that */
 	trucker_former_forget(truck_id);
 	trucker_column_need_forget(truck_id);
+	trucker_catalog_write("DELETE FROM trucker.drained WHERE truck_id = $1",
+						  truck_id, NULL, SPI_OK_DELETE);
 	/* what the destination holds does not count any more */
 	trucker_catalog_write("UPDATE trucker.destination SET emptied = false WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_UPDATE);
@@ -82,6 +85,15 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 						  "SET needs_backfill = true, needs_reset = true, lost = false, failed = false, "
 						  "stream_id = NULL, applied_lsn = NULL, failed_lsn = NULL, skip_lsn = NULL",
 						  truck_id, NULL, SPI_OK_INSERT);
+}
+
+/* The truck was drained before pg_upgrade: it gets a new slot, as if it had to be loaded. */
+void
+trucker_state_request_resume(const pg_uuid_t *truck_id)
+{
+	trucker_catalog_write("UPDATE trucker.truck_state SET needs_backfill = true, needs_reset = false, lost = false, failed = false, "
+						  "stream_id = NULL, applied_lsn = NULL, failed_lsn = NULL, skip_lsn = NULL WHERE truck_id = $1 AND NOT needs_backfill",
+						  truck_id, NULL, SPI_OK_UPDATE);
 }
 
 /*

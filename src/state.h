@@ -77,6 +77,7 @@ typedef struct TruckerNode
 /* in state.c: trucks */
 extern void trucker_state_delete(const pg_uuid_t *truck_id);
 extern bool trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled);
+extern void trucker_state_request_resume(const pg_uuid_t *truck_id);
 extern void trucker_state_request_resync(const pg_uuid_t *truck_id);
 extern void trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point,
 										 const char *slot_name);

@@ -426,9 +426,10 @@ pass_must_end(TruckerStream *stream)
 	trucker_redefine_settle(stream);
 	if (trucker_redefine_is_due(stream))
 		return true;
-	if (trucker_added_is_due(stream) || stream->switches)
+	if (trucker_added_is_due(stream) || stream->switches || trucker_verification_is_due(stream))
 		return true;
-	if (!stream->row->home && trucker_added_member(stream) == NULL && trucker_transition_join(stream))
+	if (!stream->row->home && trucker_added_member(stream) == NULL &&
+		trucker_verification_member(stream) == NULL && trucker_transition_join(stream))
 		return true;
 	trucker_transition_let_leave(stream);
 	trucker_roster_note_applied(stream);
@@ -497,6 +498,8 @@ trucker_stream_follow(TruckerStream *stream)
 			continue;
 		if (trucker_added_is_due(stream))
 			trucker_added_begin(stream);
+		else if (trucker_verification_is_due(stream))
+			trucker_verification_begin(stream);
 		if (stream->nactive == 0)
 			break;
 		begin_pass(stream);
@@ -504,6 +507,7 @@ trucker_stream_follow(TruckerStream *stream)
 		end_pass(stream);
 		trucker_redefine_end_pass(stream);
 		trucker_added_end(stream);
+		trucker_verification_end(stream);
 		learn_names(stream);
 	}
 	stream->next_attempt_at = trucker_roster_next_retry(stream);
@@ -526,6 +530,7 @@ trucker_stream_abandon(TruckerStream *stream)
 	stream->members = NIL;
 	trucker_first_start_abandon();
 	stream->addition = NULL;
+	stream->verification = NULL;
 	stream->read_until = stream->switch_lsn = InvalidXLogRecPtr;
 	stream->ddl_xid = 0;
 	end_pass(stream);

@@ -75,6 +75,7 @@ typedef struct TruckerStream
 	uint64		ddl_xid;		/* source transaction that has altered inputs, and ended the pass; 0: none */
 	XLogRecPtr	ddl_lsn;		/* start of its commit record */
 	struct TruckerAddition *addition;	/* inputs that are being added to its only truck; or NULL */
+	struct TruckerVerification *verification;	/* its only truck is being brought to read_until; or NULL */
 	XLogRecPtr	read_until;		/* that truck gets nothing that commits at or after it; 0: no limit */
 	XLogRecPtr	switch_lsn;		/* what commits at or after it is for the new definition of some truck; 0: no such */
 	TimestampTz settle_at;		/* when to look again where that is */
@@ -190,5 +191,12 @@ extern TruckerMember *trucker_added_member(const TruckerStream *stream);
 extern bool trucker_added_is_due(const TruckerStream *stream);
 extern void trucker_added_begin(TruckerStream *stream);
 extern void trucker_added_end(TruckerStream *stream);
+
+/* in verification.c */
+extern TruckerMember *trucker_verification_member(const TruckerStream *stream);
+extern bool trucker_verification_needs_own_stream(const TruckerStream *stream, const TruckerMember *member);
+extern bool trucker_verification_is_due(const TruckerStream *stream);
+extern void trucker_verification_begin(TruckerStream *stream);
+extern void trucker_verification_end(TruckerStream *stream);
 
 #endif							/* TRUCKER_STREAM_H */

@@ -7,7 +7,8 @@
  *				 catch-up stream whose slot is not beyond it: one that exists, or a
  *				 new one with a copy of the home's slot.  One whose role or stream
  *				 has been altered leaves for a catch-up stream of that role and name;
- *				 one that has inputs to load, for one of its own (added_tables.c)
+ *				 one that has inputs to load, or is to be verified, for one of its own
+ *				 (added_tables.c, verification.c)
  *	 rekey		 a stream becomes its only truck's, whose role or stream was altered
  *	 join		 trucks of a catch-up stream that are as far as their home move there
  *	 promote	 a catch-up stream whose home has no work becomes the home itself
@@ -297,7 +298,8 @@ leave(TruckerStream *stream, TruckerMember *member)
 	flush_all();
 	lsn = trucker_position_confirmable(member->position);
 	trucker_transition_begin();
-	if (member->unloaded == NIL)
+	/* if it has to be alone, others' company will not do */
+	if (member->unloaded == NIL && !trucker_verification_needs_own_stream(stream, member))
 		best = nearest(stream, member, trucker_state_catchup_streams(&member->truck_id), lsn, &confirmed);
 	can_copy = slot_can_be_had();
 	trucker_transition_commit();
@@ -611,7 +613,7 @@ trucker_transition_reopen(TruckerStream *stream)
 /*
  * Shall the truck leave?  The home lets go of trucks that rest, if there are others
  * that it would hold up: its slot is held back for what is aboard.  A truck that
- * has inputs to load must be alone for that, and one that is misplaced elsewhere.
+ * has inputs to load, or is to be verified, must be alone for that, and one that is misplaced elsewhere.
  */
 static bool
 shall_leave(const TruckerStream *stream, const TruckerMember *member)
@@ -619,7 +621,8 @@ shall_leave(const TruckerStream *stream, const TruckerMember *member)
 	if (member->gone || member->lost || member->truck->needs_backfill)
 		return false;
 	if (trucker_member_shall_run(member) &&
-		(member->misplaced || (member->active && member->unloaded != NIL && !trucker_added_is_alone(stream, member))))
+		(member->misplaced || (member->active && member->unloaded != NIL && !trucker_added_is_alone(stream, member)) ||
+		 trucker_verification_needs_own_stream(stream, member)))
 		return true;
 	return stream->row->home && stream->nactive > 0 && !member->active;
 }

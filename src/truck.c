@@ -36,7 +36,8 @@
 	"coalesce(s.applied_lsn, '0/0'), t.xmin::text, coalesce(s.failed_lsn, '0/0'), coalesce(s.skip_lsn, '0/0'), " \
 	"(SELECT array_agg(concat_ws(' ', f.relid, f.keeps::int, array_to_string(f.attnums, ' '))) " \
 	"FROM trucker.filter_attnum f WHERE f.truck_id = t.id), " \
-	"EXISTS (SELECT FROM trucker.column_filter f WHERE f.truck_id = t.id) " \
+	"EXISTS (SELECT FROM trucker.column_filter f WHERE f.truck_id = t.id), " \
+	"(SELECT d.system_id FROM trucker.drained d WHERE d.truck_id = t.id LIMIT 1) " \
 	"FROM trucker.truck t LEFT JOIN trucker.truck_state s ON s.truck_id = t.id "
 
 /* The filters that the catalog knows by attnum: for each input one text, of numbers. */
@@ -103,8 +104,19 @@ form_truck(HeapTuple tuple)
 	truck->skip_lsn = DatumGetLSN(trucker_column(tuple, 21, &isnull));
 	truck->filters = trucker_truck_form_filters(tuple, 22);
 	truck->filters_restored = truck->filters == NIL && trucker_bool_column(tuple, 23);
+	truck->drained_on = (uint64) DatumGetInt64(trucker_column(tuple, 24, &isnull));
 	trucker_truck_parse_options(truck, &ignored);
 	return truck;
+}
+
+/*
+ * Was the truck drained on the server from which pg_upgrade has made this one?  Then what
+ * its backfill does is to see that nothing is missing (drained.c).
+ */
+bool
+trucker_truck_resumes(const TruckerTruck *truck)
+{
+	return truck->drained_on != 0 && truck->drained_on != GetSystemIdentifier();
 }
 
 /* The one truck that the query finds, in the caller's context; or NULL. */

@@ -87,12 +87,14 @@ typedef struct TruckerTruck
 	XLogRecPtr	applied_lsn;	/* when it came aboard that stream */
 	XLogRecPtr	failed_lsn;		/* of a source transaction that it is known to fail at; or 0 */
 	XLogRecPtr	skip_lsn;		/* of one that it shall pass over; or 0 */
+	uint64		drained_on;		/* system identifier of the server on which it was drained for pg_upgrade; or 0 */
 	char	   *version;		/* of the definition: no other one has had it */
 	bool		is_former;		/* SQL, options and filters are those that it had before it was altered (former.c) */
 	XLogRecPtr	former_until;	/* ... for all that commits before; 0: not known yet */
 } TruckerTruck;
 
 /* in truck.c */
+extern bool trucker_truck_resumes(const TruckerTruck *truck);
 extern void trucker_truck_parse_options(TruckerTruck *truck, char **role_name);
 extern void trucker_truck_check_output(const TruckerTruck *truck);
 extern void trucker_truck_merge_options(TruckerTruck *truck, Jsonb *changes);
