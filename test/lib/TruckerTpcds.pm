@@ -8,8 +8,9 @@
 #   tpcds_sells($node, $n)              wait until so many tickets more have been sold
 #   tpcds_same($node, $remote, $what)   wait for the trucks, and compare each answer with its question;
 #                                       tests named after $what
-#   tpcds_disaster($node, $remote, $kind)
+#   tpcds_disaster($node, $remote, $kind, $truck)
 #                                       see @tpcds_disasters; back when the server answers again
+#   tpcds_operator($node)               something that an operator does while trucks run; says what
 #   tpcds_ends_sessions($kind)          does it end the sessions of $node?
 #
 # $node needs max_prepared_transactions and a superuser's connection to $remote, of TruckerRemote.
@@ -33,6 +34,7 @@ our @EXPORT = qw(
   tpcds_disaster
   tpcds_ends_sessions
   tpcds_load
+  tpcds_operator
   tpcds_same
   tpcds_sells
   tpcds_setup
@@ -47,10 +49,14 @@ our @tpcds_disasters = (@disasters, 'kill -9 of a client', 'crash of the other s
 
 my $clients = 4;
 
+# the schema of the source's tables; trucks keep the path with which they are made
+my $path = '-c search_path=tpcds,public';
+
 sub _run_file
 {
 	my ($node, $file, %variables) = @_;
 
+	local $ENV{PGOPTIONS} = $path;
 	$node->psql(
 		'postgres', slurp_file("$dir/$file"),
 		on_error_die => 1,
@@ -102,7 +108,7 @@ sub tpcds_load
 	# the names of the sessions
 	local $ENV{PGAPPNAME} = 'tpcds';
 	# a notice is no error; a warning is, for nothing here may warn
-	local $ENV{PGOPTIONS} = '-c client_min_messages=warning';
+	local $ENV{PGOPTIONS} = "$path -c client_min_messages=warning";
 	foreach my $part (@parts)
 	{
 		my $err = $node->basedir . '/tpcds_' . @{ $self->{err} } . '.err';
@@ -155,6 +161,39 @@ sub _answer
 	return "SELECT $columns FROM answer.$truck";
 }
 
+sub tpcds_operator
+{
+	my ($node) = @_;
+	my $truck = $tpcds_trucks[ rand @tpcds_trucks ];
+	my $stream = rand() < 0.5 ? 'ds' : 'dsp';
+	my @settings = (
+		[ 'trucker.max_run_rows',      7,  300,  20000 ],
+		[ 'trucker.max_batch_rows',    20, 1000, 50000 ],
+		[ 'trucker.max_truck_delay',   20, 200,  2000 ],
+		[ 'trucker.batch_memory',      64, 65536 ],
+		[ 'logical_decoding_work_mem', 64, 65536 ]);
+	my $choice = int(rand(4));
+
+	if ($choice == 0)
+	{
+		$node->safe_psql('postgres', "SELECT trucker.stop('$truck')");
+		$node->safe_psql('postgres', "SET client_min_messages = error; SELECT trucker.start('$truck')");
+		return "stop and start of $truck";
+	}
+	if ($choice == 1)
+	{
+		my $plugin = rand() < 0.5 ? 'wal2json' : 'pgoutput';
+
+		$node->safe_psql('postgres', "SET client_min_messages = error; SELECT trucker.set_output_plugin('$stream', '$plugin')");
+		return "$stream reads $plugin";
+	}
+	my ($setting, @values) = @{ $settings[ rand @settings ] };
+	my $value = $values[ rand @values ];
+
+	$node->safe_psql('postgres', $_) foreach "ALTER SYSTEM SET $setting = $value", 'SELECT pg_reload_conf()';
+	return "$setting = $value";
+}
+
 sub tpcds_ends_sessions
 {
 	my ($kind) = @_;
@@ -164,7 +203,7 @@ sub tpcds_ends_sessions
 
 sub tpcds_disaster
 {
-	my ($node, $remote, $kind) = @_;
+	my ($node, $remote, $kind, $truck) = @_;
 
 	if ($kind eq 'crash of the other server')
 	{
@@ -180,7 +219,7 @@ sub tpcds_disaster
 	}
 	else
 	{
-		disaster($node, $kind, $tpcds_trucks[ rand @tpcds_trucks ]);
+		disaster($node, $kind, $truck // $tpcds_trucks[ rand @tpcds_trucks ]);
 	}
 	return;
 }

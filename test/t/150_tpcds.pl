@@ -65,6 +65,7 @@ while (my @kinds = splice @all, 0, 2)
 	{
 		$load //= tpcds_load($node, $rate);
 		tpcds_sells($node, 20 + int(rand(80)));
+		note tpcds_operator($node) if rand() < 0.5;
 		# a load from the beginning, which the disaster may meet
 		sql("SET client_min_messages = error; SELECT trucker.resync('$tpcds_trucks[ rand @tpcds_trucks ]')") if rand() < 0.3;
 		tpcds_disaster($node, $remote, $kind);
@@ -85,6 +86,7 @@ is(sql(q{SELECT string_agg(sequencename, ' ') FROM pg_sequences WHERE schemaname
 ### A table with rows is attached: these rows are in no change, and trucks that read the whole say so
 ###
 my ($rc, $stdout, $stderr) = $node->psql('postgres', q{
+	SET search_path = tpcds;
 	CREATE TABLE inventory_full (LIKE inventory INCLUDING INDEXES);
 	ALTER TABLE inventory_full REPLICA IDENTITY FULL;
 	INSERT INTO inventory_full (inv_date_sk, inv_item_sk, inv_warehouse_sk, inv_quantity_on_hand)

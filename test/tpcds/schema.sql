@@ -1,6 +1,9 @@
 -- The tables of TPC-DS that the trucks read: names and types as in the standard; primary
 -- keys as there; foreign keys are left out, as most who use the schema do.  inventory is
 -- partitioned by date here, and the tables whose old values trucks read log them.
+CREATE SCHEMA tpcds;
+SET search_path = tpcds, public;
+
 CREATE TABLE date_dim (
 	d_date_sk           integer PRIMARY KEY,
 	d_date_id           char(16) NOT NULL,

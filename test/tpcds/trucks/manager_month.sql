@@ -15,7 +15,7 @@ CREATE TABLE answer.manager_month (i_manager_id integer, d_year integer, d_moy i
 	PRIMARY KEY (i_manager_id, d_year, d_moy));
 
 SELECT trucker.create_truck('manager_month', '{item, store_sales}', input_sql => $$
-	{{ if eq .input_table "public.item" }}
+	{{ if eq .input_table "tpcds.item" }}
 	SELECT i_item_sk AS item_sk, i_manager_id AS manager_id, old__i_item_sk AS old_item_sk FROM r
 	{{ else }}
 	SELECT item_sk, d_year, d_moy, sum(paid) AS paid, sum(lines) AS lines
@@ -27,7 +27,7 @@ SELECT trucker.create_truck('manager_month', '{item, store_sales}', input_sql =>
 	GROUP BY item_sk, d_year, d_moy
 	{{ end }}
 $$, output_sql => $$
-	{{ if eq .input_table "public.item" }}
+	{{ if eq .input_table "tpcds.item" }}
 	-- what an item has sold so far goes from its old manager to its new one
 	INSERT INTO answer.manager_month AS t
 	SELECT manager_id, d_year, d_moy, sum(sign * paid), sum(sign * lines)

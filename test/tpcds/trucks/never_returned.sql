@@ -11,7 +11,7 @@ SELECT trucker.create_truck('never_returned', '{store_sales, store_returns}', in
 	SELECT k.item_sk, k.ticket_number, s.ss_store_sk AS store_sk, s.ss_net_paid AS net_paid,
 		s.ss_item_sk IS NOT NULL AND t.sr_item_sk IS NULL AS belongs
 	FROM (
-	{{ if eq .input_table "public.store_sales" }}
+	{{ if eq .input_table "tpcds.store_sales" }}
 		SELECT ss_item_sk AS item_sk, ss_ticket_number AS ticket_number FROM r WHERE meta__operation <> 'delete'
 		UNION
 		SELECT old__ss_item_sk, old__ss_ticket_number FROM r WHERE meta__operation <> 'insert'

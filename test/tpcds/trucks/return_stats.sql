@@ -16,7 +16,7 @@ SELECT category_id, n AS pairs, round(sold / n, 6) AS sold_avg, round(sqrt((n * 
 FROM kept.pair_sums WHERE n <> 0;
 
 SELECT trucker.create_truck('return_stats', '{store_sales, store_returns}', input_sql => $$
-	{{ if eq .input_table "public.store_sales" }}
+	{{ if eq .input_table "tpcds.store_sales" }}
 	SELECT ss_item_sk AS item_sk, ss_ticket_number AS ticket_number FROM r WHERE meta__operation <> 'delete'
 	UNION
 	SELECT old__ss_item_sk, old__ss_ticket_number FROM r WHERE meta__operation <> 'insert'

@@ -11,26 +11,26 @@ LEFT JOIN store ON s_store_sk = ss_store_sk;
 
 SELECT trucker.create_truck('sale_flat', '{store_sales, customer, customer_address, household_demographics, store}',
 output_connection => 'warehouse_server', input_sql => $$
-	{{ if eq .input_table "public.store_sales" }}
+	{{ if eq .input_table "tpcds.store_sales" }}
 	SELECT s.old__ss_item_sk AS old_item_sk, s.old__ss_ticket_number AS old_ticket_number,
 	{{ else }}
 	SELECT NULL::integer AS old_item_sk, NULL::bigint AS old_ticket_number,
 	{{ end }}
 		s.ss_item_sk, s.ss_ticket_number, c_last_name, c_first_name, ca_city, ca_state, hd_buy_potential, s_store_name,
 		s.ss_quantity, s.ss_net_paid
-	FROM {{ if eq .input_table "public.store_sales" }} r {{ else }} store_sales {{ end }} AS s
+	FROM {{ if eq .input_table "tpcds.store_sales" }} r {{ else }} store_sales {{ end }} AS s
 	LEFT JOIN customer AS c ON c.c_customer_sk = s.ss_customer_sk
 	LEFT JOIN customer_address AS a ON a.ca_address_sk = c.c_current_addr_sk
 	LEFT JOIN household_demographics AS h ON h.hd_demo_sk = s.ss_hdemo_sk
 	LEFT JOIN store AS o ON o.s_store_sk = s.ss_store_sk
 	-- a row of a backfill brings nothing: the sales are loaded with the dimensions of the same snapshot
-	{{ if eq .input_table "public.customer" }}
+	{{ if eq .input_table "tpcds.customer" }}
 	WHERE s.ss_customer_sk IN (SELECT coalesce(c_customer_sk, old__c_customer_sk) FROM r WHERE meta__xid IS NOT NULL)
-	{{ else if eq .input_table "public.customer_address" }}
+	{{ else if eq .input_table "tpcds.customer_address" }}
 	WHERE c.c_current_addr_sk IN (SELECT coalesce(ca_address_sk, old__ca_address_sk) FROM r WHERE meta__xid IS NOT NULL)
-	{{ else if eq .input_table "public.household_demographics" }}
+	{{ else if eq .input_table "tpcds.household_demographics" }}
 	WHERE s.ss_hdemo_sk IN (SELECT coalesce(hd_demo_sk, old__hd_demo_sk) FROM r WHERE meta__xid IS NOT NULL)
-	{{ else if eq .input_table "public.store" }}
+	{{ else if eq .input_table "tpcds.store" }}
 	WHERE s.ss_store_sk IN (SELECT coalesce(s_store_sk, old__s_store_sk) FROM r WHERE meta__xid IS NOT NULL)
 	{{ end }}
 $$, output_sql => $$

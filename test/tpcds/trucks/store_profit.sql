@@ -15,7 +15,7 @@ SELECT store_sk, earned - lost AS profit, sales, returns FROM kept.store_profit 
 SELECT trucker.create_truck('store_profit', '{store_sales, store_returns}', input_sql => $$
 	SELECT store_sk, sum(sign * earned) AS earned, sum(sign * sales) AS sales, sum(sign * lost) AS lost, sum(sign * returns) AS returns
 	FROM (
-	{{ if eq .input_table "public.store_sales" }}
+	{{ if eq .input_table "tpcds.store_sales" }}
 		SELECT 1 AS sign, ss_store_sk AS store_sk, ss_net_profit AS earned, 1 AS sales, 0 AS lost, 0 AS returns
 		FROM r WHERE meta__operation <> 'delete'
 		UNION ALL
@@ -34,4 +34,4 @@ $$, output_sql => $$
 	WHEN MATCHED THEN UPDATE SET earned = t.earned + r.earned, sales = t.sales + r.sales, lost = t.lost + r.lost, returns = t.returns + r.returns
 	WHEN NOT MATCHED THEN INSERT VALUES (r.store_sk, r.earned, r.sales, r.lost, r.returns)
 $$, options => $$ {"stream": "ds", "reset_sql": "DELETE FROM kept.store_profit", "on_truncate": "run", "truncate_sql":
-	"UPDATE kept.store_profit SET {{ if eq .input_table \"public.store_sales\" }} earned = 0, sales = 0 {{ else }} lost = 0, returns = 0 {{ end }}"} $$);
+	"UPDATE kept.store_profit SET {{ if eq .input_table \"tpcds.store_sales\" }} earned = 0, sales = 0 {{ else }} lost = 0, returns = 0 {{ end }}"} $$);
