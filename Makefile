@@ -6,7 +6,7 @@
 #                      shared_preload_libraries = 'trucker', then the TAP tests
 #   make test          install what is missing, build, install, run all tests on
 #                      servers of their own; TESTS="sql/a.sql test/t/b.pl" for some
-#   make soak          crashes for MINUTES=60, then a transaction of HUGE_ROWS=5000000
+#   make soak          loads and crashes for MINUTES=60, then a transaction of HUGE_ROWS=5000000
 #   make fuzz          the decoders, the templates and the readers of projects with
 #                      libFuzzer, RUNS=500000 executions each (test/fuzz/run.sh)
 #   make bench         a truck beside a subscription, a trigger and a plain INSERT

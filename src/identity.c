@@ -145,6 +145,8 @@ void
 trucker_identity_begin(Oid role, bool role_is_superuser, const char *search_path)
 {
 	SetSessionAuthorization(role, role_is_superuser);
+	/* no client's statement sets it: now() would stay at the time when the process began */
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 
 	set_local("search_path", search_path);

@@ -111,7 +111,9 @@ log_slow_run(const TruckerPipeline *pipeline, const TruckerInput *input, Timesta
 void
 trucker_pipeline_start_clock(TruckerPipeline *pipeline)
 {
-	pipeline->run_started = GetCurrentTimestamp();
+	/* each run is a statement; now() is the batch's */
+	SetCurrentStatementStartTimestamp();
+	pipeline->run_started = GetCurrentStatementStartTimestamp();
 	if (trucker_run_timeout > 0)
 		enable_timeout_after(STATEMENT_TIMEOUT, trucker_run_timeout);
 }

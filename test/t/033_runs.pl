@@ -461,6 +461,31 @@ is(sql(q{SELECT bool_and(ids = sorted) FROM (SELECT array_agg(id ORDER BY seq) A
 drop_all();
 
 ###
+### The clock: now() is the time of the batch, statement_timestamp() that of the run
+###
+
+sql(q{
+CREATE TABLE clock (id int PRIMARY KEY, n int);
+CREATE TABLE clock_seen (id int, n int, made timestamptz DEFAULT now(), run_at timestamptz);
+SELECT trucker.create_truck('clock', '{clock}', 'INSERT INTO clock_seen (id, n, run_at) SELECT id, n, statement_timestamp() FROM r');
+});
+ok(start(), 'truck clock runs');
+my @before;
+foreach my $id (1 .. 3)
+{
+	push @before, sql('SELECT clock_timestamp()');
+	# the same key twice: two runs in one batch
+	sql("BEGIN; INSERT INTO clock VALUES ($id, 1); UPDATE clock SET n = 2 WHERE id = $id; COMMIT");
+	ok(caught_up($node, 'clock'), "change $id arrives");
+}
+push @before, sql('SELECT clock_timestamp()');
+is(sql("SELECT count(*) FROM clock_seen WHERE made > (ARRAY['$before[0]', '$before[1]', '$before[2]']::timestamptz[])[id] AND made < '$before[3]'"), '6',
+	'now() is after the change was made, not when the worker began');
+is(sql('SELECT count(*) FROM clock_seen AS a JOIN clock_seen AS b USING (id) WHERE a.n = 1 AND b.n = 2 AND a.made = b.made AND a.run_at < b.run_at AND a.made <= a.run_at'), '3',
+	'it is the same for all of a batch, and statement_timestamp() is of the run');
+drop_all();
+
+###
 ### Plans
 ###
 

@@ -1,0 +1,2 @@
+-- one client
+SELECT load.ddl();
