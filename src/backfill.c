@@ -41,6 +41,7 @@
 
 #include "backfill.h"
 #include "drained.h"
+#include "log.h"
 #include "state.h"
 
 /* how often pg_stat_activity is told how far a backfill is */
@@ -333,7 +334,7 @@ resume(TruckerPipeline *pipeline)
 				 errdetail("What was written in between is in no WAL of this server."),
 				 errhint("SELECT trucker.resync(%s) loads the destination anew.", quote_literal_cstr(truck->name))));
 	trucker_drained_forget(&truck->id);
-	ereport(LOG, (errmsg("truck \"%s\" goes on after pg_upgrade: its input tables are as they were when it was drained", truck->name)));
+	ereport(trucker_elevel(TRUCKER_LOG_WARN), (errmsg("truck \"%s\" goes on after pg_upgrade: its input tables are as they were when it was drained", truck->name)));
 }
 
 /*

@@ -305,7 +305,7 @@ receive(TruckerDryRun *run)
 					trucker_replication_confirm(replication, InvalidXLogRecPtr, true);
 				break;
 			case TRUCKER_RECEIVED_NOTHING:
-				(void) trucker_conn_wait(replication->conn, -1);
+				(void) trucker_conn_wait(replication->conn, -1, TRUCKER_WAIT_CHANGES);
 				break;
 		}
 		MemoryContextReset(stream->message_context);

@@ -350,7 +350,7 @@ trucker_conn_exec_while(TruckerConn *conn, const char *command, ExecStatusType e
 	{
 		if (!goes_on(arg))
 			return NULL;
-		(void) trucker_conn_wait(conn, GOES_ON_MS);
+		(void) trucker_conn_wait(conn, GOES_ON_MS, TRUCKER_WAIT_CONNECTION);
 	}
 	return finish_command(conn, command, expected);
 }

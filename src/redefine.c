@@ -35,6 +35,7 @@
 
 #include "catalog.h"
 #include "column_list.h"
+#include "log.h"
 #include "publication.h"
 #include "slots.h"
 #include "stream.h"
@@ -186,7 +187,7 @@ finish(Arrangement *arrangement, TruckerMember *member)
 	trucker_column_need_take_wanted(&member->truck_id);
 	trucker_former_forget(&member->truck_id);
 	reload(arrangement, member);
-	ereport(LOG,
+	ereport(trucker_elevel(TRUCKER_LOG_INFO),
 			(errmsg("truck \"%s\": its new definition takes effect at %X/%X", member->truck->name,
 					LSN_FORMAT_ARGS(member->former->switches_at)), errhidecontext(true)));
 }

@@ -527,7 +527,7 @@ trucker_remote_position_look(TruckerConn *conn, const TruckerRemotePosition *rem
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	noted = read_noted(truck);
-	trouble = row_trouble(&row, &noted, position);
+	trouble = row_trouble(truck, &row, &noted, position);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
 	if (trouble == NULL)

@@ -34,6 +34,7 @@
 #include "shmem.h"
 #include "slots.h"
 #include "stream.h"
+#include "wait.h"
 
 /* how long a truck rests, at most, until the session has its snapshots */
 #define OFFER_MS 10000
@@ -171,7 +172,7 @@ offer(TruckerStream *stream, TruckerMember *member)
 		while (number != 0 && trucker_verify_is_open(truck_id, number) && GetCurrentTimestamp() < deadline &&
 			   !trucker_truck_must_reload(member->entry) && !trucker_worker_must_end())
 		{
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, PG_WAIT_EXTENSION);
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_MS, trucker_wait(TRUCKER_WAIT_PROGRESS));
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}
