@@ -16,6 +16,7 @@ use TruckerTest;
 
 my $node = trucker_node(
 	'dry_run',
+	init => { allows_streaming => 1 },
 	conf => q{
 log_line_prefix = '%m [%p] '
 trucker.retry_max_delay = '200ms'
@@ -497,6 +498,17 @@ like(psql_err($node, q{SELECT * FROM trucker.dry_run('w')}),
 sql('ALTER SYSTEM RESET max_worker_processes');
 $node->restart;
 is(tried('w', 1, 'outcome'), 'applied', 'both are');
+
+# on a standby
+$node->backup('backup');
+my $standby = PostgreSQL::Test::Cluster->new('dry_run_standby');
+$standby->init_from_backup($node, 'backup', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
+like(psql_err($standby, q{SELECT * FROM trucker.dry_run('w')}), qr/25006: +no SQL can be run on a standby server/, 'nothing is tried on a standby');
+is($standby->safe_psql('postgres', q{SELECT count(*), count(plan) FROM trucker.explain('w')}), '1|1', '... but explain() tells there what it would do');
+like($standby->safe_psql('postgres', q{SELECT trucker.graph()}), qr/"w<br\/>stopped"/, '... and graph()');
+$standby->stop;
 
 # no way on
 sql(q{SELECT pg_drop_replication_slot(slot_name) FROM trucker.stream JOIN trucker.truck_state ON stream_id = stream.id JOIN trucker.truck ON truck.id = truck_id WHERE truck.name = 'w'});
