@@ -55,6 +55,22 @@ raise_cannot_go_on(const TruckerTruck *truck, const char *trouble)
 			 errhint("SELECT trucker.resync(%s) loads the destination anew.", quote_literal_cstr(truck->name))));
 }
 
+/*
+ * What is applied by the truck's former definition is tried by it, up to where the new one
+ * takes effect; if that is not known yet, it is beyond all there is.
+ */
+static void
+take_former(TruckerDryRun *run)
+{
+	TruckerFormer *former = trucker_former_load(run->member.truck);
+
+	if (former == NULL || !former->in_force)
+		return;
+	run->member.truck = former->truck;
+	if (!XLogRecPtrIsInvalid(former->switches_at))
+		run->until = Min(run->until, former->switches_at);
+}
+
 /* Load the truck, as its stream's worker does, but that nobody hears of us. */
 static void
 load(TruckerDryRun *run, const pg_uuid_t *truck_id)
@@ -77,6 +93,8 @@ load(TruckerDryRun *run, const pg_uuid_t *truck_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("truck \"%s\" has no replication slot", member->truck->name)));
+	if (run->stream.row->publication)
+		take_former(run);
 	trouble = trucker_slot_trouble(run->stream.row->slot_name, InvalidXLogRecPtr);
 	if (trouble == NULL)
 		trouble = trucker_ddl_unnoted(truck_id);

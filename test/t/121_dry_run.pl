@@ -140,6 +140,32 @@ COMMIT});
 
 counts($_) foreach qw(wal2json pgoutput);
 
+# A truck that was altered to read what is not sent yet: tried by what it still is.
+sql(q{
+CREATE TABLE f (id int PRIMARY KEY, a int, b int);
+CREATE TABLE f_out (id int, a int);
+SELECT trucker.set_output_plugin('former', 'pgoutput');
+SELECT trucker.create_truck('former', '{f}', output_sql => 'INSERT INTO f_out SELECT id, a FROM r', options => '{"stream": "former", "reset_sql": "TRUNCATE f_out"}');
+SELECT trucker.start('former')});
+ok(wait_state($node, 'former', 'streaming'), 'a truck reads two of three columns');
+my $open = $node->background_psql('postgres');
+$open->query_safe('BEGIN; INSERT INTO f VALUES (1, 1, 1)');
+sql(q{SELECT trucker.alter_truck('former', output_sql => 'INSERT INTO f_out SELECT id, a / (b - b) FROM r')});
+ok($node->poll_query_until('postgres', q{SELECT state LIKE '%are published, but%' FROM trucker.former_definitions}), '... is altered to read the third, which may be missing for a while');
+sql(q{SELECT trucker.stop('former')});
+wait_state($node, 'former', 'stopped');
+sql('INSERT INTO f VALUES (2, 2, 2), (3, 3, 3)');
+is(tried('former', 10, 'outcome, inserts, rows_inserted'), 'applied|2|2', '... and tried by its former definition');
+$open->query_safe('COMMIT');
+$open->quit;
+sql(q{SELECT trucker.start('former')});
+ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM trucker.former_definitions'), '... by which these are applied');
+is(sql('SELECT string_agg(id || a::text, \' \' ORDER BY id) FROM f_out'), '11 22 33', '... all of them');
+sql(q{SELECT trucker.stop('former')});
+wait_state($node, 'former', 'stopped');
+sql('INSERT INTO f VALUES (4, 4, 4)');
+is(tried('former', 10, 'outcome, left(error, 5)'), 'fails|22012', '... then by the new one');
+
 # ----
 # What else is on the road
 # ----
