@@ -865,6 +865,138 @@ COMMENT ON VIEW trucker.backfill_progress IS
 'one row a truck that is being backfilled: which table is read, how many of its rows have been, about how many there are, and how long that will take; others'' trucks are shown to members of pg_read_all_stats';
 
 /*
+ * The same for Prometheus and its like.
+ */
+CREATE FUNCTION trucker.truck_latencies(
+	OUT truck text, OUT bucket integer, OUT seconds float8, OUT transactions bigint, OUT sum_seconds float8)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'trucker_truck_latencies';
+COMMENT ON FUNCTION trucker.truck_latencies() IS
+'how many source transactions of each truck could be seen at the destination up to that long after their commit (NULL: all), and the sum of all of these times';
+
+-- labels of a metric: names and values by turns; one without a name is left out
+CREATE FUNCTION trucker.metric_labels(VARIADIC pairs text[])
+RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	SELECT '{' || string_agg(name || '="' || replace(replace(replace(value, E'\\', E'\\\\'), '"', E'\\"'), E'\n', E'\\n') || '"', ',' ORDER BY n) || '}'
+	FROM (SELECT 0 AS n, 'database' AS name, current_database()::text AS value
+		  UNION ALL
+		  SELECT n, pairs[2 * n - 1], pairs[2 * n] FROM generate_series(1, cardinality(pairs) / 2) AS n) AS label
+	WHERE name IS NOT NULL;
+END;
+COMMENT ON FUNCTION trucker.metric_labels(text[]) IS
+'labels as OpenMetrics writes them, with the database as the first';
+
+CREATE FUNCTION trucker.openmetrics()
+RETURNS text LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+SET extra_float_digits = 1
+BEGIN ATOMIC
+	WITH family (n, name, type, unit, help) AS (VALUES
+		(1, 'trucker_truck_state', 'gauge', NULL, 'The state that the truck is in, as the view trucker.status shows it: always 1.'),
+		(2, 'trucker_truck_lag_bytes', 'gauge', 'bytes', 'WAL that has been written since what the truck has applied.'),
+		(3, 'trucker_truck_lag_seconds', 'gauge', 'seconds', 'Age of what the truck has applied last; 0: nothing is behind.'),
+		(4, 'trucker_truck_quarantined_changes', 'gauge', NULL, 'Changes that the truck has in quarantine.'),
+		(5, 'trucker_truck_waiting', 'gauge', NULL, 'Does the truck wait for a lock, a process or a slot?'),
+		(6, 'trucker_truck_wal_warning', 'gauge', NULL, 'Is more than half of trucker.max_retained_wal kept for the truck?'),
+		(10, 'trucker_truck_rows', 'counter', NULL, 'Changes of input tables that have been applied, and rows that have been backfilled.'),
+		(11, 'trucker_truck_truncates', 'counter', NULL, 'TRUNCATEs of input tables that truncate_sql has been run for.'),
+		(12, 'trucker_truck_runs', 'counter', NULL, 'Runs that have been committed.'),
+		(13, 'trucker_truck_batches', 'counter', NULL, 'Destination transactions that have been committed.'),
+		(14, 'trucker_truck_transactions', 'counter', NULL, 'Source transactions that have been applied.'),
+		(15, 'trucker_truck_read_bytes', 'counter', 'bytes', 'Size of the messages of the output plugin about these changes.'),
+		(16, 'trucker_truck_busy_seconds', 'counter', 'seconds', 'Time that the committed batches have taken, by what was done.'),
+		(17, 'trucker_truck_errors', 'counter', NULL, 'Attempts that an error has ended.'),
+		(18, 'trucker_truck_retries', 'counter', NULL, 'Attempts that were made after an error.'),
+		(19, 'trucker_truck_latency_seconds', 'histogram', 'seconds', 'Time from the commit of a source transaction until it could be seen at the destination.'),
+		(30, 'trucker_stream_running', 'gauge', NULL, 'Has the stream a worker?'),
+		(31, 'trucker_stream_lag_bytes', 'gauge', 'bytes', 'WAL that has been written since what the stream has applied.'),
+		(32, 'trucker_stream_lag_seconds', 'gauge', 'seconds', 'Age of what the stream has applied last; 0: nothing is behind.'),
+		(33, 'trucker_stream_received_transactions', 'counter', NULL, 'Source transactions with changes that have been received.'),
+		(34, 'trucker_stream_received_changes', 'counter', NULL, 'Changes that have been received.'),
+		(35, 'trucker_stream_received_bytes', 'counter', 'bytes', 'Size of all messages that have been received.'),
+		(36, 'trucker_stream_spills', 'counter', NULL, 'Batches that were larger than trucker.batch_memory.'),
+		(37, 'trucker_stream_reconnects', 'counter', NULL, 'Replication connections after the first.'),
+		(38, 'trucker_stream_errors', 'counter', NULL, 'Errors of the stream itself.'),
+		(39, 'trucker_stream_busy_seconds', 'counter', 'seconds', 'Time in which the stream has received and decoded changes.'),
+		(50, 'trucker_backfill_read_rows', 'gauge', NULL, 'Rows that a running backfill has read of its table.'),
+		(51, 'trucker_backfill_estimated_rows', 'gauge', NULL, 'Rows that the table of a running backfill has, about.'),
+		(60, 'trucker_slot_kept_bytes', 'gauge', 'bytes', 'WAL that the server keeps for the replication slot.')
+	), stream AS (
+		-- there may be several catch-up streams of one name
+		SELECT stream, owner::text AS owner, count(pid) AS running, max(lag_bytes) AS lag_bytes, max(lag_seconds) AS lag_seconds,
+			   sum(received_transactions) AS transactions, sum(received_changes) AS changes, sum(received_bytes) AS bytes,
+			   sum(spills) AS spills, sum(reconnects) AS reconnects, sum(errors) AS errors, sum(decode_ms) AS decode_ms
+		FROM trucker.stat_stream GROUP BY 1, 2
+	), sample (n, place, number, suffix, labels, value) AS (
+		SELECT v.n, t.truck, 1, '', trucker.metric_labels('truck', t.truck, v.label, v.label_value), v.value
+		FROM trucker.status t CROSS JOIN LATERAL (VALUES
+			(1, 'state', t.state, '1'),
+			(2, NULL, NULL, t.lag_bytes::text),
+			(3, NULL, NULL, t.lag_seconds::text),
+			(4, NULL, NULL, t.quarantined::text),
+			(5, NULL, NULL, (t.waiting_for IS NOT NULL)::int::text),
+			(6, NULL, NULL, (t.warning IS NOT NULL)::int::text)) AS v (n, label, label_value, value)
+		UNION ALL
+		SELECT v.n, t.truck, v.number, '_total', trucker.metric_labels('truck', t.truck, v.label, v.label_value), v.value
+		FROM trucker.stat_truck t CROSS JOIN LATERAL (VALUES
+			(10, 1, 'operation', 'insert', t.rows_inserted::text),
+			(10, 2, 'operation', 'update', t.rows_updated::text),
+			(10, 3, 'operation', 'delete', t.rows_deleted::text),
+			(10, 4, 'operation', 'backfill', t.rows_backfilled::text),
+			(11, 1, NULL, NULL, t.truncates::text),
+			(12, 1, NULL, NULL, t.runs::text),
+			(13, 1, NULL, NULL, t.batches::text),
+			(14, 1, NULL, NULL, t.transactions::text),
+			(15, 1, NULL, NULL, t.bytes::text),
+			(16, 1, 'phase', 'decode', (t.decode_ms / 1000)::text),
+			(16, 2, 'phase', 'input', (t.input_ms / 1000)::text),
+			(16, 3, 'phase', 'output', (t.output_ms / 1000)::text),
+			(16, 4, 'phase', 'commit', (t.commit_ms / 1000)::text),
+			(17, 1, NULL, NULL, t.errors::text),
+			(18, 1, NULL, NULL, t.retries::text)) AS v (n, number, label, label_value, value)
+		UNION ALL
+		SELECT 19, l.truck, l.bucket, v.suffix, trucker.metric_labels('truck', l.truck, v.label, v.label_value), v.value
+		FROM trucker.truck_latencies() l CROSS JOIN LATERAL (VALUES
+			('_bucket', 'le', CASE WHEN l.seconds IS NULL THEN '+Inf'
+								   WHEN l.seconds::text ~ '[.e]' THEN l.seconds::text ELSE l.seconds::text || '.0' END, l.transactions::text),
+			-- behind the last one
+			('_count', NULL, NULL, CASE WHEN l.seconds IS NULL THEN l.transactions::text END),
+			('_sum', NULL, NULL, CASE WHEN l.seconds IS NULL THEN l.sum_seconds::text END)) AS v (suffix, label, label_value, value)
+		UNION ALL
+		SELECT v.n, s.stream, 1, v.suffix, trucker.metric_labels('stream', s.stream, 'owner', s.owner), v.value
+		FROM stream s CROSS JOIN LATERAL (VALUES
+			(30, '', (s.running > 0)::int::text),
+			(31, '', s.lag_bytes::text),
+			(32, '', s.lag_seconds::text),
+			(33, '_total', s.transactions::text),
+			(34, '_total', s.changes::text),
+			(35, '_total', s.bytes::text),
+			(36, '_total', s.spills::text),
+			(37, '_total', s.reconnects::text),
+			(38, '_total', s.errors::text),
+			(39, '_total', (s.decode_ms / 1000)::text)) AS v (n, suffix, value)
+		UNION ALL
+		SELECT v.n, b.truck, 1, '', trucker.metric_labels('truck', b.truck, 'input_table', b.input_table::text), v.value
+		FROM trucker.backfill_progress b CROSS JOIN LATERAL (VALUES
+			(50, b.rows_done::text),
+			(51, b.estimated_rows::text)) AS v (n, value)
+		UNION ALL
+		SELECT 60, l.slot_name, 1, '', trucker.metric_labels('slot_name', l.slot_name, CASE WHEN l.stream IS NOT NULL THEN 'stream' END, l.stream), l.kept_bytes::text
+		FROM trucker.slots l
+	), written AS (
+		SELECT n, string_agg((SELECT f.name FROM family f WHERE f.n = s.n) || suffix || labels || ' ' || value, E'\n'
+							 ORDER BY place COLLATE "C", number, suffix COLLATE "C") AS samples
+		FROM sample s WHERE value IS NOT NULL GROUP BY n
+	)
+	SELECT string_agg('# TYPE ' || f.name || ' ' || f.type || coalesce(E'\n# UNIT ' || f.name || ' ' || f.unit, '')
+					  || E'\n# HELP ' || f.name || ' ' || f.help || coalesce(E'\n' || w.samples, '') || E'\n', '' ORDER BY f.n) || E'# EOF\n'
+	FROM family f LEFT JOIN written w USING (n);
+END;
+COMMENT ON FUNCTION trucker.openmetrics() IS
+'what there is to know of trucks and streams, for Prometheus and its like: in the text format of OpenMetrics';
+
+/*
  * Rights.  A truck holds back WAL and takes a worker and a slot, so making and
  * running one is granted by the database's owner, not open to all.
  */
@@ -880,7 +1012,7 @@ REVOKE ALL ON FUNCTION
 	trucker.verify(text, text[], text, text, interval), trucker.prepare_upgrade(interval),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),
 	trucker.test(text, text), trucker.test_tap(text, text),
-	trucker.explain(text, bigint), trucker.dry_run(text, integer), trucker.reset_stats(text),
+	trucker.explain(text, bigint), trucker.dry_run(text, integer), trucker.reset_stats(text), trucker.openmetrics(),
 	trucker.fdw_validator(text[], oid), trucker.migration_status()
 FROM PUBLIC;
 REVOKE ALL ON PROCEDURE
@@ -890,3 +1022,4 @@ FROM PUBLIC;
 GRANT USAGE ON SCHEMA trucker TO PUBLIC;
 GRANT SELECT ON trucker.status, trucker.quarantine, trucker.slots, trucker.publications, trucker.former_definitions TO PUBLIC;
 GRANT SELECT ON trucker.stat_truck, trucker.stat_stream, trucker.backfill_progress TO PUBLIC;
+GRANT EXECUTE ON FUNCTION trucker.openmetrics() TO pg_monitor;

@@ -168,11 +168,13 @@ handle_truncate(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMes
 	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_ERROR)
 		raise_truncated(pipeline, input);
 	pipeline->batch_rows++;
-	count_change(pipeline, message, TRUCKER_TRUNCATES);
 	if (input->net || pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
 		trucker_pipeline_execute_collected(pipeline);
 	if (pipeline->truck->on_truncate == TRUCKER_TRUNCATE_RUN)
+	{
 		execute_truncate_sql(pipeline, input);
+		count_change(pipeline, message, TRUCKER_TRUNCATES);
+	}
 }
 
 /* The partition that a change is of, open until the batch ends; NULL: it is the table's own. */

@@ -22,6 +22,7 @@
 
 PG_FUNCTION_INFO_V1(trucker_truck_stats);
 PG_FUNCTION_INFO_V1(trucker_stream_stats);
+PG_FUNCTION_INFO_V1(trucker_truck_latencies);
 PG_FUNCTION_INFO_V1(trucker_backfills);
 PG_FUNCTION_INFO_V1(trucker_reset_stats);
 
@@ -93,6 +94,54 @@ trucker_truck_stats(PG_FUNCTION_ARGS)
 	if (trucker_shmem_available())
 		foreach(lc, trucker_list_trucks(false))
 			put_truck(rsinfo, lfirst(lc));
+	return (Datum) 0;
+}
+
+/* Only at these bounds of each power of ten, 1, 2 and 5, is a histogram shown. */
+static bool
+is_shown(int bucket)
+{
+	return bucket % 6 % 2 == 0;
+}
+
+static void
+put_latencies(ReturnSetInfo *rsinfo, const TruckerListed *truck, const TruckerTruckFigures *figures)
+{
+	int64		count = 0;
+	int			number = 0;
+
+	for (int bucket = 0; bucket < TRUCKER_LATENCY_BUCKETS; bucket++)
+	{
+		int64		bound = trucker_latency_bound(bucket);
+		Datum		values[5];
+		bool		nulls[5] = {false};
+
+		count += (int64) figures->latency[bucket];
+		if (bound >= 0 && !is_shown(bucket))
+			continue;
+		values[0] = CStringGetTextDatum(truck->name);
+		values[1] = Int32GetDatum(++number);
+		values[2] = Float8GetDatum(bound / 1e6);
+		nulls[2] = bound < 0;
+		values[3] = Int64GetDatum(count);
+		values[4] = Float8GetDatum(figures->values[TRUCKER_LATENCY_US] / 1e6);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+/* truck_latencies(): histograms, as openmetrics() shows them */
+Datum
+trucker_truck_latencies(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	TruckerTruckFigures figures;
+	ListCell   *lc;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (trucker_shmem_available())
+		foreach(lc, trucker_list_trucks(false))
+			if (trucker_stats_get_truck(MyDatabaseId, &((TruckerListed *) lfirst(lc))->id, &figures))
+				put_latencies(rsinfo, lfirst(lc), &figures);
 	return (Datum) 0;
 }
 

@@ -14,8 +14,8 @@ set -euo pipefail
 debian_pg_config=/usr/lib/postgresql/15/bin/pg_config
 
 tools="gcc libc6-dev make perl libipc-run-perl libyaml-dev openssl graphviz"
-# wanted as a program; the package would also run it as a service
-no_service="pgbouncer"
+# wanted as programs; the packages would also run them as services
+programs="pgbouncer prometheus prometheus-postgres-exporter"
 server="postgresql-15 postgresql-server-dev-15 postgresql-15-wal2json libpq-dev"
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
@@ -36,7 +36,10 @@ missing=
 for package in $wanted; do
 	is_installed "$package" || missing="$missing $package"
 done
-is_installed "$no_service" && no_service=
+no_service=
+for package in $programs; do
+	is_installed "$package" || no_service="$no_service $package"
+done
 [ -n "$missing$no_service" ] || exit 0
 
 # Headers must not be newer than the server that loads what is built with them.
@@ -49,7 +52,7 @@ if [ "$(id -u)" -eq 0 ]; then
 elif command -v sudo >/dev/null; then
 	as_root() { sudo "$@"; }
 else
-	echo "setup.sh: missing packages:$missing $no_service" >&2
+	echo "setup.sh: missing packages:$missing$no_service" >&2
 	echo "setup.sh: run as root, or as a user who may sudo" >&2
 	exit 1
 fi
@@ -81,11 +84,11 @@ log=$(mktemp)
 apt_get() {
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1 </dev/null || {
 		cat "$log" >&2
-		echo "setup.sh: could not install:$missing" >&2
+		echo "setup.sh: could not install:$missing$no_service" >&2
 		exit 1
 	}
 }
-echo "== installing:$missing $no_service"
+echo "== installing:$missing$no_service"
 apt_get update
 # shellcheck disable=SC2086
 [ -z "$missing" ] || apt_get install -y --no-install-recommends $missing
@@ -95,6 +98,9 @@ if [ -n "$no_service" ]; then
 		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
 		as_root chmod 755 "$policy"
 	fi
-	apt_get install -y --no-install-recommends "$no_service"
-	as_root update-rc.d "$no_service" disable >/dev/null 2>&1 || true
+	# shellcheck disable=SC2086
+	apt_get install -y --no-install-recommends $no_service
+	for package in $no_service; do
+		as_root update-rc.d "$package" disable >/dev/null 2>&1 || true
+	done
 fi
