@@ -25,7 +25,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
-#include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "drained.h"
@@ -40,8 +39,9 @@ int64_column(HeapTuple tuple, int number)
 }
 
 /*
- * All transactions of this database before the one that is returned have ended; or, with
- * pids (text) of some that have not, 0.  Prepared ones are among these.
+ * All transactions of this database before the one that is returned, which is the first
+ * that the active snapshot does not know of, have ended; or, with pids (text) of some that
+ * have not, 0.  Prepared ones are among these.
  */
 uint64
 trucker_drained_next_xid(List **pids)
@@ -52,7 +52,6 @@ trucker_drained_next_xid(List **pids)
 
 	*pids = NIL;
 	trucker_catalog_begin(&access);
-	PushActiveSnapshot(GetLatestSnapshot());
 	if (SPI_execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the snapshot");
 	next_xid = (uint64) int64_column(SPI_tuptable->vals[0], 1);
@@ -66,7 +65,6 @@ trucker_drained_next_xid(List **pids)
 	for (uint64 i = 0; i < SPI_processed; i++)
 		*pids = lappend(*pids, trucker_text_column(SPI_tuptable->vals[i], 1));
 	MemoryContextSwitchTo(old);
-	PopActiveSnapshot();
 	trucker_catalog_end(&access);
 	return *pids == NIL ? next_xid : 0;
 }

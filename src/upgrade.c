@@ -71,18 +71,29 @@ join(List *texts)
  * ----
  */
 
-/* Wait until no transaction runs that could have written; what the next one will be. */
-static uint64
-wait_for_transactions(const Drain *drain)
+/*
+ * Wait until no transaction runs that could have written.  What they have left is in the
+ * snapshot that is returned, and of no later one anything is.
+ */
+static Snapshot
+wait_for_transactions(Drain *drain)
 {
-	uint64		next_xid = 0;
+	Snapshot	snapshot;
 	List	   *others;
 
 	trucker_wait_progress_prepare();
-	while ((next_xid = trucker_drained_next_xid(&others)) == 0)
+	for (;;)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), drain->deadline);
+		long		left;
 
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		PushActiveSnapshot(snapshot);
+		drain->next_xid = trucker_drained_next_xid(&others);
+		PopActiveSnapshot();
+		if (drain->next_xid != 0)
+			break;
+		UnregisterSnapshot(snapshot);
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), drain->deadline);
 		if (left <= 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
@@ -93,7 +104,7 @@ wait_for_transactions(const Drain *drain)
 		CHECK_FOR_INTERRUPTS();
 	}
 	trucker_wait_progress_end();
-	return next_xid;
+	return snapshot;
 }
 
 static void
@@ -125,31 +136,40 @@ is_known(List *tables, Oid relid)
 	return false;
 }
 
-/* Look at all inputs; the name of one that has been written since, or NULL. */
+/*
+ * What do the inputs hold as of the snapshot?  Returns the name of one that has been
+ * written since, or NULL.  Whatever that was, the trucks need not have it.
+ */
 static char *
-look_at_inputs(Drain *drain)
+look_at_inputs(Drain *drain, Snapshot snapshot)
 {
 	char	   *written = NULL;
 	ListCell   *lc;
 
 	drain->tables = NIL;
-	PushActiveSnapshot(GetLatestSnapshot());
 	foreach(lc, drain->trucks)
 	{
 		const TruckerTruck *truck = lfirst(lc);
 
 		for (int i = 0; i < truck->ninputs && written == NULL; i++)
 		{
-			TruckerDrainedTable *table = is_known(drain->tables, truck->inputs[i]) ? NULL :
-				trucker_drained_look(truck->inputs[i], drain->next_xid);
+			TruckerDrainedTable *then;
+			TruckerDrainedTable *now;
 
-			if (table && table->is_newer)
-				written = get_rel_name(table->relid);
-			if (table)
-				drain->tables = lappend(drain->tables, table);
+			if (is_known(drain->tables, truck->inputs[i]))
+				continue;
+			PushActiveSnapshot(snapshot);
+			then = trucker_drained_look(truck->inputs[i], drain->next_xid);
+			PopActiveSnapshot();
+			PushActiveSnapshot(GetLatestSnapshot());
+			now = trucker_drained_look(truck->inputs[i], drain->next_xid);
+			PopActiveSnapshot();
+			if (then && now && (now->is_newer || now->nrows != then->nrows))
+				written = get_rel_name(now->relid);
+			if (then)
+				drain->tables = lappend(drain->tables, then);
 		}
 	}
-	PopActiveSnapshot();
 	return written;
 }
 
@@ -164,14 +184,16 @@ drain_all(TruckerChecklist *list, void *arg)
 	/* each round, one more step of a cascade has come to its end */
 	for (int round = 0; round <= list_length(drain->trucks); round++)
 	{
+		Snapshot	snapshot = wait_for_transactions(drain);
 		MemoryContext old;
 
-		drain->next_xid = wait_for_transactions(drain);
 		drain->lsn = trucker_flushed_now();
 		wait_for_trucks(drain, drain->lsn);
+		trucker_stop_point("upgrade: applied");
 		old = MemoryContextSwitchTo(drain->context);
-		written = look_at_inputs(drain);
+		written = look_at_inputs(drain, snapshot);
 		MemoryContextSwitchTo(old);
+		UnregisterSnapshot(snapshot);
 		if (written == NULL)
 			return psprintf("all that is committed before %X/%X is applied", LSN_FORMAT_ARGS(drain->lsn));
 	}

@@ -13,7 +13,7 @@
  *				   waits for the transactions that run
  *	 2. approach   the truck reads up to Q, and nothing of what commits after it
  *	 3. offer	   it rests there while the session imports the snapshot, and takes one of
- *				   the destination: milliseconds.  The comparison needs no truck
+ *				   the destination, and no longer than OFFER_MS.  The comparison needs no truck
  *	 4.			   a new pass, from where the slot is confirmed
  *
  * For that the truck has its stream for itself: among others it leaves for a catch-up

@@ -120,6 +120,13 @@ foreach my $round (1 .. 3)
 	is(verify('there', '{id}', $flat), '', "under load, round $round: the table at the other server is right");
 }
 
+# several at a time: each truck has a stream for itself meanwhile
+my @several = map { my $psql = $node->background_psql('postgres'); $psql->query_until(qr/asked/, "\\echo asked\nSELECT 'found ' || count(*) FROM trucker.verify($_);\n\\echo ended\n"); $psql }
+  "'flat', '{id}', '$flat'", "'total', '{k}', '$total'", "'there', '{id}', '$flat'";
+like($_->query_until(qr/ended/, ''), qr/found 0\n/, 'one of three calls at a time') foreach @several;
+$_->quit foreach @several;
+all_at_home('after that all are together again');
+
 # What would be found without one position: the load changes what is summed up all the time.
 my $before = sql('SELECT sum(v) FROM a');
 ok($node->poll_query_until('postgres', "SELECT sum(v) <> $before FROM a"), 'the load runs');
@@ -198,6 +205,17 @@ foreach my $how ('cancelled', 'terminated')
 	$waiting->query_until(qr/ended/, '') if $how eq 'cancelled';
 }
 eval { $waiting->quit };
+
+# the truck is stopped meanwhile: at once, and the call says so
+$waiting = $node->background_psql('postgres', on_error_stop => 0);
+my $log = -s $node->logfile;
+ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat')");
+sql(q{SELECT trucker.stop('flat')});
+ok(wait_state($node, 'flat', 'stopped'), 'a truck can be stopped while its snapshot is waited for');
+$waiting->query_until(qr/ended/, '');
+ok($node->log_contains(qr/ERROR:  truck "flat" is stopped/, $log), 'then the call ends, and says so');
+$waiting->quit;
+sql(q{SELECT trucker.start('flat')});
 $held->query_safe('COMMIT');
 $held->quit;
 all_at_home('all are together again');

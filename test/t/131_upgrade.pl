@@ -122,7 +122,24 @@ like(prepare($old, '1 s'), qr/^everything is applied\|transactions that have wri
 is(sql($old, q{SELECT count(*) FROM trucker.status WHERE state = 'streaming'}), '7', 'then nothing is stopped');
 $writer->query_safe(q{PREPARE TRANSACTION 'left over'});
 like(prepare($old, '1 s'), qr/prepared transaction 'left over'/, 'a prepared transaction');
-sql($old, q{ROLLBACK PREPARED 'left over'}, q{SELECT trucker.stop('rests')});
+sql($old, q{ROLLBACK PREPARED 'left over'});
+
+# what is only deleted leaves no row behind that would tell of it
+my $offset = -s $old->logfile;
+sql($old, q{ALTER SYSTEM SET trucker.stop_point = 'upgrade: applied'}, 'SELECT pg_reload_conf()');
+$old->wait_for_log(qr/parameter "trucker.stop_point" changed/, $offset);
+my $caller = $old->background_psql('postgres');
+$caller->query_until(qr/asked/, "\\echo asked\nSELECT item, left(detail, 100) FROM trucker.prepare_upgrade('2 s') WHERE NOT ok;\n\\echo ended\n");
+$old->wait_for_log(qr/stop point "upgrade: applied" reached/, $offset);
+my $worker = stream_worker_pid($old, 'a');
+kill 'STOP', $worker;
+sql($old, q{DELETE FROM a WHERE id = 7}, 'ALTER SYSTEM RESET trucker.stop_point', 'SELECT pg_reload_conf()');
+like($caller->query_until(qr/ended/, ''), qr/^everything is applied\|truck "\w+" has not applied all that is committed/m, 'a delete that comes in between, and is not applied, is noticed');
+kill 'CONT', $worker;
+$caller->quit;
+is(sql($old, q{SELECT count(*) FROM trucker.truck_state WHERE enabled}), '7', 'nothing is stopped');
+
+sql($old, q{SELECT trucker.stop('rests')});
 ok(wait_state($old, 'rests', 'stopped'), 'one truck is stopped');
 is(prepare($old, '60 s'), q{truck "rests"|truck "rests" is stopped|SELECT trucker.start('rests');},
 	'of a truck that was stopped nobody knows whether it has all: that is all there is to say');
