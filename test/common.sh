@@ -31,10 +31,11 @@ clear_environment() {
 	umask 022
 }
 
-# Installs what is missing; sets PG_CONFIG, bindir, server_user.
+# Installs what is missing, with "tests" also what only these need; sets PG_CONFIG, bindir,
+# server_user.
 prepare() {
 	clear_environment
-	"$root/test/setup.sh"
+	"$root/test/setup.sh" "$@"
 
 	if [ -z "${PG_CONFIG:-}" ]; then
 		PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config

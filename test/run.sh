@@ -146,7 +146,7 @@ run_tap() {
 }
 
 choose_tests
-prepare
+prepare tests
 make_tmp test
 copy_tree
 # Objects stay in the tree for the next build, unless it is not ours to write to.

@@ -1,6 +1,7 @@
 #!/bin/bash
-# setup.sh: install the Debian packages that building, testing and showing
-# trucker takes.  Does nothing, and needs no rights, where all are there.
+# setup.sh: install the Debian packages that building and showing trucker takes, and with
+# the argument "tests" what its tests take.  Does nothing, and needs no rights, where all
+# are there.
 #
 # Leaves the machine's own servers alone: if PostgreSQL was not installed before,
 # the package does not get to create and start its "main" cluster.  One exception
@@ -13,9 +14,13 @@ set -euo pipefail
 
 debian_pg_config=/usr/lib/postgresql/15/bin/pg_config
 
-tools="gcc libc6-dev make perl libipc-run-perl libyaml-dev openssl graphviz"
-# wanted as programs; the packages would also run them as services
-programs="pgbouncer prometheus prometheus-postgres-exporter"
+tools="gcc libc6-dev make perl libyaml-dev openssl"
+programs=
+if [ "${1:-}" = tests ]; then
+	tools="$tools libipc-run-perl graphviz"
+	# wanted as programs; the packages would also run them as services
+	programs="pgbouncer prometheus prometheus-postgres-exporter"
+fi
 server="postgresql-15 postgresql-server-dev-15 postgresql-15-wal2json libpq-dev"
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

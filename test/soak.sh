@@ -23,7 +23,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-prepare
+prepare tests
 make_tmp soak
 mkdir "$tmp/tree"
 tar -C "$root" --exclude=./.git --exclude='*.o' --exclude='*.so' --exclude=./tmp_check --exclude=./results -cf - . |
