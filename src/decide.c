@@ -5,7 +5,7 @@
  *
  * As in api.c: they write to the catalog, and the worker hears of it when the
  * transaction has committed.  What is to be applied again, or passed over, is the
- * worker's to do (retry.c, receive.c), with the truck's rights.
+ * worker's to do (retry.c, apply.c), with the truck's rights.
  */
 #include "trucker.h"
 

@@ -15,7 +15,7 @@
  *
  * With on_error = "quarantine" a source transaction that fails is tried once more by
  * itself, like any other one after an error; when that fails, too, the truck is not
- * set aside, but has a culprit, which its stream is to put into quarantine (receive.c).
+ * set aside, but has a culprit, which its stream is to put into quarantine (apply.c).
  * Errors that no source transaction is to blame for (rights on an input, a backfill,
  * the quarantine itself) are counted as they are with "retry".
  */

@@ -116,6 +116,14 @@ extern TruckerOutcome trucker_stream_follow(TruckerStream *stream);
 extern TruckerReplication *trucker_stream_connect(const TruckerStream *stream);
 extern void trucker_stream_abandon(TruckerStream *stream);
 
+/* in apply.c: a kept batch is applied, truck by truck */
+extern bool trucker_apply_goes_alone(const TruckerMember *member, XLogRecPtr commit_lsn);
+extern bool trucker_apply_must_keep(const TruckerMember *member, XLogRecPtr commit_lsn);
+extern bool trucker_apply_is_skipped(const TruckerMember *member, XLogRecPtr commit_lsn);
+extern Oid	trucker_apply_relid(const TruckerTable *table, const TruckerMember *member, XLogRecPtr commit_lsn);
+extern void trucker_apply_commit(TruckerStream *stream, TruckerMember *member, XLogRecPtr end_lsn);
+extern void trucker_apply_to_all(TruckerStream *stream);
+
 /* in receive.c: what is received becomes batches */
 extern void trucker_receive(TruckerStream *stream);
 extern void trucker_receive_confirm(TruckerStream *stream, bool force);
