@@ -21,7 +21,12 @@
  * Version 2 of the protocol sends large transactions while they run.  It is not asked for:
  * what it saves is the walsender's spilling to disk, but as a transaction's changes may
  * only be applied once it has committed, they would have to be spilled here instead,
- * those of aborted ones, too.
+ * those of aborted ones and of aborted subtransactions, too, and a second time where a
+ * truck that is the only one of its stream applies a huge transaction as it arrives.
+ * What is given up is the head start: of one transaction of 300,000 inserts of 6 columns
+ * (62 MB in the walsender, logical_decoding_work_mem 4 MB; pg_recvlogical, medians of three
+ * on two busy cores) the last byte was sent 4.4 s after the commit, and with streaming
+ * 0.7 s, for 2.0 and 1.6 s of the walsender's processor time.
  *
  * Of what publications can do, column lists are used (column_list.c), and these are not:
  * - publish_via_partition_root: a change would come as one of the whole.  Partitions are
