@@ -87,6 +87,8 @@ typedef struct TruckerTruckInfo
 	int			failures;		/* in a row, without progress */
 	XLogRecPtr	failed_lsn;		/* one source transaction a batch until beyond it */
 	TimestampTz next_retry_at;	/* 0: no retry pending */
+	int			times_slow;		/* how often it has held up its home, with too little time in between */
+	TimestampTz home_after;		/* it does not join its home before that; 0: it may */
 	uint64		behind;			/* bytes of WAL, when it was last measured (budget.c) */
 	TimestampTz behind_at;		/* 0: never */
 } TruckerTruckInfo;
@@ -167,6 +169,7 @@ extern void trucker_truck_set_state(int truck, TruckerState state);
 extern void trucker_truck_set_applied(int truck, XLogRecPtr lsn, TimestampTz at, bool follows);
 extern void trucker_truck_set_failure(int truck, int failures, XLogRecPtr failed_lsn, TimestampTz next_retry_at);
 extern bool trucker_truck_logs_failure(int truck, uint32 failure, int *more);
+extern void trucker_truck_held_up_home(int truck);
 extern bool trucker_truck_must_reload(int truck);
 extern void trucker_truck_get_info(int truck, TruckerTruckInfo *info);
 

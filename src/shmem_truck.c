@@ -184,6 +184,8 @@ trucker_signal_truck(Oid database, const pg_uuid_t *truck_id, TruckerSignal sign
 		entry->info.failures = 0;
 		entry->info.next_retry_at = 0;
 		memset(&entry->repeats, 0, sizeof(entry->repeats));
+		entry->info.times_slow = 0;
+		entry->info.home_after = 0;
 		if (signal == TRUCKER_RELOAD)
 			request_reload_locked(entry, worker);
 		if (worker)
@@ -383,6 +385,28 @@ trucker_truck_logs_failure(int truck, uint32 failure, int *more)
 	logs = trucker_repeats_log(&trucker_shared->trucks[truck].repeats, failure, more);
 	LWLockRelease(trucker_shared_lock);
 	return logs;
+}
+
+/*
+ * The truck leaves its home, as it has held up the others.  What it was slow at may be
+ * waiting for it there again, and be it the mere making of its plans; so it stays away
+ * for a while, twice as long each time, until it has done no harm for as long.
+ */
+void
+trucker_truck_held_up_home(int truck)
+{
+	TruckerTruckEntry *entry = &trucker_shared->trucks[truck];
+	TimestampTz now = GetCurrentTimestamp();
+	int			pause;
+
+	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
+	pause = trucker_retry_delay(entry->info.times_slow, trucker_retry_max_delay);
+	if (TimestampDifferenceExceeds(entry->info.home_after, now, pause))
+		entry->info.times_slow = 0;
+	entry->info.times_slow++;
+	pause = trucker_retry_delay(entry->info.times_slow, trucker_retry_max_delay);
+	entry->info.home_after = TimestampTzPlusMilliseconds(now, pause);
+	LWLockRelease(trucker_shared_lock);
 }
 
 /*

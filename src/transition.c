@@ -339,6 +339,8 @@ trucker_transition_leave(TruckerStream *stream, TruckerMember *member)
 			stay(member);
 		return false;
 	}
+	if (stream->row->home && member->patience > 0)
+		trucker_truck_held_up_home(member->entry);
 	/* if it has only run out of time it need not pause where there are no others */
 	if (member->failures == 0)
 		trucker_truck_set_failure(member->entry, 0, member->failed_lsn, 0);
@@ -428,7 +430,31 @@ trucker_transition_promote(TruckerStream *stream)
 	return true;
 }
 
-/* All active trucks move home, if that is not further than they are.  True: some have. */
+/* Has the truck's time away from home passed? */
+static bool
+may_go_home(const TruckerMember *member)
+{
+	TruckerTruckInfo info;
+
+	trucker_truck_get_info(member->entry, &info);
+	return member->active && info.home_after <= GetCurrentTimestamp();
+}
+
+static bool
+any_may_go_home(const TruckerStream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->members)
+		if (may_go_home(lfirst(lc)))
+			return true;
+	return false;
+}
+
+/*
+ * All active trucks move home, but those that have to wait, if that is not further
+ * than they are.  True: some have.
+ */
 static bool
 join(TruckerStream *stream, TruckerMember *ignored)
 {
@@ -458,7 +484,7 @@ join(TruckerStream *stream, TruckerMember *ignored)
 	{
 		TruckerMember *member = lfirst(lc);
 
-		member->moved = possible && member->active &&
+		member->moved = possible && may_go_home(member) &&
 			trucker_state_lock_truck(&member->truck_id, &stream->id) &&
 			trucker_switch_suits(stream->row, locked, member, stream->applied) &&
 			trucker_state_hand_over(&member->truck_id, &stream->id, &home->id, stream->applied);
@@ -512,6 +538,8 @@ trucker_transition_join(TruckerStream *stream)
 	trucker_transition_commit();
 	if (home == NULL)
 		return trucker_transition_promote(stream);
+	if (!any_may_go_home(stream))
+		return false;
 	/* while it has not begun to read, its worker may be busy with backfills */
 	if (!trucker_find_worker(MyDatabaseId, &home->id, &info) || info.pid == 0 ||
 		XLogRecPtrIsInvalid(info.applied_lsn) ||

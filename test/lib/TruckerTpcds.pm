@@ -169,7 +169,7 @@ sub tpcds_operator
 	my @settings = (
 		[ 'trucker.max_run_rows',      7,  300,  20000 ],
 		[ 'trucker.max_batch_rows',    20, 1000, 50000 ],
-		[ 'trucker.max_truck_delay',   20, 200,  2000 ],
+		[ 'trucker.max_truck_delay',   1000, 2000, 60000 ],
 		[ 'trucker.batch_memory',      64, 65536 ],
 		[ 'logical_decoding_work_mem', 64, 65536 ]);
 	my $choice = int(rand(4));
