@@ -536,7 +536,8 @@ SELECT t.name AS truck,
 			WHEN w.pid IS NULL AND pg_catalog.pg_is_in_recovery() THEN 'stopped'
 			WHEN w.pid IS NULL THEN 'starting'
 			ELSE w.state END AS state,
-	   coalesce(w.since, u.since, CASE WHEN s.lost OR s.failed THEN s.last_error_at ELSE s.enabled_at END) AS since,
+	   coalesce(w.since, u.since, CASE WHEN s.lost OR s.failed THEN s.last_error_at
+										 WHEN NOT pg_catalog.pg_is_in_recovery() THEN s.enabled_at END) AS since,
 	   x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END AS stream,
 	   coalesce(w.applied_lsn, greatest(p.lsn, s.applied_lsn)) AS position,
 	   CASE WHEN coalesce(w.applied_lsn, p.lsn) IS NOT NULL

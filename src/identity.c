@@ -145,6 +145,8 @@ void
 trucker_identity_begin(Oid role, bool role_is_superuser, const char *search_path)
 {
 	SetSessionAuthorization(role, role_is_superuser);
+	/* for the main loop of a session only the server does it; now() would stand still */
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 
 	set_local("search_path", search_path);
