@@ -137,6 +137,7 @@ CREATE TABLE trucker.truck_state (
 	truck_id       uuid PRIMARY KEY,
 	stream_id      uuid,		-- the stream that carries it now; NULL: none
 	enabled        boolean NOT NULL DEFAULT false,
+	enabled_at     timestamptz,	-- when start() or stop() has changed that; NULL: never
 	needs_backfill boolean NOT NULL DEFAULT true,
 	needs_reset    boolean NOT NULL DEFAULT false,
 	lost           boolean NOT NULL DEFAULT false,
@@ -632,8 +633,8 @@ SELECT t.name AS truck,
 			WHEN w.pid IS NULL AND pg_catalog.pg_is_in_recovery() THEN 'stopped'
 			WHEN w.pid IS NULL THEN 'starting'
 			ELSE w.state END AS state,
-	   -- a truck that has been stopped does not say when
-	   coalesce(w.since, u.since, CASE WHEN s.lost OR s.failed THEN s.last_error_at END) AS since,
+	   coalesce(w.since, u.since, CASE WHEN s.lost OR s.failed THEN s.last_error_at
+										 WHEN NOT pg_catalog.pg_is_in_recovery() THEN s.enabled_at END) AS since,
 	   x.name || CASE WHEN NOT x.home THEN ' (catch-up)' ELSE '' END AS stream,
 	   coalesce(w.applied_lsn, greatest(p.lsn, s.applied_lsn)) AS position,
 	   CASE WHEN coalesce(w.applied_lsn, p.lsn) IS NOT NULL

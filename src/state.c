@@ -57,9 +57,9 @@ trucker_state_delete(const pg_uuid_t *truck_id)
 bool
 trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled)
 {
-	return trucker_catalog_write("INSERT INTO trucker.truck_state AS s (truck_id, enabled) "
-								 "VALUES ($1, $2::boolean) ON CONFLICT (truck_id) DO UPDATE "
-								 "SET enabled = excluded.enabled, failed = false "
+	return trucker_catalog_write("INSERT INTO trucker.truck_state AS s (truck_id, enabled, enabled_at) "
+								 "VALUES ($1, $2::boolean, clock_timestamp()) ON CONFLICT (truck_id) DO UPDATE "
+								 "SET enabled = excluded.enabled, enabled_at = excluded.enabled_at, failed = false "
 								 "WHERE s.enabled <> excluded.enabled OR s.failed",
 								 truck_id, enabled ? "true" : "false", SPI_OK_INSERT) > 0;
 }

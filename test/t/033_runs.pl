@@ -638,6 +638,20 @@ ok(caught_up($node, 'visible'), 'its changes arrive');
 is(sql('SELECT count(*) - (SELECT count(*) FROM v_src) FROM v_dst'), '0', 'all of them');
 is(sql(q{SELECT count(*) FROM v_dst WHERE label IS NULL OR rows_seen <> 1}), '0', 'and each run has seen its own changes');
 
+# now() is the time of the batch, not of anything before
+sql(q{CREATE TABLE clock_src (id int PRIMARY KEY); CREATE TABLE clock_dst (id int, began timestamptz, statement timestamptz);
+	SELECT trucker.create_truck('clock', '{clock_src}', 'INSERT INTO clock_dst SELECT id, now(), statement_timestamp() FROM r')});
+start();
+foreach my $id (1, 2)
+{
+	my $before = sql('SELECT clock_timestamp()');
+
+	sql("INSERT INTO clock_src VALUES ($id)");
+	ok(caught_up($node, 'clock'), 'a change');
+	is(sql("SELECT began BETWEEN '$before' AND clock_timestamp(), statement BETWEEN '$before' AND clock_timestamp() FROM clock_dst WHERE id = $id"),
+		't|t', 'now() and statement_timestamp() are of its batch');
+}
+
 is(errors(), '', 'no truck has met an error');
 $node->stop;
 

@@ -110,8 +110,11 @@ ok(1, 'and so is another one');
 
 # how often it has come is told with the next that is logged
 setting('trucker.log_repeat_interval', q{'1 h'});
-$offset = -s $node->logfile;
+# it fails in a run first, and then when its SQL is compiled: with another context
 my $before = errors_counted();
+ok($node->poll_query_until($db, "SELECT errors >= $before + 3 FROM trucker.stat_truck WHERE truck = 't'"), 'it fails at once');
+$offset = -s $node->logfile;
+$before = errors_counted();
 ok($node->poll_query_until($db, "SELECT errors >= $before + 5 FROM trucker.stat_truck WHERE truck = 't'"), 'it goes on failing');
 is(times_logged($offset, qr/ERROR:  relation "divisor" does not exist/), 0, 'which is not logged');
 setting('trucker.log_repeat_interval', q{'1 ms'});
