@@ -134,15 +134,6 @@ batch_is_full(const TruckerStream *stream)
  * ----
  */
 
-/* What commits there or later is for another pass; 0: there is no limit. */
-static XLogRecPtr
-limit_of_pass(const TruckerStream *stream)
-{
-	if (stream->read_until != 0 && stream->switch_lsn != 0)
-		return Min(stream->read_until, stream->switch_lsn);
-	return Max(stream->read_until, stream->switch_lsn);
-}
-
 /*
  * Must the pass end before this source transaction?  A truck is to stop here; or
  * the catalog, which is looked at between any two transactions, says something new:
@@ -151,7 +142,7 @@ limit_of_pass(const TruckerStream *stream)
 static bool
 ends_pass(TruckerStream *stream, const TruckerMessage *begin)
 {
-	XLogRecPtr	limit = limit_of_pass(stream);
+	XLogRecPtr	limit = trucker_stream_limit(stream);
 	bool		is_limit = limit != 0 && begin->commit_lsn >= limit;
 
 	if (!is_limit && !trucker_worker_is_poked())
@@ -406,7 +397,7 @@ static void
 take_idle(TruckerStream *stream)
 {
 	XLogRecPtr	lsn = stream->idle_lsn;
-	XLogRecPtr	limit = limit_of_pass(stream);
+	XLogRecPtr	limit = trucker_stream_limit(stream);
 
 	if (XLogRecPtrIsInvalid(lsn) || stream->in_source || stream->batch_started != 0)
 		return;

@@ -180,6 +180,15 @@ trucker_stream_connect(const TruckerStream *stream)
 	return replication;
 }
 
+/* What commits there or later is for another pass; 0: there is no limit. */
+XLogRecPtr
+trucker_stream_limit(const TruckerStream *stream)
+{
+	if (stream->read_until != 0 && stream->switch_lsn != 0)
+		return Min(stream->read_until, stream->switch_lsn);
+	return Max(stream->read_until, stream->switch_lsn);
+}
+
 /* The end of a pass: nothing of it is left. */
 static void
 end_pass(TruckerStream *stream)

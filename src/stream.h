@@ -113,6 +113,7 @@ typedef struct TruckerStream
 
 /* in stream.c */
 extern TruckerOutcome trucker_stream_follow(TruckerStream *stream);
+extern XLogRecPtr trucker_stream_limit(const TruckerStream *stream);
 extern TruckerReplication *trucker_stream_connect(const TruckerStream *stream);
 extern void trucker_stream_abandon(TruckerStream *stream);
 

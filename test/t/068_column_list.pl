@@ -248,6 +248,54 @@ ok(caught_up($node, 'beside'), 'it has caught up');
 is(log_of('kept changes'), 'big30 big30', 'left unchanged in a kept change');
 sql("SELECT trucker.drop_truck('beside')");
 
+# killed at each step
+alter('log', 'D');
+ok(caught_up($node, 'log'), 'a definition that reads less');
+foreach my $point ('columns arranged', 'definition switches', 'definition switched')
+{
+	my $offset = -s $node->logfile;
+
+	wait_list('s', 'id c', "$point: little is published");
+	sql("DELETE FROM s; INSERT INTO s VALUES (1, 1, 'one', 1)");
+	ok(caught_up($node, 'log'), "$point: caught up");
+	sql('DELETE FROM log');
+	$open = $node->background_psql('postgres');
+	$open->query_safe("BEGIN; INSERT INTO s VALUES (2, 2, 'two', 2)");
+	sql("ALTER SYSTEM SET trucker.stop_point = '$point'");
+	$node->reload;
+	ok($node->poll_query_until('postgres', "SELECT current_setting('trucker.stop_point') = '$point'"), "$point: set");
+	alter('log', 'C');
+	ok($node->wait_for_log(qr/stop point "columns arranged" reached/, $offset), "$point: reached") if $point eq 'columns arranged';
+	$open->query_safe("INSERT INTO s VALUES (3, 3, 'three', 3)");
+	$open->query_safe('COMMIT');
+	$open->quit;
+	ok($node->wait_for_log(qr/stop point "$point" reached/, $offset), "$point: reached") if $point ne 'columns arranged';
+	sql("INSERT INTO s VALUES (4, 4, 'four', 4); ALTER SYSTEM RESET trucker.stop_point");
+	$node->stop('immediate');
+	$node->start;
+	ok(caught_up($node, 'log') && $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM trucker.former_definitions'), "$point: after a crash the new definition takes effect");
+	sql("INSERT INTO s VALUES (5, 5, 'five', 5)");
+	like(log_of($point), qr/^D2 D3 [CD]4 C5$/, "$point: in its place");
+	alter('log', 'D');
+	ok(caught_up($node, 'log'), 'back');
+}
+
+# to another stream at the same time, and seen by nobody else
+$open = $node->background_psql('postgres');
+$open->query_safe("BEGIN; INSERT INTO s VALUES (6, 6, 'six', 6)");
+sql("SELECT trucker.alter_truck('log', output_sql => \$def\$$def{C}\$def\$, options => '{\"stream\": \"elsewhere\"}')");
+ok($node->poll_query_until('postgres', "SELECT stream ~ 'elsewhere' FROM trucker.status WHERE truck = 'log'"), 'altered, and to another stream');
+ok($node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM trucker.former_definitions WHERE state LIKE \'the columns%\''), 'where the former definition is in force, too');
+sql("CREATE ROLE nobody; INSERT INTO s VALUES (7, 7, 'seven', 7)");
+is(sql('SET ROLE nobody; SELECT count(*) FROM trucker.former_definitions'), '0', 'others do not see it');
+like(psql_err($node, 'SET ROLE nobody; TABLE trucker.former_truck'), qr/ERROR:  42501/, 'nor the table');
+ok(caught_up($node, 'log'), 'it goes on');
+$open->query_safe('COMMIT');
+$open->quit;
+ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM trucker.former_definitions'), 'until the new one takes effect');
+sql("INSERT INTO s VALUES (8, 8, 'eight', 8)");
+is(log_of('on another stream'), 'D7 D6 C8', 'each in its place');
+
 # ----
 # A truck that fails, and is altered to read what it has not been sent
 # ----
