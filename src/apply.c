@@ -68,10 +68,6 @@ trucker_apply_commit(TruckerStream *stream, TruckerMember *member, XLogRecPtr en
 {
 	trucker_tables_check_names(stream, member);
 	trucker_pipeline_commit(member->pipeline, end_lsn);
-	ereport(trucker_elevel(TRUCKER_LOG_DEBUG),
-			(errmsg("truck \"%s\": batch of " INT64_FORMAT " changes of %d source transactions committed, up to %X/%X",
-					member->truck->name, member->pipeline->batch_rows, member->pipeline->nsources, LSN_FORMAT_ARGS(end_lsn)),
-			 errhidecontext(true)));
 }
 
 /* Pass over a source transaction, because trucker.skip() says so; with no batch open. */

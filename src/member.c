@@ -438,10 +438,15 @@ static void
 log_failure(const TruckerMember *member, const ErrorData *edata)
 {
 	uint32		failure = trucker_failure_hash(edata, member->pipeline->nsources == 1);
+	MemoryContext old;
 	int			more;
 
-	if (trucker_truck_logs_failure(member->entry, failure, &more))
-		trucker_log_error(edata, more);
+	if (!trucker_truck_logs_failure(member->entry, failure, &more))
+		return;
+	/* the batch is about to be rolled back, which empties it */
+	old = MemoryContextSwitchTo(member->pipeline->change_context);
+	trucker_log_error(edata, more);
+	MemoryContextSwitchTo(old);
 }
 
 /*

@@ -30,6 +30,7 @@
 
 #include "deadlock.h"
 #include "identity.h"
+#include "log.h"
 #include "pipeline_internal.h"
 #include "slow_plan.h"
 
@@ -331,6 +332,10 @@ trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 	trucker_position_committed(pipeline->position, XactLastCommitEnd);
 	pipeline->output->routine->committed(pipeline->output);
 	trucker_count_committed(&pipeline->count);
+	ereport(trucker_elevel(TRUCKER_LOG_DEBUG),
+			(errmsg("truck \"%s\": batch of " INT64_FORMAT " changes of %d source transactions committed, up to %X/%X",
+					pipeline->truck->name, pipeline->batch_rows, pipeline->nsources, LSN_FORMAT_ARGS(position)),
+			 errhidecontext(true)));
 }
 
 /* Finish a batch that does not move the position: what it applied was passed long ago. */

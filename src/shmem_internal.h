@@ -87,6 +87,7 @@ extern TruckerWorkerEntry *trucker_find_worker_locked(Oid database, const pg_uui
 extern void trucker_poke_worker_locked(TruckerWorkerEntry *entry);
 
 /* in shmem_truck.c */
+extern TruckerTruckEntry *trucker_find_truck_locked(Oid database, const pg_uuid_t *truck_id);
 extern void trucker_release_trucks_locked(int worker);
 extern TruckerWorkerEntry *trucker_carrier_locked(const TruckerTruckEntry *truck);
 extern TruckerWorkerEntry *trucker_truck_carrier_locked(Oid database, const pg_uuid_t *truck_id);

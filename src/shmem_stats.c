@@ -166,33 +166,25 @@ trucker_stats_count_latency(int truck, const TimestampTz *committed, int n, Time
 	trucker_stats_count(truck, TRUCKER_LATENCY_US, sum);
 }
 
-/* The entry's index; -1: it has none.  The caller holds the lock. */
-static int
+/* A truck's figures; NULL: it has no entry.  The caller holds the lock. */
+static TruckStats *
 find_truck_locked(Oid database, const pg_uuid_t *truck_id)
 {
-	for (int i = 0; i < trucker_shared->ntrucks; i++)
-	{
-		const TruckerTruckEntry *entry = &trucker_shared->trucks[i];
+	TruckerTruckEntry *entry = trucker_find_truck_locked(database, truck_id);
 
-		if (entry->in_use && entry->info.database == database &&
-			memcmp(&entry->info.id, truck_id, sizeof(pg_uuid_t)) == 0)
-			return i;
-	}
-	return -1;
+	return entry ? &stats->trucks[entry - trucker_shared->trucks] : NULL;
 }
 
 bool
 trucker_stats_get_truck(Oid database, const pg_uuid_t *truck_id, TruckerTruckFigures *figures)
 {
-	int			index;
+	TruckStats *truck;
 
 	/* under the lock, so that the entry remains this truck's */
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	index = find_truck_locked(database, truck_id);
-	if (index >= 0)
+	truck = find_truck_locked(database, truck_id);
+	if (truck)
 	{
-		TruckStats *truck = &stats->trucks[index];
-
 		figures->since = (TimestampTz) pg_atomic_read_u64(&truck->since);
 		for (int i = 0; i < TRUCKER_TRUCK_STATS; i++)
 			figures->values[i] = pg_atomic_read_u64(&truck->values[i]);
@@ -200,18 +192,18 @@ trucker_stats_get_truck(Oid database, const pg_uuid_t *truck_id, TruckerTruckFig
 			figures->latency[i] = pg_atomic_read_u64(&truck->latency[i]);
 	}
 	LWLockRelease(trucker_shared_lock);
-	return index >= 0;
+	return truck != NULL;
 }
 
 void
 trucker_stats_reset_truck(Oid database, const pg_uuid_t *truck_id)
 {
-	int			index;
+	TruckStats *truck;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	index = find_truck_locked(database, truck_id);
-	if (index >= 0)
-		clear_truck(&stats->trucks[index]);
+	truck = find_truck_locked(database, truck_id);
+	if (truck)
+		clear_truck(truck);
 	LWLockRelease(trucker_shared_lock);
 }
 
@@ -260,17 +252,17 @@ bool
 trucker_stats_get_progress(Oid database, const pg_uuid_t *truck_id, TruckerProgress *progress)
 {
 	bool		found = false;
-	int			index;
+	TruckStats *truck;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	index = find_truck_locked(database, truck_id);
-	if (index >= 0)
+	truck = find_truck_locked(database, truck_id);
+	if (truck)
 	{
-		const TruckerTruckEntry *entry = &trucker_shared->trucks[index];
+		const TruckerTruckEntry *entry = &trucker_shared->trucks[truck - stats->trucks];
 		const TruckerWorkerEntry *worker = trucker_carrier_locked(entry);
 
-		*progress = stats->trucks[index].progress;
-		progress->rows = pg_atomic_read_u64(&stats->trucks[index].backfill_rows);
+		*progress = truck->progress;
+		progress->rows = pg_atomic_read_u64(&truck->backfill_rows);
 		found = progress->pid != 0 &&
 			(progress->pid == entry->info.backfill_pid || (worker && progress->pid == worker->info.pid));
 	}

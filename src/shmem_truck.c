@@ -22,8 +22,9 @@
 #include "shmem_internal.h"
 #include "stats.h"
 
-static TruckerTruckEntry *
-find_truck_locked(Oid database, const pg_uuid_t *truck_id)
+/* A truck's entry; NULL: it has none.  The caller holds the lock. */
+TruckerTruckEntry *
+trucker_find_truck_locked(Oid database, const pg_uuid_t *truck_id)
 {
 	for (int i = 0; i < trucker_shared->ntrucks; i++)
 	{
@@ -143,7 +144,7 @@ trucker_find_truck(Oid database, const pg_uuid_t *truck_id, TruckerTruckInfo *in
 	TruckerTruckEntry *entry;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	entry = find_truck_locked(database, truck_id);
+	entry = trucker_find_truck_locked(database, truck_id);
 	if (entry)
 		copy_truck_locked(entry, info);
 	LWLockRelease(trucker_shared_lock);
@@ -176,7 +177,7 @@ trucker_signal_truck(Oid database, const pg_uuid_t *truck_id, TruckerSignal sign
 	if (trucker_shared == NULL)
 		return;
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	entry = find_truck_locked(database, truck_id);
+	entry = trucker_find_truck_locked(database, truck_id);
 	if (entry)
 	{
 		TruckerWorkerEntry *worker = trucker_carrier_locked(entry);
@@ -236,7 +237,7 @@ trucker_truck_gains(Oid database, const pg_uuid_t *truck_id, uint64 behind, int 
 	bool		gains = false;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	entry = find_truck_locked(database, truck_id);
+	entry = trucker_find_truck_locked(database, truck_id);
 	if (entry == NULL)
 		entry = allocate_truck_locked(database, truck_id);
 	if (entry)
@@ -270,7 +271,7 @@ trucker_truck_attach(const pg_uuid_t *truck_id)
 	TruckerTruckEntry *entry;
 
 	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	entry = find_truck_locked(database, truck_id);
+	entry = trucker_find_truck_locked(database, truck_id);
 	if (entry == NULL)
 		entry = allocate_truck_locked(database, truck_id);
 	if (entry)

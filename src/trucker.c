@@ -139,6 +139,35 @@ trucker_stop_point(const char *point)
 }
 
 static void
+define_log_settings(void)
+{
+	DefineCustomIntVariable("trucker.slow_query_threshold",
+							"Time above which a run is logged.",
+							"-1 logs none, 0 logs all.",
+							&trucker_slow_query_threshold, 1000, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomEnumVariable("trucker.log_level",
+							 "What trucks and streams tell in the server's log.",
+							 "warn: start, stop, and what is out of the ordinary; info: what else happens to them; debug: each batch.",
+							 &trucker_log_level, TRUCKER_LOG_INFO, log_levels,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("trucker.log_slow_plans",
+							 "Logs the plans of slow runs with them.",
+							 "analyze: with what happened in each node, which makes all runs slower.",
+							 &trucker_log_slow_plans, TRUCKER_PLANS_OFF, slow_plans,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("trucker.log_repeat_interval",
+							"How often the same failure of a truck, which is tried again, is logged at most.",
+							"0: each time.",
+							&trucker_log_repeat_interval, 60000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.log_row_data",
+							 "Logs errors of trucks with the values of rows that they show.",
+							 NULL, &trucker_log_row_data, false,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+}
+
+static void
 define_settings(void)
 {
 	DefineCustomIntVariable("trucker.max_run_rows",
@@ -153,11 +182,6 @@ define_settings(void)
 	DefineCustomIntVariable("trucker.max_batch_age",
 							"Time after which a batch is committed although more changes wait.",
 							NULL, &trucker_max_batch_age, 200, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
-	DefineCustomIntVariable("trucker.slow_query_threshold",
-							"Time above which a run is logged.",
-							"-1 logs none, 0 logs all.",
-							&trucker_slow_query_threshold, 1000, -1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("trucker.run_timeout",
 							"Time after which a run is cancelled.",
@@ -220,25 +244,6 @@ define_settings(void)
 							 "Off: they are warned of.",
 							 &trucker_refuse_unsafe_types, false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomEnumVariable("trucker.log_level",
-							 "What trucks and streams tell in the server's log.",
-							 "warn: start, stop, and what is out of the ordinary; info: what else happens to them; debug: each batch.",
-							 &trucker_log_level, TRUCKER_LOG_INFO, log_levels,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomEnumVariable("trucker.log_slow_plans",
-							 "Logs the plans of slow runs with them.",
-							 "analyze: with what happened in each node, which makes all runs slower.",
-							 &trucker_log_slow_plans, TRUCKER_PLANS_OFF, slow_plans,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("trucker.log_repeat_interval",
-							"How often the same failure of a truck, which is tried again, is logged at most.",
-							"0: each time.",
-							&trucker_log_repeat_interval, 60000, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
-	DefineCustomBoolVariable("trucker.log_row_data",
-							 "Logs errors of trucks with the values of rows that they show.",
-							 NULL, &trucker_log_row_data, false,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("trucker.output_plugin",
 							 "Output plugin that decodes the WAL for streams for which no other one is set.",
 							 "Streams that run switch to it by themselves.",
@@ -287,6 +292,7 @@ define_settings(void)
 							   "A batch is kept open until the stream has come to this LSN; set by test() for its databases.",
 							   NULL, &trucker_test_batch_until, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+	define_log_settings();
 	MarkGUCPrefixReserved("trucker");
 }
 
