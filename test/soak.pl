@@ -68,7 +68,7 @@ sub watch
 
 	# a slot lets go of WAL when its reader has seen a snapshot of the running transactions, and something behind it
 	or_bail(ok($node->poll_query_until('postgres',
-		"CHECKPOINT; SELECT bool_and(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < ${max_kept_mb}e6) FROM pg_replication_slots"),
+		"CHECKPOINT; SELECT bool_and(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < ${max_kept_mb}e6) FROM pg_replication_slots", "CHECKPOINT\nt"),
 		"$what: WAL that slots keep"));
 	my %now = $watch->sample($phase, $what);
 

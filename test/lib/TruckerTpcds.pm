@@ -102,7 +102,7 @@ sub tpcds_load
 	my @scripts = map { ('-f', $_ . '@' . (basename($_) =~ /^(\d+)_/)[0]) } sort glob "$dir/load/[0-9]*.sql";
 	my @parts = (
 		[ '-c', $clients, '-R', $rate, @scripts ],
-		[ '-c', 1, '-R', $rate / 20, '-f', "$dir/load/ddl.sql" ]);
+		[ '-c', 1, '-R', $rate / 50, '-f', "$dir/load/ddl.sql" ]);
 
 	_end_prepared($node);
 	# the names of the sessions
@@ -167,7 +167,7 @@ sub tpcds_operator
 	my $truck = $tpcds_trucks[ rand @tpcds_trucks ];
 	my $stream = rand() < 0.5 ? 'ds' : 'dsp';
 	my @settings = (
-		[ 'trucker.max_run_rows',      7,  300,  20000 ],
+		[ 'trucker.max_run_rows',      50, 1000, 20000 ],
 		[ 'trucker.max_batch_rows',    20, 1000, 50000 ],
 		[ 'trucker.max_truck_delay',   1000, 2000, 60000 ],
 		[ 'trucker.batch_memory',      64, 65536 ],

@@ -28,7 +28,7 @@ log_line_prefix = '%m [%p] %q%a '
 trucker.retry_max_delay = '500ms'
 });
 my $remote = remote_node('warehouse');
-my $rate = 60;
+my $rate = 90;
 
 sub sql
 {

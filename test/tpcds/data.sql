@@ -4,14 +4,16 @@
 -- Needs psql variables:  seed   a number
 --                        scale  1: 1,500 tickets with 6,000 lines, 13,000 rows of inventory
 CREATE SCHEMA load;
-CREATE TABLE load.setting (seed bigint NOT NULL, scale integer NOT NULL);
-INSERT INTO load.setting VALUES (:seed, :scale);
+CREATE TABLE load.setting (scale integer NOT NULL);
+INSERT INTO load.setting VALUES (:scale);
 
 -- a number from 0 to below - 1 for the n-th thing of a kind
-CREATE FUNCTION load.draw(kind text, n bigint, below integer) RETURNS integer
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
-	SELECT mod(('x' || substr(md5(format('%s %s %s', (SELECT seed FROM load.setting), kind, n)), 1, 8))::bit(32)::bigint, below)::integer
-$$;
+-- (made with the seed in it, so that the server can put the expression in the place of the call)
+SELECT format($$
+	CREATE FUNCTION load.draw(kind text, n bigint, below integer) RETURNS integer
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+		'SELECT mod((''x'' || substr(md5(''%s '' || kind || '' '' || n::text), 1, 8))::bit(32)::bigint, below)::integer'
+$$, :seed) \gexec
 
 -- the n-th date of inventory; weeks from 0 on
 CREATE FUNCTION load.week(n bigint) RETURNS integer

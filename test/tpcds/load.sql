@@ -34,7 +34,7 @@ LANGUAGE sql AS $$
 	SELECT greatest(last_value - floor(1500 * (SELECT scale FROM load.setting) * (x / 1000000.0) ^ 3)::bigint, 1) FROM load.ticket
 $$;
 
--- switch_partition(k): one of six partitions behind week 25 comes or goes.  Those with an even number
+-- switch_partition(k): one of three partitions behind week 25 comes or goes.  Those with an even number
 -- are dropped, the others wait beside the table, empty, for the next time.  What a detached partition
 -- holds stays at the destinations, so its rows are deleted before.
 CREATE FUNCTION load.switch_partition(k integer) RETURNS void
@@ -72,7 +72,7 @@ CREATE FUNCTION load.ddl() RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
 	n CONSTANT bigint := nextval('load.ddl');
-	k CONSTANT integer := n / 5 % 6;
+	k CONSTANT integer := n / 5 % 3;
 	fact CONSTANT text := (ARRAY['store_sales', 'store_returns', 'inventory'])[1 + k % 3];
 	name text;
 BEGIN
