@@ -56,7 +56,7 @@ trucker_carrier_locked(const TruckerTruckEntry *truck)
 TruckerWorkerEntry *
 trucker_truck_carrier_locked(Oid database, const pg_uuid_t *truck_id)
 {
-	TruckerTruckEntry *entry = find_truck_locked(database, truck_id);
+	TruckerTruckEntry *entry = trucker_find_truck_locked(database, truck_id);
 
 	return entry ? trucker_carrier_locked(entry) : NULL;
 }
