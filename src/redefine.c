@@ -36,6 +36,7 @@
 #include "catalog.h"
 #include "column_list.h"
 #include "publication.h"
+#include "shmem.h"
 #include "slots.h"
 #include "stream.h"
 
@@ -423,7 +424,7 @@ all_are_arranged(const TruckerStream *stream)
 /*
  * Before a pass, when the active trucks' SQL has been compiled: write down what they need,
  * let the publications hold that, and find out by which definition trucks are to be run
- * that have been altered.  True: some must be loaded anew for that.
+ * that have been altered.  True: some must be loaded anew for that, or this process shall end.
  */
 bool
 trucker_redefine_arrange(TruckerStream *stream)
@@ -442,6 +443,9 @@ trucker_redefine_arrange(TruckerStream *stream)
 		if (trucker_catalog_try(arrange, &arrangement) && take_over(&arrangement))
 			return true;
 	}
+	/* that was what cancelled it: no connection may be opened now to a database that is being dropped */
+	if (trucker_worker_must_end())
+		return true;
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
