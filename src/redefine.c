@@ -37,6 +37,7 @@
 #include "column_list.h"
 #include "log.h"
 #include "publication.h"
+#include "shmem.h"
 #include "slots.h"
 #include "stream.h"
 
@@ -424,7 +425,7 @@ all_are_arranged(const TruckerStream *stream)
 /*
  * Before a pass, when the active trucks' SQL has been compiled: write down what they need,
  * let the publications hold that, and find out by which definition trucks are to be run
- * that have been altered.  True: some must be loaded anew for that.
+ * that have been altered.  True: some must be loaded anew for that, or this process shall end.
  */
 bool
 trucker_redefine_arrange(TruckerStream *stream)
@@ -443,6 +444,9 @@ trucker_redefine_arrange(TruckerStream *stream)
 		if (trucker_catalog_try(arrange, &arrangement) && take_over(&arrangement))
 			return true;
 	}
+	/* that was what cancelled it: no connection may be opened now to a database that is being dropped */
+	if (trucker_worker_must_end())
+		return true;
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);
