@@ -528,6 +528,21 @@ trucker_wait_until(const TruckerTruck *truck, XLogRecPtr target, TimestampTz dea
 	return reached;
 }
 
+/* When a function that was given this much time is to give up. */
+TimestampTz
+trucker_deadline(Interval *timeout, const char *function)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+																   PointerGetDatum(timeout)));
+
+	if (deadline < now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" of %s must not be negative", "timeout", function)));
+	return deadline;
+}
+
 /* wait_for(name, lsn, timeout) */
 Datum
 trucker_wait_for(PG_FUNCTION_ARGS)
@@ -545,6 +560,7 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and timeout of wait_for must not be null")));
+	deadline = trucker_deadline(PG_GETARG_INTERVAL_P(2), "wait_for");
 	truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		ereport(ERROR,
@@ -554,9 +570,6 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 				 errhint("COMMIT first.")));
 	trucker_check_can_progress(truck->name);
 	target = PG_ARGISNULL(1) ? trucker_flushed_now() : trucker_lsn_record_end(PG_GETARG_LSN(1));
-	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													   TimestampTzGetDatum(GetCurrentTimestamp()),
-													   PointerGetDatum(PG_GETARG_INTERVAL_P(2))));
 	PG_RETURN_BOOL(trucker_wait_until(truck, target, deadline));
 }
 

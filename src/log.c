@@ -115,17 +115,41 @@ without_data(const char *context)
 	return text.data;
 }
 
-/* Errors about values: data exceptions, violated constraints, WITH CHECK OPTION. */
+/*
+ * Is what was not found named by a value, as by 'orders'::regclass?  Where it is named by
+ * the SQL the error points at that place.
+ */
+static bool
+names_value(const ErrorData *edata)
+{
+	if (edata->cursorpos > 0 || edata->internalpos > 0)
+		return false;
+	switch (edata->sqlerrcode)
+	{
+		case ERRCODE_UNDEFINED_TABLE:
+		case ERRCODE_UNDEFINED_OBJECT:
+		case ERRCODE_UNDEFINED_FUNCTION:
+		case ERRCODE_AMBIGUOUS_FUNCTION:
+		case ERRCODE_INVALID_SCHEMA_NAME:
+		case ERRCODE_UNDEFINED_FILE:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Errors about values: data exceptions, violated constraints, WITH CHECK OPTION, and those above. */
 static void
 hide_values(ErrorData *edata)
 {
 	int			category = ERRCODE_TO_CATEGORY(edata->sqlerrcode);
+	bool		quotes_values = category == ERRCODE_DATA_EXCEPTION || names_value(edata);
 
-	if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION &&
+	if (!quotes_values && category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION &&
 		category != ERRCODE_TO_CATEGORY(ERRCODE_WITH_CHECK_OPTION_VIOLATION))
 		return;
 	/* what the others quote are names */
-	if (category == ERRCODE_DATA_EXCEPTION && edata->message)
+	if (quotes_values && edata->message)
 		edata->message = without_quoted(edata->message);
 	if (edata->detail || edata->detail_log)
 		edata->detail = edata->detail_log =

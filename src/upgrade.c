@@ -341,9 +341,7 @@ trucker_prepare_upgrade(PG_FUNCTION_ARGS)
 				 errdetail("Its own changes could not be applied before it ends."),
 				 errhint("COMMIT first.")));
 	drain.timeout = DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(0)));
-	drain.deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-															 TimestampTzGetDatum(GetCurrentTimestamp()),
-															 PG_GETARG_DATUM(0)));
+	drain.deadline = trucker_deadline(PG_GETARG_INTERVAL_P(0), "prepare_upgrade");
 	InitMaterializedSRF(fcinfo, 0);
 	list = trucker_checklist_create((ReturnSetInfo *) fcinfo->resultinfo);
 	foreach(lc, trucker_truck_own_names())

@@ -405,6 +405,13 @@ describe(Verify *v)
 static void
 raise_late(const Verify *v)
 {
+	TruckerTruckInfo info;
+
+	if (trucker_find_truck(MyDatabaseId, &v->truck->id, &info) && info.failures > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("truck \"%s\" fails, and did not come to a snapshot of the source within %s", v->truck->name, v->timeout),
+				 errhint("SELECT last_error FROM trucker.status WHERE truck = %s; tells why.", quote_literal_cstr(v->truck->name))));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("truck \"%s\" and a snapshot of the source did not come to one position within %s", v->truck->name, v->timeout),
@@ -514,9 +521,7 @@ trucker_verify(PG_FUNCTION_ARGS)
 	trucker_truck_check_role(v->truck);
 	v->destination = PG_ARGISNULL(3) ? destination_of(v->truck) : trucker_target_name(text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	v->timeout = DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(4)));
-	v->deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-														  TimestampTzGetDatum(GetCurrentTimestamp()),
-														  PG_GETARG_DATUM(4)));
+	v->deadline = trucker_deadline(PG_GETARG_INTERVAL_P(4), "verify");
 	InitMaterializedSRF(fcinfo, 0);
 	open_sessions(v);
 	describe(v);

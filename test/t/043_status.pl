@@ -275,6 +275,7 @@ ok($node->poll_query_until('postgres', q{SELECT last_error_at > now() - interval
 # ----
 is(psql_err($node, q{SELECT trucker.wait_for(NULL)}) =~ /ERROR:  (\w+)/ ? $1 : '', '22004', 'wait_for: no name');
 is(psql_err($node, q{SELECT trucker.wait_for('t', timeout => NULL)}) =~ /ERROR:  (\w+)/ ? $1 : '', '22004', 'wait_for: no timeout');
+like(psql_err($node, q{SELECT trucker.wait_for('t', timeout => '-1 s')}), qr/ERROR:  22023: argument "timeout" of wait_for must not be negative/, 'wait_for: less than no time');
 is(sql(q{SELECT trucker.wait_for('t', NULL)}), 't', 'wait_for: no lsn means now');
 is(sql(q{SELECT trucker.wait_for('t', '0/1')}), 't', 'wait_for: an lsn that has passed');
 is(sql(q{SELECT trucker.wait_for('t', pg_current_wal_insert_lsn() + 1000000, '100 ms')}), 'f', 'wait_for: an lsn that has not come');

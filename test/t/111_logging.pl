@@ -289,6 +289,24 @@ sql(q{SELECT trucker.alter_truck('t', output_sql => 'INSERT INTO d SELECT v::int
 	unlike($log, qr/heim/, 'all of it');
 	like($status, qr/integer: "ge"heim" 4713"/, 'status has it');
 }
+sql(q{SELECT trucker.alter_truck('t', output_sql => 'INSERT INTO d SELECT v::regclass::oid::int, v FROM r')});
+{
+	my ($log, $status) = fails_with('geheim4714');
+
+	like($log, qr/ERROR:  relation "\.\.\." does not exist\n/, 'so it is where a value names what is not there');
+	unlike($log, qr/geheim/, 'wherever');
+	like($status, qr/relation "geheim4714" does not exist/, 'status has it');
+}
+sql(q{SELECT trucker.alter_truck('t', output_sql => 'INSERT INTO d SELECT id, v FROM r'); ALTER TABLE d RENAME TO e});
+{
+	my $from = -s $node->logfile;
+
+	sql(q{INSERT INTO s SELECT max(id) + 1, 'x' FROM s});
+	$node->wait_for_log(qr/ERROR:  relation "d" does not exist/, $from);
+	pass('what the SQL names is no value');
+}
+sql('ALTER TABLE e RENAME TO d');
+ok(caught_up($node, 't'), 'it is there again');
 is(join('', grep { /TRAP|PANIC|terminated by signal/ } split /^/m, slurp_file($node->logfile)), '', 'nothing has crashed');
 $node->stop;
 
