@@ -115,7 +115,7 @@ static const char differences_sql[] =
 	"ELSE 'SELECT trucker.resync(%L) loads the destination anew.' END, "
 	"CASE WHEN exists THEN '55000' ELSE '42P01' END, lost, truck), "
 	"loads, what, concat(quote_ident(now_schema), '.', quote_ident(now_table)), format('Truck \"%s\": %s.', truck, lost) "
-	"FROM (SELECT *, what || ' ' || CASE action WHEN 'a' THEN 'had rows when it became a partition' ELSE trouble END AS lost "
+	"FROM (SELECT *, what || ' ' || CASE action WHEN 'a' THEN 'had rows before its changes could be read' ELSE trouble END AS lost "
 	"FROM (SELECT truck_id, relid, leaf, c.now_schema, c.now_table, i.from_lsn, t.name AS truck, "
 	"c.is_there OR leaf <> relid AS exists, x.trouble, "
 	"CASE WHEN leaf = relid THEN '' ELSE concat('partition ', quote_ident(c.now_schema), '.', quote_ident(c.now_table), ' of ') END || "

@@ -240,10 +240,10 @@ all_same('columns of a dropped partition');
 sql(mirror('no_load', 'whole', '{"backfill": false}'), 'INSERT INTO no_load_copy TABLE all_of_it_copy');
 wait_state($node, 'no_load', 'streaming');
 sql(q{CREATE TABLE full_one (id int NOT NULL, k int NOT NULL, v varchar, big text); INSERT INTO full_one VALUES (300, 1, 'was there', 'x')});
-like(run_ddl('BEGIN; ALTER TABLE whole ATTACH PARTITION full_one FOR VALUES FROM (300) TO (400); ROLLBACK'), qr/WARNING:  trucks that read this table cannot go on\nDETAIL:  Truck "all_of_it": partition public\.full_one of input table public\.whole had rows when it became a partition\.\n/, 'a table with rows is attached: a warning that says whom it costs, and why');
+like(run_ddl('BEGIN; ALTER TABLE whole ATTACH PARTITION full_one FOR VALUES FROM (300) TO (400); ROLLBACK'), qr/WARNING:  trucks that read this table cannot go on\nDETAIL:  Truck "all_of_it": partition public\.full_one of input table public\.whole had rows before its changes could be read\.\n/, 'a table with rows is attached: a warning that says whom it costs, and why');
 all_same('the warning is heeded');
 like(run_ddl('ALTER TABLE whole ATTACH PARTITION full_one FOR VALUES FROM (300) TO (400)'), qr/WARNING/, 'it is attached all the same');
-becomes($_, 'lost', qr/partition public\.full_one of input table public\.whole had rows when it became a partition\nHINT: SELECT trucker\.resync/, 'a table with rows') foreach @trucks;
+becomes($_, 'lost', qr/partition public\.full_one of input table public\.whole had rows before its changes could be read\nHINT: SELECT trucker\.resync/, 'a table with rows') foreach @trucks;
 same_copy('part', 'a table with rows beside it', '"W 2"');
 sql(q{UPDATE whole SET v = 'followed' WHERE id = 200; INSERT INTO whole VALUES (398, 1, 'followed', 'x')});
 ok(caught_up($node, 'no_load'), 'a truck that loads no rows needs none');
@@ -272,7 +272,7 @@ unlike(run_ddl(q{BEGIN; CREATE TABLE b3 PARTITION OF bare FOR VALUES FROM (200) 
 same_copy('bare', 'made whole in one transaction', 'bare');
 like(run_ddl(q{CREATE TABLE b4 PARTITION OF bare FOR VALUES FROM (300) TO (400); INSERT INTO b4 VALUES (300, 1, 'a', 'b'); UPDATE b4 SET v = 'x'; ALTER TABLE b4 REPLICA IDENTITY FULL}),
 	qr/cannot go on/, 'too late: it has rows');
-becomes('bare', 'lost', qr/partition public\.b4 of input table public\.bare had rows when it became a partition/, 'a replica identity that comes too late');
+becomes('bare', 'lost', qr/partition public\.b4 of input table public\.bare had rows before its changes could be read/, 'a replica identity that comes too late');
 sql(q{TRUNCATE bare_copy; SELECT trucker.resync('bare'); SELECT trucker.start('bare')});
 same_copy('bare', 'loaded anew', 'bare');
 like(run_ddl('CREATE FOREIGN TABLE far PARTITION OF bare FOR VALUES FROM (900) TO (910) SERVER elsewhere'), qr/WARNING/, 'a foreign table as new partition: a warning');
