@@ -23,7 +23,8 @@
  *	  new columns, and neither has what transactions write that are running: as with a table
  *	  that is added, they can be relied upon from published_table.usable_lsn on
  *	  (publication.c), which is found anew.  For which columns it holds is written beside it,
- *	  since lists also become longer without us (column_list_guard.c).
+ *	  since lists also become longer without us (column_list_guard.c).  These are all, as
+ *	  long as there is no list.
  *
  * A truck that starts gets its slot only after all columns of its tables have been
  * published (trucker_column_list_open), so it has what its row, the first one, will say.
@@ -89,12 +90,17 @@ execute(const char *sql, const pg_uuid_t *truck_id, const TruckerColumnNeed *nee
 	return touched;
 }
 
-/* Do all changes that the truck has yet to apply carry what it needs now? */
+/*
+ * Do all changes that the truck has yet to apply carry what it needs now?  By what is written
+ * down of the truck, where columns that are all there are do for "all".
+ */
 bool
 trucker_column_need_covers(const pg_uuid_t *truck_id, const TruckerColumnNeed *need)
 {
-	return execute("SELECT FROM trucker.column_need WHERE (truck_id, relid) = ($1, $2) "
-				   "AND NOT ($3 <@ columns OR 0 = ANY (columns)) AND $4 IS NOT NULL",
+	return execute("SELECT FROM trucker.column_need n WHERE (truck_id, relid) = ($1, $2) "
+				   "AND NOT ($3 <@ columns OR 0 = ANY (columns) OR (n.made_of = md5($4) AND n.made_of = trucker.columns_made_of($2) "
+				   "AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped "
+				   "AND a.attgenerated = '' AND a.attnum <> ALL (n.columns))))",
 				   truck_id, need, SPI_OK_SELECT) == 0;
 }
 
@@ -209,15 +215,19 @@ static const char unfit_sql[] =
 /*
  * Of which columns of each input of publication $1 usable_lsn tells, when lists have been
  * made to fit: those of the tables $2 have become longer, those of $3 are too short still.
+ * Of all, also those that nobody needs, as long as no table of the input has a list.
  */
 static const char note_sql[] =
 	"WITH " NEED
-	", now AS (SELECT n.relid, n.columns, NOT coalesce(n.columns, '{0}') <@ coalesce(p.columns, n.columns, '{0}') OR z.is_longer OR z.is_short AS is_new, "
-	"z.is_short FROM (SELECT relid, CASE WHEN NOT bool_or(attnum = 0) THEN array_agg(attnum ORDER BY attnum) END AS columns FROM need GROUP BY relid) n "
+	", now AS (SELECT n.relid, CASE WHEN z.is_short THEN '{}' WHEN p.columns IS NULL OR f.is_new THEN CASE WHEN z.has_list THEN n.columns END "
+	"ELSE n.columns END AS columns, f.is_new "
+	"FROM (SELECT relid, CASE WHEN NOT bool_or(attnum = 0) THEN array_agg(attnum ORDER BY attnum) END AS columns FROM need GROUP BY relid) n "
 	"JOIN trucker.published_table p ON (p.publication, p.relid) = ($1, n.relid) CROSS JOIN LATERAL "
-	"(SELECT coalesce(bool_or(i.leaf = ANY ($2)), false) AS is_longer, coalesce(bool_or(i.leaf = ANY ($3)), false) AS is_short "
-	"FROM trucker.input_parts(n.relid) i) z) "
-	"UPDATE trucker.published_table p SET columns = CASE WHEN now.is_short THEN '{}' ELSE now.columns END, "
+	"(SELECT coalesce(bool_or(i.leaf = ANY ($2)), false) AS is_longer, coalesce(bool_or(i.leaf = ANY ($3)), false) AS is_short, "
+	"coalesce(bool_or(EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid AND b.pubname::text = $1 "
+	"WHERE r.prrelid = i.leaf AND r.prattrs IS NOT NULL)), false) AS has_list FROM trucker.input_parts(n.relid) i) z CROSS JOIN LATERAL "
+	"(SELECT NOT coalesce(n.columns, '{0}') <@ coalesce(p.columns, n.columns, '{0}') OR z.is_longer OR z.is_short AS is_new) f) "
+	"UPDATE trucker.published_table p SET columns = now.columns, "
 	"added_before = CASE WHEN NOT now.is_new THEN p.added_before END, usable_lsn = CASE WHEN NOT now.is_new THEN p.usable_lsn END "
 	"FROM now WHERE (p.publication, p.relid) = ($1, now.relid) AND (now.is_new OR p.columns IS DISTINCT FROM now.columns)";
 
@@ -391,6 +401,24 @@ trucker_column_list_usable(const char *publication, const TruckerTruck *truck)
 		lsn = DatumGetLSN(value);
 	trucker_catalog_end(&access);
 	return lsn;
+}
+
+/* Does all that commits at or after lsn carry what a truck needs, also if it has not needed that so far? */
+bool
+trucker_column_list_carries(const char *publication, const TruckerColumnNeed *need, XLogRecPtr lsn)
+{
+	Oid			types[] = {TEXTOID, OIDOID, INT2ARRAYOID, PG_LSNOID};
+	Datum		values[] = {CStringGetTextDatum(publication), ObjectIdGetDatum(need->relid), attnums_datum(need->attnums),
+	LSNGetDatum(lsn)};
+	TruckerCatalog access;
+	bool		carries;
+
+	trucker_catalog_begin(&access);
+	carries = trucker_catalog_execute("SELECT FROM trucker.published_table WHERE (publication, relid) = ($1, $2) "
+									  "AND usable_lsn <= $4 AND (columns IS NULL OR $3 <@ columns)",
+									  lengthof(types), types, values, NULL, SPI_OK_SELECT) > 0;
+	trucker_catalog_end(&access);
+	return carries;
 }
 
 /*

@@ -31,6 +31,7 @@ extern void trucker_column_list_open(const char *publication, const TruckerTruck
 extern void trucker_column_need_forget(const pg_uuid_t *truck_id);
 extern void trucker_column_need_forget_others(const pg_uuid_t *truck_id);
 extern XLogRecPtr trucker_column_list_usable(const char *publication, const TruckerTruck *truck);
+extern bool trucker_column_list_carries(const char *publication, const TruckerColumnNeed *need, XLogRecPtr lsn);
 extern bool trucker_column_list_is_due(const char *publication, const pg_uuid_t *stream_id);
 
 /* in column_list_guard.c: in anybody's session */

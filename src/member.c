@@ -380,11 +380,13 @@ tell_of_former(const TruckerMember *member, ErrorData *edata)
 
 	if (!truck->is_former || edata->hint != NULL)
 		return;
-	edata->hint = psprintf("The truck runs its former definition: changes made before %s do not carry all columns that the new one reads. "
+	edata->hint = psprintf("The truck runs its former definition: changes made before %s do not carry all columns that the new one needs (with \"on_error\": \"quarantine\": all). "
 						   "To do without it, SELECT trucker.resync(%s) loads the destination anew; "
-						   "or, while the truck is the only one of its stream, SELECT trucker.set_output_plugin(%s, 'wal2json').",
+						   "or, while the truck is the only one of its stream, SELECT trucker.set_output_plugin(%s, 'wal2json'), and then trucker.start(%s). "
+						   "To leave out what fails: SELECT trucker.skip(truck, failed_lsn) FROM trucker.status WHERE truck = %s.",
 						   XLogRecPtrIsInvalid(truck->former_until) ? "its new columns are published" :
-						   psprintf("%X/%X", LSN_FORMAT_ARGS(truck->former_until)), name, quote_literal_cstr(truck->stream_name));
+						   psprintf("%X/%X", LSN_FORMAT_ARGS(truck->former_until)),
+						   name, quote_literal_cstr(truck->stream_name), name, name);
 }
 
 /*

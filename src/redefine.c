@@ -9,7 +9,9 @@
  *	 1. keep	 alter_truck() keeps what the truck was (former.c).  It is not known there
  *				 which columns are read, for that takes the SQL to be compiled as the role
  *	 2. decide	 the worker compiles the new definition.  If all that it reads is carried by
- *				 what the truck has yet to apply, the former one is forgotten
+ *				 what the truck has yet to apply, the former one is forgotten.  That is so of
+ *				 what the truck has needed, and of what was published all the same: for other
+ *				 trucks, or since there was nothing to leave out
  *	 3. wait	 if not, the lists are made longer, and the truck is run by its former
  *				 definition, which is in force from now on, also after a restart
  *	 4. settle	 when all transactions have ended that ran when the lists were made longer,
@@ -143,6 +145,7 @@ static void
 decide(Arrangement *arrangement, TruckerMember *member)
 {
 	List	   *needs = needs_of(member);
+	XLogRecPtr	position = trucker_position_confirmable(member->position);
 	bool		covered = true;
 	bool		known = true;
 	ListCell   *lc;
@@ -151,7 +154,8 @@ decide(Arrangement *arrangement, TruckerMember *member)
 		return;
 	foreach(lc, needs)
 	{
-		covered = covered && trucker_column_need_covers(&member->truck_id, lfirst(lc));
+		covered = covered && (trucker_column_need_covers(&member->truck_id, lfirst(lc)) ||
+							  trucker_column_list_carries(arrangement->publication, lfirst(lc), position));
 		known = known && trucker_column_need_wants_of(&member->truck_id, lfirst(lc));
 	}
 	if (is_undecided(member) && !covered)
@@ -222,6 +226,14 @@ commit(MemoryContext context)
 	MemoryContextSwitchTo(context);
 }
 
+/* From where on is what is published sent for certain?  The first look may only note when to look. */
+static void
+settle_twice(const char *publication)
+{
+	trucker_publication_settle(publication);
+	trucker_publication_settle(publication);
+}
+
 /* Steps 2 and 3, and step 5 for those that had come so far when something ended. */
 static bool
 arrange(void *arg)
@@ -230,6 +242,8 @@ arrange(void *arg)
 	MemoryContext context = CurrentMemoryContext;
 	ListCell   *lc;
 
+	/* what is published now can then be relied upon before a truck that needs it is altered */
+	settle_twice(arrangement->publication);
 	begin(context);
 	foreach(lc, arrangement->stream->members)
 	{
@@ -312,9 +326,7 @@ settle(void *arg)
 	MemoryContext context = CurrentMemoryContext;
 	ListCell   *lc;
 
-	/* the first one may only note when to look */
-	trucker_publication_settle(arrangement->publication);
-	trucker_publication_settle(arrangement->publication);
+	settle_twice(arrangement->publication);
 	begin(context);
 	/* tables that were locked when their lists should have become longer */
 	trucker_column_list_adapt(arrangement->publication);
