@@ -226,7 +226,7 @@ like(psql_err($node, qq{SELECT trucker.alter_truck('late', options => '{"slow_qu
 
 my $readme = slurp_file("$FindBin::RealBin/../../README.md");
 my ($input, $output) = $readme =~ /input_sql => \$\$\n(\t\t\{\{ if eq .*?)\$\$,\n\toutput_sql => \$\$\n(.*?)\$\$,/s or die 'no example in README.md';
-my ($root, $truck) = $readme =~ /`trucker\.yml`, and `order_flat\/truck\.yml`:\n\n```yaml\n(.*?)```\n\n```yaml\n(.*?)```/s or die 'no project in README.md';
+my ($root, $truck) = $readme =~ /`trucker\.yml`, and `order_flat\/truck\.yml`:\n\n(?:<!--.*?-->\n)?```yaml\n(.*?)```\n\n(?:<!--.*?-->\n)?```yaml\n(.*?)```/s or die 'no project in README.md';
 my ($tables) = $readme =~ /(CREATE TABLE customers .*?)\nSELECT trucker\.create_truck/s or die 'no tables in README.md';
 my ($table) = $readme =~ /reads public\.orders.*\n/ ? $readme =~ /\n truck \| order_flat \| create \| (.*)\n/ : die 'no plan in README.md';
 my $shop = project($node, 'shop')->put('trucker.yml' => $root, 'order_flat/truck.yml' => $truck, 'order_flat/input.sql' => $input,
