@@ -295,6 +295,9 @@ take_over(Arrangement *arrangement)
 	}
 	foreach(lc, arrangement->reloaded)
 		((TruckerMember *) lfirst(lc))->gone = true;
+	/* a probe that came meanwhile, to take out what nobody reads any more, has not waited for our locks */
+	if (arrangement->arranged != NIL || arrangement->reloaded != NIL)
+		trucker_request_scan(MyDatabaseId);
 	return arrangement->reloaded != NIL;
 }
 

@@ -280,8 +280,8 @@ is(sql(q{SELECT trucker.wait_for('t', NULL)}), 't', 'wait_for: no lsn means now'
 is(sql(q{SELECT trucker.wait_for('t', '0/1')}), 't', 'wait_for: an lsn that has passed');
 is(sql(q{SELECT trucker.wait_for('t', pg_current_wal_insert_lsn() + 1000000, '100 ms')}), 'f', 'wait_for: an lsn that has not come');
 is(sql(q{SELECT trucker.wait_for('t', timeout => '0')}) =~ /^[tf]$/ ? 1 : 0, 1, 'wait_for: no time at all');
-is(sql(q{SELECT trucker.wait_for('t', '0/1', '-1 s')}), 't', 'wait_for: no time, and nothing to wait for');
-is(sql(q{SELECT trucker.wait_for('t', 'FFFFFFFF/FFFFFFFF', '-1 s')}), 'f', 'wait_for: the end of all LSNs');
+like(psql_err($node, q{SELECT trucker.wait_for('t', '0/1', '-1 s')}), qr/ERROR:  22023: argument "timeout" of wait_for must not be negative/, 'wait_for: even if there is nothing to wait for');
+is(sql(q{SELECT trucker.wait_for('t', 'FFFFFFFF/FFFFFFFF', '0')}), 'f', 'wait_for: the end of all LSNs');
 like(psql_err($node, q{SELECT trucker.wait_for('nosuch')}), qr/42704: truck "nosuch" does not exist/, 'wait_for: unknown truck');
 {
 	my $error = psql_err($node, q{BEGIN; INSERT INTO s VALUES (201); SELECT trucker.wait_for('t')});
