@@ -175,6 +175,8 @@ form_columns(HeapTuple tuple)
 	int			n;
 
 	columns->named_lsn = lsn_column(tuple, 1);
+	columns->named_by = (uint64) DatumGetInt64(trucker_column(tuple, 4, &isnull));
+	columns->commit_lsn = lsn_column(tuple, 5);
 	array = trucker_column(tuple, 2, &isnull);
 	if (isnull)
 		return columns;
@@ -191,26 +193,50 @@ form_columns(HeapTuple tuple)
 	return columns;
 }
 
-/* What columns (TruckerInputColumns *) a truck's input has had, the oldest first. */
-List *
-trucker_state_columns(const pg_uuid_t *truck_id, Oid relid)
+static List *
+list_columns(const char *sql, int nargs, Oid *types, Datum *values)
 {
-	Oid			types[] = {UUIDOID, OIDOID};
-	Datum		values[] = {UUIDPGetDatum(truck_id), ObjectIdGetDatum(relid)};
 	TruckerCatalog access;
 	MemoryContext old;
 	List	   *list = NIL;
 
 	trucker_catalog_begin(&access);
-	trucker_catalog_execute("SELECT named_lsn, columns, defaulted FROM trucker.input_table "
-							"WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn",
-							2, types, values, NULL, SPI_OK_SELECT);
+	trucker_catalog_execute(sql, nargs, types, values, NULL, SPI_OK_SELECT);
 	old = MemoryContextSwitchTo(access.result_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		list = lappend(list, form_columns(SPI_tuptable->vals[i]));
 	MemoryContextSwitchTo(old);
 	trucker_catalog_end(&access);
 	return list;
+}
+
+#define COLUMNS_NOW "SELECT '0/0'::pg_lsn, c.columns, c.defaulted, 0::bigint, '0/0'::pg_lsn FROM trucker.input_columns"
+
+/*
+ * What columns (TruckerInputColumns *) a truck's input has had, the oldest first, and
+ * behind these what it has now; NIL: nothing is known.
+ */
+List *
+trucker_state_columns(const pg_uuid_t *truck_id, Oid relid)
+{
+	Oid			types[] = {UUIDOID, OIDOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), ObjectIdGetDatum(relid)};
+	List	   *list;
+
+	list = list_columns("(SELECT named_lsn, columns, defaulted, coalesce(named_by, '0')::text::bigint, coalesce(commit_lsn, '0/0') "
+						"FROM trucker.input_table WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn) "
+						"UNION ALL " COLUMNS_NOW "($2) c", 2, types, values);
+	return list_length(list) > 1 ? list : NIL;
+}
+
+/* Only what it has now: a list of one. */
+List *
+trucker_state_columns_now(Oid relid)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(relid);
+
+	return list_columns(COLUMNS_NOW "($1) c", 1, &type, &value);
 }
 
 /* They are not what the table has: none of it is to be relied upon. */
