@@ -483,7 +483,7 @@ COMMENT ON FUNCTION trucker.type_marks(oid) IS
 CREATE FUNCTION trucker.input_columns(input oid, OUT columns text[], OUT defaulted int2[])
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-	SELECT array_agg(concat_ws(' ', a.attnum, a.atttypid, b.is_bytea::int || coalesce('.' || trucker.type_marks(a.atttypid), ''), a.attname) ORDER BY a.attnum),
+	SELECT array_agg(concat_ws(' ', a.attnum, a.atttypid, b.is_bytea::int || coalesce(CASE WHEN t.typtype <> 'b' OR t.typelem <> 0 THEN '.' || trucker.type_marks(a.atttypid) END, ''), a.attname) ORDER BY a.attnum),
 		   array_agg(a.attnum) FILTER (WHERE a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL)
 	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 	CROSS JOIN LATERAL (SELECT t.oid = 'bytea'::regtype OR t.typtype = 'd' AND EXISTS (

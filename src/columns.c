@@ -25,6 +25,7 @@
 #include "access/transam.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "columns.h"
@@ -39,6 +40,7 @@ struct TruckerColumns
 	int			nspans;			/* 0: nothing is known */
 	TruckerColumnSpan *spans;	/* the oldest first */
 	bool		used;			/* by this batch */
+	char	   *version;		/* of what is known, if types are among it that can be altered; else NULL */
 	TruckerColumnSpan now;		/* what the table's columns are, by the catalog */
 };
 
@@ -223,12 +225,15 @@ read_columns(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
 	MemoryContext old = MemoryContextSwitchTo(columns->context);
 	TruckerColumnSpan *next = NULL;
 	List	   *known;
+	char	   *version;
 	int			n;
 
 	MemoryContextReset(columns->context);
 	columns->nspans = 0;
 	columns->forgotten = false;
 	columns->alterations = alterations_of(columns->relid);
+	/* before what it is the version of: what comes in between is found at the batch's end */
+	version = trucker_state_columns_version(truck_id, columns->relid);
 	known = trucker_state_columns(truck_id, columns->relid);
 	n = Max(list_length(known) - 1, 0);
 	columns->spans = palloc0(Max(n, 1) * sizeof(TruckerColumnSpan));
@@ -238,8 +243,12 @@ read_columns(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
 		next = &columns->spans[i];
 	}
 	memset(&columns->now, 0, sizeof(columns->now));
+	columns->version = NULL;
 	if (n > 0)
 		fill_span(&columns->now, llast(known), NULL);
+	for (int i = 0; i < columns->now.ncolumns; i++)
+		if (columns->now.columns[i].marks[0] != '\0')
+			columns->version = version;
 	MemoryContextSwitchTo(old);
 	if (n == 0)
 		return;
@@ -295,30 +304,24 @@ trucker_columns_check(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleD
  * function may have taken them for what they are not.
  */
 void
-trucker_columns_confirm(TruckerColumns *columns)
+trucker_columns_confirm(TruckerColumns *columns, const pg_uuid_t *truck_id)
 {
-	TruckerColumnSpan now;
-	bool		has_marks = false;
+	char	   *version;
+	bool		is_same;
 
-	for (int i = 0; i < columns->now.ncolumns; i++)
-		has_marks |= columns->now.columns[i].marks[0] != '\0';
-	if (!columns->used || !has_marks || columns->nspans == 0)
+	if (!columns->used || columns->nspans == 0 || columns->version == NULL)
 		return;
-	memset(&now, 0, sizeof(now));
-	fill_span(&now, linitial(trucker_state_columns_now(columns->relid)), NULL);
-	for (int i = 0; i < columns->now.ncolumns; i++)
-	{
-		const TruckerColumnThen *column = column_of(&now, columns->now.columns[i].attnum);
-
-		if (column && strcmp(column->marks, columns->now.columns[i].marks) == 0)
-			continue;
-		columns->alterations = 0;
-		columns->forgotten = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the type of column \"%s\" has been altered while its values were read", columns->now.columns[i].name),
-				 errhint("The truck reads them again by itself.")));
-	}
+	version = trucker_state_columns_version(truck_id, columns->relid);
+	is_same = strcmp(columns->version, version) == 0;
+	pfree(version);
+	if (is_same)
+		return;
+	columns->forgotten = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the type of a column of table %s has been altered while its values were read",
+					get_rel_name(columns->relid)),
+			 errhint("The truck reads them again by itself.")));
 }
 
 /* Are there any that the table does not have now?  They may be of no use any more. */

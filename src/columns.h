@@ -43,7 +43,7 @@ extern void trucker_columns_begin(TruckerColumns *columns);
 extern const TruckerColumnSpan *trucker_columns_at(TruckerColumns *columns, const pg_uuid_t *truck_id,
 												   TupleDesc desc, XLogRecPtr lsn, TransactionId xid);
 extern void trucker_columns_check(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc);
-extern void trucker_columns_confirm(TruckerColumns *columns);
+extern void trucker_columns_confirm(TruckerColumns *columns, const pg_uuid_t *truck_id);
 extern bool trucker_columns_have_old(const TruckerColumns *columns);
 extern const TruckerColumnThen *trucker_columns_find(const TruckerColumnSpan *then, const char *name, int *hint);
 extern bool trucker_columns_were_defaulted(const TruckerColumnSpan *then, AttrNumber attnum);

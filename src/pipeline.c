@@ -319,7 +319,7 @@ confirm_columns(TruckerPipeline *pipeline)
 {
 	for (int i = 0; i < pipeline->ninputs; i++)
 		if (pipeline->inputs[i].rel)
-			trucker_columns_confirm(pipeline->inputs[i].columns);
+			trucker_columns_confirm(pipeline->inputs[i].columns, &pipeline->truck->id);
 }
 
 /*

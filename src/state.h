@@ -103,7 +103,7 @@ extern void trucker_state_note_commit(const pg_uuid_t *stream_id, uint64 xid, XL
 extern bool trucker_state_prune_names(const pg_uuid_t *truck_id, XLogRecPtr restart_lsn);
 extern char *trucker_state_message_prefix(void);
 extern List *trucker_state_columns(const pg_uuid_t *truck_id, Oid relid);
-extern List *trucker_state_columns_now(Oid relid);
+extern char *trucker_state_columns_version(const pg_uuid_t *truck_id, Oid relid);
 extern void trucker_state_forget_columns(const pg_uuid_t *truck_id, Oid relid);
 
 /* in input_ddl.c: DDL on input tables */

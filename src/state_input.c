@@ -193,25 +193,6 @@ form_columns(HeapTuple tuple)
 	return columns;
 }
 
-static List *
-list_columns(const char *sql, int nargs, Oid *types, Datum *values)
-{
-	TruckerCatalog access;
-	MemoryContext old;
-	List	   *list = NIL;
-
-	trucker_catalog_begin(&access);
-	trucker_catalog_execute(sql, nargs, types, values, NULL, SPI_OK_SELECT);
-	old = MemoryContextSwitchTo(access.result_context);
-	for (uint64 i = 0; i < SPI_processed; i++)
-		list = lappend(list, form_columns(SPI_tuptable->vals[i]));
-	MemoryContextSwitchTo(old);
-	trucker_catalog_end(&access);
-	return list;
-}
-
-#define COLUMNS_NOW "SELECT '0/0'::pg_lsn, c.columns, c.defaulted, 0::bigint, '0/0'::pg_lsn FROM trucker.input_columns"
-
 /*
  * What columns (TruckerInputColumns *) a truck's input has had, the oldest first, and
  * behind these what it has now; NIL: nothing is known.
@@ -221,22 +202,58 @@ trucker_state_columns(const pg_uuid_t *truck_id, Oid relid)
 {
 	Oid			types[] = {UUIDOID, OIDOID};
 	Datum		values[] = {UUIDPGetDatum(truck_id), ObjectIdGetDatum(relid)};
-	List	   *list;
+	TruckerCatalog access;
+	MemoryContext old;
+	List	   *list = NIL;
 
-	list = list_columns("(SELECT named_lsn, columns, defaulted, coalesce(named_by, '0')::text::bigint, coalesce(commit_lsn, '0/0') "
-						"FROM trucker.input_table WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn) "
-						"UNION ALL " COLUMNS_NOW "($2) c", 2, types, values);
+	trucker_catalog_begin(&access);
+	trucker_catalog_execute("(SELECT named_lsn, columns, defaulted, coalesce(named_by, '0')::text::bigint, coalesce(commit_lsn, '0/0') "
+							"FROM trucker.input_table WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn) "
+							"UNION ALL SELECT '0/0'::pg_lsn, c.columns, c.defaulted, 0::bigint, '0/0'::pg_lsn FROM trucker.input_columns($2) c",
+							2, types, values, NULL, SPI_OK_SELECT);
+	old = MemoryContextSwitchTo(access.result_context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		list = lappend(list, form_columns(SPI_tuptable->vals[i]));
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
 	return list_length(list) > 1 ? list : NIL;
 }
 
-/* Only what it has now: a list of one. */
-List *
-trucker_state_columns_now(Oid relid)
+/*
+ * Something that is another as soon as columns of a truck's input have been altered, or
+ * their types, by a transaction that has committed; in the current memory context.  Asked
+ * for in each batch, so the plan is kept.
+ */
+char *
+trucker_state_columns_version(const pg_uuid_t *truck_id, Oid relid)
 {
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(relid);
+	static const char *const sql = "SELECT string_agg(columns::text, ' ' ORDER BY named_lsn) FROM trucker.input_table "
+		"WHERE truck_id = $1 AND relid = $2 AND leaf = $2";
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {UUIDOID, OIDOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), ObjectIdGetDatum(relid)};
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext old;
+	TruckerCatalog access;
+	char	   *version;
 
-	return list_columns(COLUMNS_NOW "($1) c", 1, &type, &value);
+	trucker_catalog_begin(&access);
+	if (plan == NULL)
+	{
+		SPIPlanPtr	prepared = SPI_prepare_cursor(sql, lengthof(types), types, CURSOR_OPT_GENERIC_PLAN);
+
+		if (prepared == NULL || SPI_keepplan(prepared) != 0)
+			elog(ERROR, "could not prepare \"%s\"", sql);
+		plan = prepared;
+	}
+	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+	old = MemoryContextSwitchTo(caller);
+	version = trucker_text_column(SPI_tuptable->vals[0], 1);
+	version = version ? version : pstrdup("");
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
+	return version;
 }
 
 /* They are not what the table has: none of it is to be relied upon. */

@@ -139,6 +139,22 @@ sql(q{INSERT INTO others VALUES (7, 'a'); TRUNCATE log_others});
 sql(q{SELECT trucker.start('others')});
 ok(caught_up($node, 'others'), 'changes of the same transaction and of later ones');
 is(sql($log), 'insert 6 b insert 7 a', 'are right');
+
+# ... and in the middle of a batch that has read the value already
+$alters->query_safe('SELECT pg_advisory_lock(1)');
+sql(q{
+CREATE FUNCTION wait_a_bit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END $$;
+CREATE TRIGGER wait_a_bit BEFORE INSERT ON log_others FOR EACH ROW EXECUTE FUNCTION wait_a_bit();
+INSERT INTO others VALUES (8, 'a')});
+ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)}), 'a batch waits, with a value read');
+sql('BEGIN; ' . swap_of_lab() . '; COMMIT');
+$alters->query_safe('SELECT pg_advisory_unlock(1)');
+# it may be told of the first attempt, which goes away by itself
+$node->poll_query_until('postgres', q{SELECT last_error ~ '^55000' FROM trucker.status WHERE truck = 'others'});
+stops_with('others', $refused, 'its values are not taken for what they were: the truck stops');
+is(sql($log), 'insert 6 b insert 7 a', 'and nothing of it has arrived');
+sql(q{SELECT trucker.resync('others')});
+ok(wait_state($node, 'others', 'streaming'), 'loaded anew');
 $alters->quit;
 is(sql(q{SELECT count(*) FROM trucker.status WHERE state <> 'streaming'}), '0', 'the truck runs');
 $node->stop;
