@@ -453,11 +453,37 @@ END;
 COMMENT ON FUNCTION trucker.input_parts(oid) IS
 'the tables that an input table consists of: itself and, if it is partitioned, its partitions at any depth';
 
--- a column is: attnum, type, is it bytea or a domain over it, name
+-- What a type's values consist of that an ALTER TYPE can make mean something else: a mark for each
+-- composite type within, at any depth, and its attributes, and for each label of an enum.  A value
+-- of then is one of now if all its marks are there still: so labels may be added.
+CREATE FUNCTION trucker.type_marks(type oid) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	WITH RECURSIVE below(oid) AS (
+		SELECT type_marks.type
+		UNION
+		SELECT x.oid FROM below b JOIN pg_type t ON t.oid = b.oid CROSS JOIN LATERAL (
+			SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
+			UNION ALL SELECT t.typelem WHERE t.typelem <> 0
+			UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.typtype = 'r' AND r.rngtypid = t.oid
+			UNION ALL SELECT r.rngtypid FROM pg_range r WHERE t.typtype = 'm' AND r.rngmultitypid = t.oid
+			UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+		) x
+	)
+	SELECT string_agg(to_hex(hashtext(m.mark)), ',' ORDER BY m.mark COLLATE "C") FROM below b JOIN pg_type t ON t.oid = b.oid CROSS JOIN LATERAL (
+		SELECT concat_ws(' ', t.oid, string_agg(concat_ws('/', a.attnum, a.atttypid, a.atttypmod), ' ' ORDER BY a.attnum)) AS mark
+		FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped HAVING t.typtype = 'c'
+		UNION ALL SELECT concat_ws(' ', e.oid, e.enumlabel) FROM pg_enum e WHERE t.typtype = 'e' AND e.enumtypid = t.oid
+	) m;
+END;
+COMMENT ON FUNCTION trucker.type_marks(oid) IS
+'marks of what values of a type consist of; they change when an ALTER TYPE makes them mean something else';
+
+-- a column is: attnum, type, is it bytea or a domain over it and, behind a dot, marks of its type; name
 CREATE FUNCTION trucker.input_columns(input oid, OUT columns text[], OUT defaulted int2[])
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-	SELECT array_agg(concat_ws(' ', a.attnum, a.atttypid, b.is_bytea::int, a.attname) ORDER BY a.attnum),
+	SELECT array_agg(concat_ws(' ', a.attnum, a.atttypid, b.is_bytea::int || coalesce(CASE WHEN t.typtype <> 'b' OR t.typelem <> 0 THEN '.' || trucker.type_marks(a.atttypid) END, ''), a.attname) ORDER BY a.attnum),
 		   array_agg(a.attnum) FILTER (WHERE a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL)
 	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 	CROSS JOIN LATERAL (SELECT t.oid = 'bytea'::regtype OR t.typtype = 'd' AND EXISTS (
@@ -1008,7 +1034,7 @@ REVOKE ALL ON FUNCTION
 	trucker.resync(text), trucker.wait_for(text, pg_lsn, interval),
 	trucker.retry_quarantined(bigint), trucker.retry_quarantined(text),
 	trucker.discard_quarantined(bigint), trucker.discard_quarantined(text),
-	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid), trucker.columns_made_of(oid),
+	trucker.skip(text, pg_lsn), trucker.input_parts(oid), trucker.input_columns(oid), trucker.type_marks(oid), trucker.columns_made_of(oid),
 	trucker.set_output_plugin(text, text), trucker.check(text), trucker.drop_orphans(),
 	trucker.verify(text, text[], text, text, interval), trucker.prepare_upgrade(interval),
 	trucker.generated_sql(text), trucker.plan(text), trucker.load(text),

@@ -12,13 +12,20 @@
  * done to it with the library not loaded), row_message.c must do with what the change
  * tells.
  *
+ * Types are altered without a lock on the tables that have columns of them.  So this
+ * holds for others' transactions from the commit of the one that has altered a type on;
+ * and a batch that has read values of such types looks at its end whether they are still
+ * what they were when it began (trucker_columns_confirm).
+ *
  * What is known is read when the first change comes after the table was altered; the
  * batch's lock on the table keeps it from changing before the batch ends.
  */
 #include "trucker.h"
 
+#include "access/transam.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "columns.h"
@@ -32,6 +39,9 @@ struct TruckerColumns
 	bool		forgotten;		/* what was found was not true; if the batch has been rolled back it is still there */
 	int			nspans;			/* 0: nothing is known */
 	TruckerColumnSpan *spans;	/* the oldest first */
+	bool		used;			/* by this batch */
+	char	   *version;		/* of what is known, if types are among it that can be altered; else NULL */
+	TruckerColumnSpan now;		/* what the table's columns are, by the catalog */
 };
 
 typedef struct Watched
@@ -92,9 +102,10 @@ trucker_columns_begin(TruckerColumns *columns)
 {
 	if (columns->forgotten || columns->alterations != alterations_of(columns->relid))
 		columns->alterations = 0;
+	columns->used = false;
 }
 
-/* "attnum type is_bytea name" */
+/* "attnum type is_bytea[.marks] name" */
 static void
 parse_column(TruckerColumnThen *column, char *text)
 {
@@ -103,6 +114,14 @@ parse_column(TruckerColumnThen *column, char *text)
 	column->attnum = (AttrNumber) strtol(p, &p, 10);
 	column->type = (Oid) strtoul(p, &p, 10);
 	column->is_bytea = strtol(p, &p, 10) != 0;
+	column->marks = "";
+	if (*p == '.')
+	{
+		int			len = strcspn(++p, " ");
+
+		column->marks = pnstrdup(p, len);
+		p += len;
+	}
 	column->name = *p == ' ' ? p + 1 : p;
 }
 
@@ -110,6 +129,8 @@ static void
 fill_span(TruckerColumnSpan *span, const TruckerInputColumns *known, TruckerColumnSpan *next)
 {
 	span->lsn = known->named_lsn;
+	span->named_by = known->named_by;
+	span->commit_lsn = known->commit_lsn;
 	span->next = next;
 	span->defaulted = known->defaulted;
 	span->ncolumns = known->ncolumns;
@@ -150,15 +171,51 @@ column_of(const TruckerColumnSpan *span, AttrNumber attnum)
 	return NULL;
 }
 
-/* bytea as text is not the text that USING has made of it, nor the reverse */
+/* Are all these marks, separated by commas, among those? */
+static bool
+has_marks(const char *those, const char *these)
+{
+	while (*these != '\0')
+	{
+		int			len = strcspn(these, ",");
+		const char *p = those;
+
+		while (*p != '\0' && !(strcspn(p, ",") == len && memcmp(p, these, len) == 0))
+		{
+			p += strcspn(p, ",");
+			p += *p == ',';
+		}
+		if (*p == '\0')
+			return false;
+		these += len;
+		these += *these == ',';
+	}
+	return true;
+}
+
+/*
+ * bytea as text is not the text that USING has made of it, nor the reverse.  And a value of
+ * a type that was altered while the column had it is not what the table shows.
+ */
 static void
 mark_refused(TruckerColumnSpan *span, const TruckerColumnSpan *now)
 {
 	for (int i = 0; i < span->ncolumns; i++)
 	{
-		const TruckerColumnThen *column = column_of(now, span->columns[i].attnum);
+		TruckerColumnThen *column = &span->columns[i];
+		const TruckerColumnThen *current = column_of(now, column->attnum);
 
-		span->columns[i].refused = column && column->is_bytea != span->columns[i].is_bytea;
+		if (current == NULL)
+			continue;
+		column->refused = current->is_bytea != column->is_bytea;
+		for (const TruckerColumnSpan *later = span->next ? span->next : now; later != NULL;
+			 later = later->next ? later->next : later == now ? NULL : now)
+		{
+			const TruckerColumnThen *other = column_of(later, column->attnum);
+
+			if (other && other->type == column->type)
+				column->altered = !has_marks(other->marks, column->marks);
+		}
 	}
 }
 
@@ -168,20 +225,30 @@ read_columns(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
 	MemoryContext old = MemoryContextSwitchTo(columns->context);
 	TruckerColumnSpan *next = NULL;
 	List	   *known;
+	char	   *version;
 	int			n;
 
 	MemoryContextReset(columns->context);
 	columns->nspans = 0;
 	columns->forgotten = false;
 	columns->alterations = alterations_of(columns->relid);
+	/* before what it is the version of: what comes in between is found at the batch's end */
+	version = trucker_state_columns_version(truck_id, columns->relid);
 	known = trucker_state_columns(truck_id, columns->relid);
-	n = list_length(known);
+	n = Max(list_length(known) - 1, 0);
 	columns->spans = palloc0(Max(n, 1) * sizeof(TruckerColumnSpan));
 	for (int i = n - 1; i >= 0; i--)
 	{
 		fill_span(&columns->spans[i], list_nth(known, i), next);
 		next = &columns->spans[i];
 	}
+	memset(&columns->now, 0, sizeof(columns->now));
+	columns->version = NULL;
+	if (n > 0)
+		fill_span(&columns->now, llast(known), NULL);
+	for (int i = 0; i < columns->now.ncolumns; i++)
+		if (columns->now.columns[i].marks[0] != '\0')
+			columns->version = version;
 	MemoryContextSwitchTo(old);
 	if (n == 0)
 		return;
@@ -192,24 +259,34 @@ read_columns(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
 		columns->forgotten = true;
 		return;
 	}
-	for (int i = 0; i < n - 1; i++)
-		mark_refused(&columns->spans[i], &columns->spans[n - 1]);
+	for (int i = 0; i < n; i++)
+		mark_refused(&columns->spans[i], &columns->now);
 	columns->nspans = n;
 }
 
+/* Were these the columns when this change was recorded, or had they been? */
+static bool
+has_begun(const TruckerColumnSpan *span, XLogRecPtr lsn, TransactionId xid)
+{
+	if (span->named_by == 0 || (TransactionId) span->named_by == xid)
+		return lsn >= span->lsn;
+	return !XLogRecPtrIsInvalid(span->commit_lsn) && lsn >= span->commit_lsn;
+}
+
 /*
- * The table's columns when a change was recorded; NULL: not known.  The table is open
- * in this batch, and has these columns now.
+ * The table's columns when a change was recorded, by transaction xid; NULL: not known.  The
+ * table is open in this batch, and has these columns now.
  */
 const TruckerColumnSpan *
-trucker_columns_at(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc, XLogRecPtr lsn)
+trucker_columns_at(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc, XLogRecPtr lsn, TransactionId xid)
 {
 	if (columns->alterations == 0)
 		read_columns(columns, truck_id, desc);
 	if (XLogRecPtrIsInvalid(lsn))
 		return NULL;
+	columns->used = true;
 	for (int i = columns->nspans - 1; i >= 0; i--)
-		if (columns->spans[i].lsn <= lsn)
+		if (has_begun(&columns->spans[i], lsn, xid))
 			return columns->spans[i].ncolumns > 0 ? &columns->spans[i] : NULL;
 	return NULL;
 }
@@ -219,7 +296,32 @@ void
 trucker_columns_check(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc)
 {
 	columns->alterations = 0;
-	(void) trucker_columns_at(columns, truck_id, desc, InvalidXLogRecPtr);
+	(void) trucker_columns_at(columns, truck_id, desc, InvalidXLogRecPtr, InvalidTransactionId);
+}
+
+/*
+ * At the end of a batch: has a type been altered since its values were read?  Its input
+ * function may have taken them for what they are not.
+ */
+void
+trucker_columns_confirm(TruckerColumns *columns, const pg_uuid_t *truck_id)
+{
+	char	   *version;
+	bool		is_same;
+
+	if (!columns->used || columns->nspans == 0 || columns->version == NULL)
+		return;
+	version = trucker_state_columns_version(truck_id, columns->relid);
+	is_same = strcmp(columns->version, version) == 0;
+	pfree(version);
+	if (is_same)
+		return;
+	columns->forgotten = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the type of a column of table %s has been altered while its values were read",
+					get_rel_name(columns->relid)),
+			 errhint("The truck reads them again by itself.")));
 }
 
 /* Are there any that the table does not have now?  They may be of no use any more. */

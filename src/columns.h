@@ -15,7 +15,9 @@ typedef struct TruckerColumnThen
 	AttrNumber	attnum;
 	Oid			type;
 	bool		is_bytea;		/* or a domain over it */
+	const char *marks;			/* of its type, as trucker.type_marks() tells; empty: none */
 	const char *name;
+	bool		altered;		/* its type was, since: its text would be read as another value */
 	bool		refused;		/* its text cannot become a value of the type that the column has now */
 } TruckerColumnThen;
 
@@ -23,6 +25,8 @@ typedef struct TruckerColumnThen
 typedef struct TruckerColumnSpan
 {
 	XLogRecPtr	lsn;
+	uint64		named_by;		/* 0, or a transaction: for others' changes from its commit on */
+	XLogRecPtr	commit_lsn;		/* that commit's; 0: not known */
 	int			ncolumns;		/* 0: not known */
 	TruckerColumnThen *columns; /* by attnum */
 	Bitmapset  *attnums;
@@ -37,8 +41,9 @@ typedef struct TruckerColumns TruckerColumns;
 extern TruckerColumns *trucker_columns_create(Oid relid);
 extern void trucker_columns_begin(TruckerColumns *columns);
 extern const TruckerColumnSpan *trucker_columns_at(TruckerColumns *columns, const pg_uuid_t *truck_id,
-												   TupleDesc desc, XLogRecPtr lsn);
+												   TupleDesc desc, XLogRecPtr lsn, TransactionId xid);
 extern void trucker_columns_check(TruckerColumns *columns, const pg_uuid_t *truck_id, TupleDesc desc);
+extern void trucker_columns_confirm(TruckerColumns *columns, const pg_uuid_t *truck_id);
 extern bool trucker_columns_have_old(const TruckerColumns *columns);
 extern const TruckerColumnThen *trucker_columns_find(const TruckerColumnSpan *then, const char *name, int *hint);
 extern bool trucker_columns_were_defaulted(const TruckerColumnSpan *then, AttrNumber attnum);

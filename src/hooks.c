@@ -316,6 +316,13 @@ renames_server(Node *node)
 	return IsA(node, RenameStmt) && ((RenameStmt *) node)->renameType == OBJECT_FOREIGN_SERVER;
 }
 
+/* A waiting change names its value by the label of its time. */
+static bool
+renames_label(Node *node)
+{
+	return IsA(node, AlterEnumStmt) && ((AlterEnumStmt *) node)->oldVal != NULL;
+}
+
 /* Could this statement change how an input table is to be read, or whether it can be? */
 static bool
 alters_tables(Node *node)
@@ -330,6 +337,8 @@ alters_tables(Node *node)
 		case T_AlterObjectSchemaStmt:
 		case T_AlterTableStmt:
 			return true;
+		case T_AlterEnumStmt:
+			return renames_label(node);
 		case T_DropOwnedStmt:
 			return true;
 		case T_DropStmt:
@@ -417,7 +426,7 @@ look_at_inputs(Node *node)
 	CommandCounterIncrement();
 	trucker_publication_after(&altered);
 	/* what a truck's SQL does must be decoded as well */
-	lost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), trucker_written_show);
+	lost = trucker_ddl_note(&altered, renames_schema(node), loses_defaults(node), renames_label(node), trucker_written_show);
 	trucker_filter_follow(&altered);
 	altered.ntables = 0;
 	if (lost == NIL)

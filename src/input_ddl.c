@@ -62,6 +62,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
@@ -149,6 +150,25 @@ static const char columns_sql[] =
 	"INSERT INTO trucker.input_table (truck_id, relid, from_lsn, leaf, schema_name, table_name, named_lsn, columns, defaulted) "
 	"SELECT truck_id, relid, from_lsn, leaf, schema_name, table_name, greatest($2, named_lsn + 1), n.columns, n.defaulted "
 	"FROM newest w JOIN now n USING (relid) WHERE n.columns <> w.columns OR (w.columns IS NULL AND n.columns IS NOT NULL)";
+
+/*
+ * Of inputs other than the tables $1, those that have columns whose type has been altered:
+ * they are found by their marks.  The tables are not locked.
+ */
+static const char altered_types_sql[] =
+	"WITH newest AS MATERIALIZED (SELECT DISTINCT ON (truck_id, relid) * FROM trucker.input_table "
+	"WHERE leaf = relid AND ($1 IS NULL OR relid <> ALL ($1)) ORDER BY truck_id, relid, named_lsn DESC), "
+	"now AS MATERIALIZED (SELECT i.relid, c.* FROM (SELECT DISTINCT relid FROM newest "
+	"WHERE EXISTS (SELECT FROM unnest(columns) AS x WHERE split_part(x, ' ', 3) LIKE '%.%')) i "
+	"CROSS JOIN LATERAL trucker.input_columns(i.relid) c) "
+	"SELECT w.truck_id, relid FROM newest w JOIN now n USING (relid) WHERE n.columns <> w.columns";
+
+/* Of one of them. */
+static const char altered_type_sql[] =
+	"INSERT INTO trucker.input_table (truck_id, relid, from_lsn, leaf, schema_name, table_name, named_lsn, named_by, columns, defaulted) "
+	"SELECT truck_id, relid, from_lsn, leaf, schema_name, table_name, greatest($3, named_lsn + 1), pg_current_xact_id(), c.columns, c.defaulted "
+	"FROM (SELECT * FROM trucker.input_table WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn DESC LIMIT 1) w "
+	"CROSS JOIN LATERAL trucker.input_columns($2) c";
 
 static void *
 form_difference(HeapTuple tuple)
@@ -331,6 +351,50 @@ trucker_ddl_parse(const char *content, List **relids)
 }
 
 /*
+ * Types may have been altered that columns of inputs are of, with whatever is between.  Nobody
+ * has locked these tables: for others' changes the alteration holds from the commit on, so the
+ * streams are told.
+ */
+static void
+note_types(const TruckerAltered *altered, void (*before_message) (void))
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {OIDARRAYOID};
+	int			ntables = Min(altered->ntables, TRUCKER_MAX_ALTERED);
+	Datum		elements[TRUCKER_MAX_ALTERED];
+	Datum		value;
+	XLogRecPtr	lsn = XLogRecPtrIsInvalid(altered->lsn) ? GetXLogInsertRecPtr() : altered->lsn;
+	SPITupleTable *found;
+	uint64		nfound;
+	List	   *relids = NIL;
+
+	for (int i = 0; i < ntables; i++)
+		elements[i] = ObjectIdGetDatum(altered->tables[i]);
+	value = PointerGetDatum(construct_array(elements, ntables, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	if (plan == NULL)
+		plan = prepare(altered_types_sql, lengthof(types), types);
+	if (SPI_execute_plan(plan, &value, altered->ntables > ntables ? "n" : NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", altered_types_sql);
+	found = SPI_tuptable;
+	nfound = SPI_processed;
+	for (uint64 i = 0; i < nfound; i++)
+	{
+		bool		isnull;
+		Oid			insert_types[] = {UUIDOID, OIDOID, PG_LSNOID};
+		Datum		values[] = {SPI_getbinval(found->vals[i], found->tupdesc, 1, &isnull),
+			SPI_getbinval(found->vals[i], found->tupdesc, 2, &isnull), LSNGetDatum(lsn)};
+
+		trucker_catalog_execute(altered_type_sql, lengthof(insert_types), insert_types, values, NULL, SPI_OK_INSERT);
+		relids = list_append_unique_oid(relids, DatumGetObjectId(values[1]));
+		CacheInvalidateRelcacheByRelid(DatumGetObjectId(values[1]));
+	}
+	if (relids == NIL)
+		return;
+	before_message();
+	(void) write_message(relids);
+}
+
+/*
  * Before a schema is renamed: wait until nobody writes the tables in it that trucks read,
  * and let nobody until the transaction ends, as if each of them were renamed.  Who may
  * not rename it locks nothing.
@@ -371,12 +435,13 @@ trucker_ddl_lock_schema(const char *name)
  * In the transaction of a statement that may have altered input tables, after it and
  * a CommandCounterIncrement(): write down what it has done to them.  Without a lock on
  * the tables (a schema has been renamed): unlocked.  With defaults_lost, new columns may
- * have been filled from a default that they have no more.  before_message() is called if
+ * have been filled from a default that they have no more; with types_altered, it is an enum's
+ * labels that the statement has altered.  before_message() is called if
  * there is something to tell the streams.  Returns, as a sentence each (char *), the
  * trucks that it has cost, and why.
  */
 List *
-trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost, void (*before_message) (void))
+trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost, bool types_altered, void (*before_message) (void))
 {
 	TruckerCatalog access;
 	List	   *differences;
@@ -426,8 +491,13 @@ trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_los
 			warnings = list_append_unique(warnings, makeString(difference->reason));
 		MemoryContextSwitchTo(old);
 	}
+	/* of so many tables it is not known which are locked: none, then */
+	if (altered->ntables > TRUCKER_MAX_ALTERED && !defaults_lost)
+		note_types(altered, before_message);
 	if (altered->ntables > 0)
 		note_columns(altered, defaults_lost);
+	if (altered->ntables > 0 || types_altered)
+		note_types(altered, before_message);
 	trucker_catalog_end(&access);
 	foreach(lc, warnings)
 	{

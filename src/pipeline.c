@@ -313,6 +313,15 @@ trucker_pipeline_flush(TruckerPipeline *pipeline)
 	trucker_pipeline_execute_run(pipeline);
 }
 
+/* Are the values that have been read still what they were taken for? */
+static void
+confirm_columns(TruckerPipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->ninputs; i++)
+		if (pipeline->inputs[i].rel)
+			trucker_columns_confirm(pipeline->inputs[i].columns, &pipeline->truck->id);
+}
+
 /*
  * Finish the batch: execute what has been collected, write the position, commit.  The
  * destination first, if it is elsewhere: our own row then tells what it has been seen
@@ -322,6 +331,7 @@ void
 trucker_pipeline_commit(TruckerPipeline *pipeline, XLogRecPtr position)
 {
 	trucker_pipeline_execute_collected(pipeline);
+	confirm_columns(pipeline);
 	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_COMMIT);
 	/* what has been sent to a destination elsewhere is executed while we wait here */
 	trucker_pipeline_start_clock(pipeline);
@@ -345,6 +355,7 @@ trucker_pipeline_commit_aside(TruckerPipeline *pipeline)
 	/* what is elsewhere is committed with the position, or not at all */
 	Assert(pipeline->output->routine->is_local);
 	trucker_pipeline_execute_collected(pipeline);
+	confirm_columns(pipeline);
 	trucker_count_phase(&pipeline->count, TRUCKER_PHASE_COMMIT);
 	commit(pipeline);
 	trucker_count_committed(&pipeline->count);

@@ -190,7 +190,7 @@ trucker_pipeline_part(TruckerInput *input, const TruckerMessage *message)
 const TruckerColumnSpan *
 trucker_pipeline_columns(TruckerPipeline *pipeline, TruckerInput *input, const TruckerMessage *message)
 {
-	return trucker_columns_at(input->columns, &pipeline->truck->id, RelationGetDescr(input->rel), message->lsn);
+	return trucker_columns_at(input->columns, &pipeline->truck->id, RelationGetDescr(input->rel), message->lsn, pipeline->xid);
 }
 
 /* Are columns known that have been altered since? */

@@ -162,6 +162,17 @@ raise_refused(const TruckerRelation *relation, int attnum)
 			 errhint("Call trucker.resync() to load the table anew.")));
 }
 
+static void
+raise_altered(const TruckerRelation *relation, int attnum)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a change of table %s carries a value of column \"%s\", whose type has been altered since",
+					relation->name, NameStr(TupleDescAttr(relation->desc, attnum - 1)->attname)),
+			 errdetail("After the change was made, attributes of a composite type or labels of an enum within the column's type were altered."),
+			 errhint("Call trucker.resync() to load the table anew.")));
+}
+
 /* A value of a column that was what column says when the change was made; NULL: not known. */
 static void
 store_value(Datum *values, TruckerPresence *presence, int attnum,
@@ -178,6 +189,8 @@ store_value(Datum *values, TruckerPresence *presence, int attnum,
 	}
 	if (is_refused(relation, attnum, field, column))
 		raise_refused(relation, attnum);
+	if (column && column->altered)
+		raise_altered(relation, attnum);
 	relation->converting = attnum;
 	values[attnum - 1] = field->binary ? convert_binary(relation, attnum, field, decoder) :
 		convert(relation, attnum, field->value, type, decoder);

@@ -49,6 +49,8 @@ typedef struct TruckerInputName
 typedef struct TruckerInputColumns
 {
 	XLogRecPtr	named_lsn;
+	uint64		named_by;		/* as with names */
+	XLogRecPtr	commit_lsn;
 	int			ncolumns;		/* 0: not known */
 	char	  **columns;		/* as trucker.input_columns() tells of them */
 	Bitmapset  *defaulted;		/* attnums of those that had a default of some kind */
@@ -101,11 +103,12 @@ extern void trucker_state_note_commit(const pg_uuid_t *stream_id, uint64 xid, XL
 extern bool trucker_state_prune_names(const pg_uuid_t *truck_id, XLogRecPtr restart_lsn);
 extern char *trucker_state_message_prefix(void);
 extern List *trucker_state_columns(const pg_uuid_t *truck_id, Oid relid);
+extern char *trucker_state_columns_version(const pg_uuid_t *truck_id, Oid relid);
 extern void trucker_state_forget_columns(const pg_uuid_t *truck_id, Oid relid);
 
 /* in input_ddl.c: DDL on input tables */
 extern void trucker_ddl_lock_schema(const char *name);
-extern List *trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost,
+extern List *trucker_ddl_note(const TruckerAltered *altered, bool unlocked, bool defaults_lost, bool types_altered,
 							 void (*before_message) (void));
 extern const char *trucker_ddl_unnoted(const pg_uuid_t *truck_id);
 extern uint64 trucker_ddl_parse(const char *content, List **relids);

@@ -175,6 +175,8 @@ form_columns(HeapTuple tuple)
 	int			n;
 
 	columns->named_lsn = lsn_column(tuple, 1);
+	columns->named_by = (uint64) DatumGetInt64(trucker_column(tuple, 4, &isnull));
+	columns->commit_lsn = lsn_column(tuple, 5);
 	array = trucker_column(tuple, 2, &isnull);
 	if (isnull)
 		return columns;
@@ -191,7 +193,10 @@ form_columns(HeapTuple tuple)
 	return columns;
 }
 
-/* What columns (TruckerInputColumns *) a truck's input has had, the oldest first. */
+/*
+ * What columns (TruckerInputColumns *) a truck's input has had, the oldest first, and
+ * behind these what it has now; NIL: nothing is known.
+ */
 List *
 trucker_state_columns(const pg_uuid_t *truck_id, Oid relid)
 {
@@ -202,15 +207,53 @@ trucker_state_columns(const pg_uuid_t *truck_id, Oid relid)
 	List	   *list = NIL;
 
 	trucker_catalog_begin(&access);
-	trucker_catalog_execute("SELECT named_lsn, columns, defaulted FROM trucker.input_table "
-							"WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn",
+	trucker_catalog_execute("(SELECT named_lsn, columns, defaulted, coalesce(named_by, '0')::text::bigint, coalesce(commit_lsn, '0/0') "
+							"FROM trucker.input_table WHERE truck_id = $1 AND relid = $2 AND leaf = $2 ORDER BY named_lsn) "
+							"UNION ALL SELECT '0/0'::pg_lsn, c.columns, c.defaulted, 0::bigint, '0/0'::pg_lsn FROM trucker.input_columns($2) c",
 							2, types, values, NULL, SPI_OK_SELECT);
 	old = MemoryContextSwitchTo(access.result_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		list = lappend(list, form_columns(SPI_tuptable->vals[i]));
 	MemoryContextSwitchTo(old);
 	trucker_catalog_end(&access);
-	return list;
+	return list_length(list) > 1 ? list : NIL;
+}
+
+/*
+ * Something that is another as soon as columns of a truck's input have been altered, or
+ * their types, by a transaction that has committed; in the current memory context.  Asked
+ * for in each batch, so the plan is kept.
+ */
+char *
+trucker_state_columns_version(const pg_uuid_t *truck_id, Oid relid)
+{
+	static const char *const sql = "SELECT string_agg(columns::text, ' ' ORDER BY named_lsn) FROM trucker.input_table "
+		"WHERE truck_id = $1 AND relid = $2 AND leaf = $2";
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {UUIDOID, OIDOID};
+	Datum		values[] = {UUIDPGetDatum(truck_id), ObjectIdGetDatum(relid)};
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext old;
+	TruckerCatalog access;
+	char	   *version;
+
+	trucker_catalog_begin(&access);
+	if (plan == NULL)
+	{
+		SPIPlanPtr	prepared = SPI_prepare_cursor(sql, lengthof(types), types, CURSOR_OPT_GENERIC_PLAN);
+
+		if (prepared == NULL || SPI_keepplan(prepared) != 0)
+			elog(ERROR, "could not prepare \"%s\"", sql);
+		plan = prepared;
+	}
+	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+	old = MemoryContextSwitchTo(caller);
+	version = trucker_text_column(SPI_tuptable->vals[0], 1);
+	version = version ? version : pstrdup("");
+	MemoryContextSwitchTo(old);
+	trucker_catalog_end(&access);
+	return version;
 }
 
 /* They are not what the table has: none of it is to be relied upon. */

@@ -179,7 +179,7 @@ sub rows
 }
 
 # of functions that are not for users, a heading will do
-my $internal = qr/^(truck_workers|stream_workers|waiting_for|wal_warning|input_parts|input_columns|columns_made_of|migration_status|truck_stats|stream_stats|backfills|truck_latencies|metric_labels|fdw_validator)$/;
+my $internal = qr/^(truck_workers|stream_workers|waiting_for|wal_warning|input_parts|input_columns|type_marks|columns_made_of|migration_status|truck_stats|stream_stats|backfills|truck_latencies|metric_labels|fdw_validator)$/;
 my $functions = 0;
 foreach (rows(q{
 	SELECT p.proname, coalesce(string_agg(quote_ident(a.name) || ' ' || format_type(a.type, NULL), ', ' ORDER BY a.n), '')
