@@ -66,6 +66,7 @@
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "catalog.h"
 #include "state.h"
@@ -386,7 +387,9 @@ note_types(const TruckerAltered *altered, void (*before_message) (void))
 
 		trucker_catalog_execute(altered_type_sql, lengthof(insert_types), insert_types, values, NULL, SPI_OK_INSERT);
 		relids = list_append_unique_oid(relids, DatumGetObjectId(values[1]));
-		CacheInvalidateRelcacheByRelid(DatumGetObjectId(values[1]));
+		/* nobody keeps it from being dropped meanwhile */
+		if (SearchSysCacheExists1(RELOID, values[1]))
+			CacheInvalidateRelcacheByRelid(DatumGetObjectId(values[1]));
 	}
 	if (relids == NIL)
 		return;
