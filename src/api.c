@@ -528,6 +528,29 @@ trucker_wait_until(const TruckerTruck *truck, XLogRecPtr target, TimestampTz dea
 	return reached;
 }
 
+static void
+check_can_run(void)
+{
+	trucker_check_preloaded();
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("trucks do not run on a standby server")));
+}
+
+/* Can this session wait for what trucks do?  detail: what of it would never come, if it has written. */
+void
+trucker_check_can_wait(const char *function, const char *detail)
+{
+	check_can_run();
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot be called in a transaction that has written", function),
+				 errdetail("%s", detail),
+				 errhint("COMMIT first.")));
+}
+
 /* When a function that was given this much time is to give up. */
 TimestampTz
 trucker_deadline(Interval *timeout, const char *function)
@@ -551,23 +574,14 @@ trucker_wait_for(PG_FUNCTION_ARGS)
 	XLogRecPtr	target;
 	TimestampTz deadline;
 
-	trucker_check_preloaded();
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("trucks do not run on a standby server")));
+	check_can_run();
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and timeout of wait_for must not be null")));
 	deadline = trucker_deadline(PG_GETARG_INTERVAL_P(2), "wait_for");
 	truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("wait_for cannot be called in a transaction that has written"),
-				 errdetail("Its own changes reach the destination only after its commit, and a truck that starts waits for it to end."),
-				 errhint("COMMIT first.")));
+	trucker_check_can_wait("wait_for", "Its own changes reach the destination only after its commit, and a truck that starts waits for it to end.");
 	trucker_check_can_progress(truck->name);
 	target = PG_ARGISNULL(1) ? trucker_flushed_now() : trucker_lsn_record_end(PG_GETARG_LSN(1));
 	PG_RETURN_BOOL(trucker_wait_until(truck, target, deadline));

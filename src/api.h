@@ -14,6 +14,7 @@
 extern char *trucker_argument_sql(text *argument, const char *name);
 extern void trucker_argument_inputs(TruckerTruck *truck, ArrayType *array);
 extern void trucker_argument_role(TruckerTruck *truck, const char *role_name);
+extern void trucker_check_can_wait(const char *function, const char *detail);
 extern TimestampTz trucker_deadline(Interval *timeout, const char *function);
 extern XLogRecPtr trucker_flushed_now(void);
 extern bool trucker_wait_until(const TruckerTruck *truck, XLogRecPtr target, TimestampTz deadline);

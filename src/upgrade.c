@@ -325,21 +325,11 @@ trucker_prepare_upgrade(PG_FUNCTION_ARGS)
 	List	   *resting = NIL;
 	ListCell   *lc;
 
-	trucker_check_preloaded();
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"%s\" of %s must not be null", "timeout", "prepare_upgrade")));
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("trucks do not run on a standby server")));
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("prepare_upgrade cannot be called in a transaction that has written"),
-				 errdetail("Its own changes could not be applied before it ends."),
-				 errhint("COMMIT first.")));
+	trucker_check_can_wait("prepare_upgrade", "Its own changes could not be applied before it ends.");
 	drain.timeout = DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(0)));
 	drain.deadline = trucker_deadline(PG_GETARG_INTERVAL_P(0), "prepare_upgrade");
 	InitMaterializedSRF(fcinfo, 0);

@@ -164,22 +164,6 @@ destination_of(const TruckerTruck *truck)
 			 errhint("Name it: destination => '...'.")));
 }
 
-static void
-check_can_be_called(void)
-{
-	trucker_check_preloaded();
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("trucks do not run on a standby server")));
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("verify cannot be called in a transaction that has written"),
-				 errdetail("A snapshot of the source that goes with a position waits for it to end."),
-				 errhint("COMMIT first.")));
-}
-
 /* ----
  * The two sessions
  * ----
@@ -514,7 +498,7 @@ trucker_verify(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, 2, "expected_sql");
 	require_argument(fcinfo, 4, "timeout");
 	v->truck = trucker_truck_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	check_can_be_called();
+	trucker_check_can_wait("verify", "A snapshot of the source that goes with a position waits for it to end.");
 	v->keys = key_columns(PG_GETARG_ARRAYTYPE_P(1));
 	v->expected_sql = query_argument(trucker_argument_sql(PG_GETARG_TEXT_PP(2), "expected_sql"));
 	trucker_check_can_progress(v->truck->name);

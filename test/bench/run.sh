@@ -33,7 +33,7 @@
 #   PG_CONFIG=...          another server
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/server.sh"
 
 rows=${ROWS:-500000}
 huge_rows=${HUGE_ROWS:-5000000}
@@ -44,23 +44,6 @@ runs=${RUNS:-3}
 clients=${CLIENTS:-4}
 json=${JSON:-${TMPDIR:-/tmp}/trucker-bench-$(date +%Y%m%d-%H%M%S).json}
 case $json in /*) ;; *) json=$PWD/$json ;; esac
-helper_pid=
-
-finish() {
-	local status=$?
-	trap - EXIT
-	set +e
-	[ -z "$helper_pid" ] || kill "$helper_pid" 2>/dev/null
-	if [ "$status" -ne 0 ] && [ -n "$tmp" ] && [ -s "$tmp/server.log" ]; then
-		say "end of the server's log"
-		tail -n 40 "$tmp/server.log"
-	fi
-	remove_tmp
-	exit "$status"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 # sql COMMAND, at the source; subscriber COMMAND, at the second server
 sql() {
@@ -284,7 +267,7 @@ watch_memory() {
 		open my $out, ">", $file or die;
 		print $out $max;
 	' "$1" "$2" &
-	helper_pid=$!
+	load_pid=$!
 }
 
 insert_orders() {
@@ -305,9 +288,9 @@ follow() {
 	watch_memory "$worker" "$tmp/memory"
 	wait_for_row "$3" "$4"
 	result "$1" "$2" "$3" seconds "$(since "$started")"
-	kill "$helper_pid"
-	wait "$helper_pid" 2>/dev/null || true
-	helper_pid=
+	kill "$load_pid"
+	wait "$load_pid" 2>/dev/null || true
+	load_pid=
 	result "$1" "$2" "$3" worker_cpu "$(cpu_of "$worker")"
 	result "$1" "$2" "$3" walsender_cpu "$(cpu_of "$walsender")"
 	result "$1" "$2" "$3" worker_mb "$(awk '{ printf "%.1f", $1 / 1024 }' "$tmp/memory")"
@@ -537,11 +520,11 @@ profile() {
 		start_contender "$name"
 		find_processes "$name"
 		perf record -q -F 997 -p "$worker,$walsender" -o "$tmp/perf.data" >"$tmp/perf.log" 2>&1 &
-		helper_pid=$!
+		load_pid=$!
 		wait_for_row "$name" "$last"
-		kill -INT "$helper_pid"
-		wait "$helper_pid" || true
-		helper_pid=
+		kill -INT "$load_pid"
+		wait "$load_pid" || true
+		load_pid=
 		for process in worker walsender; do
 			say "$name, $process: per cent of its samples"
 			perf report -q -i "$tmp/perf.data" --pid "${!process}" --percentage relative --sort dso,symbol --stdio 2>>"$tmp/perf.log" |

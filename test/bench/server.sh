@@ -1,4 +1,4 @@
-# server.sh: what benchmarks share that make one server: its end, whatever happens.
+# server.sh: what benchmarks share that make servers: their end, whatever happens.
 # Sourced.  A script may set load_pid to a process that is to end, too.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
