@@ -393,11 +393,11 @@ trucker_resync(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("truck \"%s\" has the option \"backfill\": false", truck->name),
 				 errdetail("Changes that it has not applied yet are skipped; it goes on with those made from now on.")));
+	trucker_state_request_resync(&truck->id);
 	discarded = trucker_quarantine_discard(&truck->id, TRUCKER_QUARANTINE_ALL);
 	if (discarded > 0)
 		ereport(NOTICE,
 				(errmsg(UINT64_FORMAT " quarantined transactions of truck \"%s\" are discarded", discarded, truck->name)));
-	trucker_state_request_resync(&truck->id);
 	if (truck->enabled)
 	{
 		pg_uuid_t	stream_id = trucker_state_board(truck);

@@ -67,6 +67,12 @@ trucker_state_set_enabled(const pg_uuid_t *truck_id, bool enabled)
 void
 trucker_state_request_resync(const pg_uuid_t *truck_id)
 {
+	/* first, as everywhere: who has a truck's row may go on to whatever else is known of it */
+	trucker_catalog_write("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
+						  "VALUES ($1, true) ON CONFLICT (truck_id) DO UPDATE "
+						  "SET needs_backfill = true, needs_reset = true, lost = false, failed = false, "
+						  "stream_id = NULL, applied_lsn = NULL, failed_lsn = NULL, skip_lsn = NULL",
+						  truck_id, NULL, SPI_OK_INSERT);
 	/* the names that hold from now on are recorded with the new slot */
 	trucker_catalog_write("DELETE FROM trucker.input_table WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_DELETE);
@@ -80,11 +86,6 @@ trucker_state_request_resync(const pg_uuid_t *truck_id)
 	/* what the destination holds does not count any more */
 	trucker_catalog_write("UPDATE trucker.destination SET emptied = false WHERE truck_id = $1",
 						  truck_id, NULL, SPI_OK_UPDATE);
-	trucker_catalog_write("INSERT INTO trucker.truck_state (truck_id, needs_reset) "
-						  "VALUES ($1, true) ON CONFLICT (truck_id) DO UPDATE "
-						  "SET needs_backfill = true, needs_reset = true, lost = false, failed = false, "
-						  "stream_id = NULL, applied_lsn = NULL, failed_lsn = NULL, skip_lsn = NULL",
-						  truck_id, NULL, SPI_OK_INSERT);
 }
 
 /* The truck was drained before pg_upgrade: it gets a new slot, as if it had to be loaded. */
@@ -104,11 +105,6 @@ trucker_state_request_resume(const pg_uuid_t *truck_id)
 void
 trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_point, const char *slot_name)
 {
-	/* what a last batch, which did not know of the resync, has put into quarantine after it */
-	trucker_catalog_write("DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
-	trucker_catalog_write("DELETE FROM trucker.quarantined_change WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
-	trucker_catalog_write("UPDATE trucker.input_table SET from_lsn = $2::pg_lsn WHERE truck_id = $1",
-						  truck_id, psprintf("%X/%X", LSN_FORMAT_ARGS(consistent_point)), SPI_OK_UPDATE);
 	if (trucker_catalog_write("UPDATE trucker.truck_state SET needs_backfill = false, needs_reset = false "
 							  "WHERE truck_id = $1 AND enabled AND stream_id = "
 							  "(SELECT x.id FROM trucker.stream x WHERE x.slot_name = $2 FOR SHARE)",
@@ -118,6 +114,11 @@ trucker_state_set_backfilled(const pg_uuid_t *truck_id, XLogRecPtr consistent_po
 				 errmsg("the backfill is of no use any more"),
 				 errdetail("The truck has been dropped, stopped or reset, or replication slot \"%s\" been given up.",
 						   slot_name)));
+	/* what a last batch, which did not know of the resync, has put into quarantine after it */
+	trucker_catalog_write("DELETE FROM trucker.quarantined_transaction WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
+	trucker_catalog_write("DELETE FROM trucker.quarantined_change WHERE truck_id = $1", truck_id, NULL, SPI_OK_DELETE);
+	trucker_catalog_write("UPDATE trucker.input_table SET from_lsn = $2::pg_lsn WHERE truck_id = $1",
+						  truck_id, psprintf("%X/%X", LSN_FORMAT_ARGS(consistent_point)), SPI_OK_UPDATE);
 }
 
 /*

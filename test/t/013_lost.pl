@@ -136,6 +136,23 @@ sub drop_truck
 
 make('slot');
 
+# A worker has its truck's row when it writes what else is known of the truck, and may come
+# to that while somebody calls resync(): they must not wait for each other.
+{
+	my $worker = $node->background_psql('postgres');
+	my $caller = $node->background_psql('postgres');
+
+	$worker->query_safe(q{BEGIN; SELECT FROM trucker.truck_state FOR UPDATE});
+	$caller->query_until(qr/called/, "\\echo called\nSELECT trucker.resync('slot');\n");
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query ~ '^SELECT trucker.resync' AND wait_event_type = 'Lock'}),
+		'resync() waits for whoever has the row of the truck');
+	$worker->query_safe("SET LOCAL lock_timeout = '$PostgreSQL::Test::Utils::timeout_default s'; UPDATE trucker.input_table SET from_lsn = from_lsn; COMMIT");
+	$caller->query_safe('SELECT 1');
+	$_->quit foreach $worker, $caller;
+	ok(caught_up($node, 'slot'), 'who can go on to all others, and then it is done');
+	same($node, 'TABLE slot', 'TABLE slot_copy', 'and the truck is loaded anew');
+}
+
 # Terminates what holds the slot, as often as it comes back, until $then has worked.
 sub grab_slot
 {
