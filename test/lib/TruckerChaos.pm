@@ -9,6 +9,7 @@
 #                             see @disasters; back when the server answers again
 #   kill_server_process($node, $pid)
 #                             kill -9, which ends all sessions; likewise
+#   stop_pgbench($node, $pid) stop one that was spawned, and wait until none has anything in hand
 #   wal_passes($node, $bytes) wait until so much WAL has been written from now on
 #   rss_anon($pid)            kB of private memory of a process
 #
@@ -46,6 +47,7 @@ our @EXPORT = qw(
   no_other_slot
   rss_anon
   same_total
+  stop_pgbench
   wal_passes
 );
 
@@ -319,11 +321,21 @@ sub _wait_gone
 	return;
 }
 
+# There is one as soon as the server has started, or will be in a moment.
+sub _checkpointer
+{
+	my ($node) = @_;
+	my $query = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'};
+
+	$node->poll_query_until('postgres', "SELECT EXISTS ($query)") or die 'there is no checkpointer';
+	return $node->safe_psql('postgres', $query);
+}
+
 # A killed process ends all others: wait until the server has been there and back.
 sub kill_server_process
 {
 	my ($node, $pid) = @_;
-	my $started = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
+	my $started = _checkpointer($node);
 
 	# it may just have ended by itself
 	kill 'KILL', $pid or return;
@@ -372,6 +384,24 @@ sub disaster
 	return;
 }
 
+# A backend goes on with what it was told last although pgbench is gone; what it commits then
+# would be missing where others have just been told that they have all.
+sub stop_pgbench
+{
+	my ($node, $pid) = @_;
+
+	# unless it has ended by itself
+	if (waitpid($pid, POSIX::WNOHANG()) == 0)
+	{
+		kill 'TERM', $pid;
+		waitpid $pid, 0;
+	}
+	$node->poll_query_until('postgres',
+		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'})
+	  or die 'the load does not end';
+	return;
+}
+
 sub wal_passes
 {
 	my ($node, $bytes) = @_;
@@ -380,7 +410,7 @@ sub wal_passes
 DO \$\$
 DECLARE
 	from_lsn CONSTANT pg_lsn := pg_current_wal_insert_lsn();
-	deadline CONSTANT timestamptz := clock_timestamp() + interval '1 min';
+	deadline CONSTANT timestamptz := clock_timestamp() + interval '$PostgreSQL::Test::Utils::timeout_default s';
 BEGIN
 	WHILE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), from_lsn) < $bytes LOOP
 		PERFORM pg_sleep(0.002);
@@ -426,14 +456,7 @@ sub stop
 	my ($self) = @_;
 	my $alive = $self->alive;
 
-	if ($alive)
-	{
-		kill 'TERM', $self->{pid};
-		waitpid $self->{pid}, 0;
-	}
-	$self->{node}->poll_query_until('postgres',
-		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'})
-	  or die 'the load does not end';
+	TruckerChaos::stop_pgbench($self->{node}, $self->{pid});
 	return $alive;
 }
 

@@ -269,7 +269,9 @@ sub _serve
 				}
 			}
 			next unless $cut;
-			$self->mode('pass');
+			# also for what else has come: the test may choose another mode from now on
+			$mode = 'pass';
+			$self->mode($mode);
 			PostgreSQL::Test::Utils::append_to_file("$self->{file}.cuts", 'x');
 			$close->($socket);
 		}

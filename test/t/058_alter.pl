@@ -64,6 +64,18 @@ sub setting
 	return;
 }
 
+# stop_at($point): the workers of trucks that stream must have read it before what comes next,
+# which makes one of them come to it.  They are told before a new session sees it, and read it
+# between batches.
+sub stop_at
+{
+	my ($point) = @_;
+
+	setting('trucker.stop_point', $point);
+	caught_up($node, 'quiet') or die 'the worker does not go on';
+	return;
+}
+
 # The process that carries a truck.
 sub carrier
 {
@@ -221,6 +233,9 @@ foreach my $version (2 .. 12)
 {
 	sql(qq{SELECT trucker.alter_truck('log', output_sql => '@{[ logging($version) ]}')});
 	wal_passes($node, int(rand(30_000)));
+	# most of them as fast as that; but a worker that has little time must not miss all of them
+	next if $version % 3;
+	$node->poll_query_until('postgres', "SELECT EXISTS (SELECT FROM ledger_log WHERE version = $version)") or die "version $version is not used";
 }
 ok(caught_up($node, 'log'), 'altered again and again');
 is(sql(q{SELECT count(*) FROM ledger_log AS l JOIN ledger_log AS m ON m.seq = l.seq + 1 WHERE m.version < l.version}),
@@ -322,7 +337,7 @@ ok(caught_up($node, 'copy'), 'and once more: the table is loaded');
 
 # The load of b goes into the very row that the truck has just written for a.
 my $offset = -s $node->logfile;
-setting('trucker.stop_point', 'split: copied');
+stop_at('split: copied');
 sql(q{SELECT trucker.alter_truck('total', '{a,b}')});
 reaches('split: copied', $offset);
 foreach my $point (map { "added tables: $_" } 'slot created', 'caught up', 'read', 'loaded', 'committed')
@@ -502,7 +517,7 @@ foreach my $move (
 sql(q{SELECT trucker.alter_truck('who', options => '{"role": null, "stream": null}')});
 ok(caught_up($node, 'who'), 'back at home');
 becomes('who', q{stream = 'main'}, 'with the others');
-setting('trucker.stop_point', 'split: copied');
+stop_at('split: copied');
 $offset = -s $node->logfile;
 sql(q{SELECT trucker.alter_truck('who', options => '{"stream": "special"}')});
 reaches('split: copied', $offset);

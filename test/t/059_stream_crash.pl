@@ -112,8 +112,7 @@ sub load_runs
 
 sub load_stops
 {
-	kill 'TERM', $load;
-	waitpid $load, 0;
+	stop_pgbench($node, $load);
 	return;
 }
 

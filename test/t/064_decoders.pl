@@ -214,18 +214,19 @@ foreach my $table (sort keys %reads)
 		'"toast": "current"');
 }
 
+# None of them fails, whatever the others have left: no key comes to where there is one.
 my @statements = (
 	sub { my $n = int rand 40; "INSERT INTO two VALUES ($n, repeat('k', @{[ rand() < 0.2 ? 2500 : 1 ]}), 'v', $n.50, repeat('x$n', 3000)) ON CONFLICT DO NOTHING" },
 	sub { "UPDATE two SET v = v || 'x' WHERE a = " . int rand 40 },
-	sub { "UPDATE two SET w = NULL, b = b || 'y' WHERE a = " . int rand 40 },
-	sub { "UPDATE two SET a = a + 100, big = NULL WHERE a = " . int rand 40 },
+	sub { my $n = int rand 40; "UPDATE two SET w = NULL, b = b || 'y' WHERE a = $n AND NOT EXISTS (SELECT FROM two o WHERE o.a = $n AND o.b = two.b || 'y')" },
+	sub { my $n = int rand 40; "UPDATE two SET a = a + 100, big = NULL WHERE a = $n AND NOT EXISTS (SELECT FROM two o WHERE o.a = $n + 100)" },
 	sub { "DELETE FROM two WHERE a % 7 = " . int rand 7 },
 	sub { my $n = int rand 10; "INSERT INTO whole VALUES ($n, NULL, repeat('w$n', 3000)), (NULL, '', NULL)" },
 	sub { "UPDATE whole SET b = 'b" . int(rand 10) . "' WHERE a = " . int rand 10 },
 	sub { "DELETE FROM whole WHERE a IS NULL OR a = " . int rand 10 },
 	sub { my $n = int rand 40; "INSERT INTO other_key VALUES ($n, -$n, '{a,\"\",NULL}') ON CONFLICT DO NOTHING" },
-	sub { "UPDATE other_key SET id = id + 100 WHERE id = " . int rand 40 },
-	sub { "UPDATE other_key SET k = k - 100 WHERE k > -100 AND id = " . int rand 140 },
+	sub { my $n = int rand 40; "UPDATE other_key SET id = id + 100 WHERE id = $n AND NOT EXISTS (SELECT FROM other_key o WHERE o.id = $n + 100)" },
+	sub { "UPDATE other_key SET k = k - 100 WHERE k > -100 AND NOT EXISTS (SELECT FROM other_key o WHERE o.k = other_key.k - 100) AND id = " . int rand 140 },
 	sub { "DELETE FROM other_key WHERE id % 7 = " . int rand 7 },
 	sub { "SAVEPOINT s; UPDATE two SET v = 'gone'; DELETE FROM whole; ROLLBACK TO s" });
 foreach (1 .. 120)

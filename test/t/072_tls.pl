@@ -145,6 +145,9 @@ same_remote($source, 'TABLE item', $target, 'TABLE copy', 'has written all');
 is($target->safe_psql('postgres', q{SELECT bool_and(s.ssl) FROM pg_stat_ssl AS s JOIN pg_stat_activity USING (pid) WHERE application_name = 'trucker t'}), 't', 'encrypted');
 
 my $session = q{SELECT pid FROM pg_stat_activity WHERE application_name = 'trucker t'};
+# the backfill's may not have noticed yet that nobody is there any more
+$source->poll_query_until('postgres', q{SELECT state = 'streaming' AND stream = 'main' FROM trucker.status WHERE truck = 't'})
+  && $target->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($session) AS s") or die 'there is not one session';
 my $pid = $target->safe_psql('postgres', $session);
 foreach (1 .. 3)
 {

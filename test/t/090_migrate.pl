@@ -182,7 +182,7 @@ is($node->safe_psql('other', q{SELECT to_regclass('four') IS NOT NULL AND (SELEC
 call(q{CALL trucker.dump_schema('local')}, db => 'other');
 like(slurp_file("$dir/migrate/local_schema.sql"), qr/CREATE TABLE public.four/, 'and the file can be written later');
 ok(!glob("$dir/migrate/.schema*"), 'no temporary file is left');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'trucker SQL'}), '0', 'no process is left');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'trucker SQL'}), 'no process is left');
 
 # A standby runs no SQL of its own.
 $node->backup('base');

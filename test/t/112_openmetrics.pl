@@ -105,11 +105,13 @@ sql(q{CREATE TABLE s (id int PRIMARY KEY, v text);
 ok(caught_up($node, $_), 'a truck runs') foreach 't', 'fails', $odd;
 sql(q{INSERT INTO s SELECT i, 'new' FROM generate_series(1001, 1100) i}, q{UPDATE s SET v = 'x' WHERE id <= 30}, q{DELETE FROM s WHERE id > 1093});
 ok(caught_up($node, $_), 'and has applied changes') foreach 't', 'fails', $odd;
+ok(wait_state($node, 't', 'streaming'), 'and streams');
 # one is being backfilled
 my $locker = $node->background_psql('postgres');
 $locker->query_safe('BEGIN; LOCK TABLE gate IN EXCLUSIVE MODE');
 sql(q{SELECT trucker.create_truck('fills', '{s}', 'SELECT pass(id) FROM r', options => '{"stream": "f"}'); SELECT trucker.start('fills')});
-ok($node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM trucker.backfill_progress'), 'another one is being backfilled');
+ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM trucker.backfill_progress) AND waiting_for IS NOT NULL FROM trucker.status WHERE truck = 'fills'}),
+	'another one is being backfilled, and waits');
 
 # ----
 # The text
@@ -220,8 +222,8 @@ spawn('exporter', { DATA_SOURCE_NAME => 'host=' . $node->host . ' port=' . $node
 	'--disable-default-metrics', '--disable-settings-metrics');
 append_to_file("$dir/prometheus.yml", qq{
 global:
-  scrape_interval: 1s
-  scrape_timeout: 1s
+  scrape_interval: 3s
+  scrape_timeout: 3s
   evaluation_interval: 1s
 rule_files: ['$monitoring/trucker.rules.yml']
 scrape_configs:
@@ -243,19 +245,29 @@ sub query
 	return map { [ $_->{metric}, $_->{value}[1] ] } @{ $answer->{data}{result} };
 }
 
+# once_true($condition): until it is, or it has taken too long
+sub once_true
+{
+	my ($condition) = @_;
+	my $until = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	until ($condition->() || time >= $until)
+	{
+		select undef, undef, undef, 0.2;
+	}
+	return;
+}
+
 # wait_query($promql, $value): until its only result is that
 sub wait_query
 {
 	my ($promql, $wanted, $name) = @_;
-	my $until = time + $PostgreSQL::Test::Utils::timeout_default;
 	my @result;
 
-	while (time < $until)
-	{
+	once_true(sub {
 		@result = query($promql);
-		last if @result == 1 && $result[0][1] == $wanted;
-		select undef, undef, undef, 0.2;
-	}
+		return @result == 1 && $result[0][1] == $wanted;
+	});
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	is(join(' ', map { $_->[1] } @result), $wanted, $name);
 	return;
@@ -277,19 +289,31 @@ foreach my $job ('trucker', 'exporter')
 }
 {
 	# all that the one way tells, but for what is told of a single stream or bucket
-	my %names = map { $_ => {} } 'trucker', 'exporter';
+	my %names;
 
-	foreach my $job (keys %names)
-	{
-		$names{$job}{ $_->[0]{__name__} } = 1 foreach query(qq({job="$job", __name__=~"trucker_.*"}));
-	}
-	is_deeply($names{exporter}, $names{trucker}, 'both ways have the same metrics');
+	# a scrape for which there was no time leaves nothing until the next
+	once_true(sub {
+		foreach my $job ('trucker', 'exporter')
+		{
+			$names{$job} = { map { $_->[0]{__name__} => 1 } query(qq({job="$job", __name__=~"trucker_.*"})) };
+		}
+		return join(' ', sort keys %{ $names{exporter} }) eq join(' ', sort keys %{ $names{trucker} });
+	});
+	cmp_ok(scalar keys %{ $names{trucker} }, '>', 10, 'there are metrics');
+	is_deeply($names{exporter}, $names{trucker}, 'both ways have the same');
 	my @labels = grep { $_->[0]{truck} eq $odd } query('trucker_truck_state{job="trucker", state="streaming"}');
 	is(scalar @labels, 1, 'a name with quotes, backslash and line feed arrives as it is');
 	my $metadata = decode_json(get("http://127.0.0.1:$prometheus/api/v1/targets/metadata?metric=trucker_truck_read_bytes"));
 	is("$metadata->{data}[0]{type} $metadata->{data}[0]{unit}", 'counter bytes', 'types and units arrive, too');
-	my $targets = decode_json(get("http://127.0.0.1:$prometheus/api/v1/targets"));
-	is(join(' ', map { "$_->{health}$_->{lastError}" } @{ $targets->{data}{activeTargets} }), 'up up', 'no scrape has complained');
+	my $health;
+
+	once_true(sub {
+		my $targets = decode_json(get("http://127.0.0.1:$prometheus/api/v1/targets"));
+
+		$health = join ' ', map { "$_->{health}$_->{lastError}" } @{ $targets->{data}{activeTargets} };
+		return $health eq 'up up';
+	});
+	is($health, 'up up', 'scrapes do not complain');
 }
 # counted on
 sql(q{INSERT INTO s VALUES (2001), (2002), (2003)});
@@ -301,21 +325,27 @@ wait_query('sum by (truck) (trucker_truck_rows_total{job="trucker", database="po
 # ----
 {
 	my $dashboard = decode_json(slurp_file("$monitoring/dashboard.json"));
-	my $n = 0;
+	my $n;
 	my (@bad, @empty);
 
-	foreach my $panel (@{ $dashboard->{panels} })
-	{
-		foreach my $target (@{ $panel->{targets} })
+	# rates need two scrapes within a minute
+	once_true(sub {
+		$n = 0;
+		@bad = @empty = ();
+		foreach my $panel (@{ $dashboard->{panels} })
 		{
-			my $promql = $target->{expr} =~ s/\$__rate_interval/1m/gr =~ s/\$(?:database|truck)/.*/gr;
-			my $answer = $http->get("http://127.0.0.1:$prometheus/api/v1/query?" . $http->www_form_urlencode({ query => $promql }));
+			foreach my $target (@{ $panel->{targets} })
+			{
+				my $promql = $target->{expr} =~ s/\$__rate_interval/1m/gr =~ s/\$(?:database|truck)/.*/gr;
+				my $answer = $http->get("http://127.0.0.1:$prometheus/api/v1/query?" . $http->www_form_urlencode({ query => $promql }));
 
-			$n++;
-			push @bad, "$panel->{title}: $answer->{content}" unless $answer->{success};
-			push @empty, $panel->{title} if $answer->{success} && !query($promql);
+				$n++;
+				push @bad, "$panel->{title}: $answer->{content}" unless $answer->{success};
+				push @empty, $panel->{title} if $answer->{success} && !query($promql);
+			}
 		}
-	}
+		return !@bad && @empty == 1;
+	});
 	cmp_ok($n, '>=', 14, 'the dashboard asks for much');
 	is(join("\n", @bad), '', 'and each of its queries is valid');
 	# all trucks are well

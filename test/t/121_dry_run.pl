@@ -45,7 +45,10 @@ sub left
 	my ($truck) = @_;
 
 	# the walsender of the last one may still be about to notice that nobody listens
-	$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE temporary)
+	# and so may that of the truck's last worker
+	$node->poll_query_until('postgres', qq{SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE temporary)
+		AND NOT EXISTS (SELECT FROM trucker.truck AS t JOIN trucker.truck_state AS s ON s.truck_id = t.id JOIN trucker.stream AS x ON x.id = s.stream_id
+			JOIN pg_replication_slots USING (slot_name) WHERE t.name = '$truck' AND active)
 		AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'trucker dry run' OR application_name = 'trucker dry run')})
 	  or diag 'a process or a slot of a dry run is left';
 	return sql(qq{
@@ -133,8 +136,8 @@ COMMIT});
 	sql("ALTER TABLE ${t}_out DROP CONSTRAINT ${t}_out_v_check");
 	ok(caught_up($node, $t), 'the cause is removed, and the truck goes on');
 	is(tried($t, 10), '', '... past what had been tried');
-	is(sql("SELECT state, last_error IS NULL OR last_error LIKE '23514%' FROM trucker.status WHERE truck = '$t'"), 'streaming|t',
-		'... and has met no other error');
+	ok(wait_state($node, $t, 'streaming'), '... and streams');
+	is(sql("SELECT last_error IS NULL OR last_error LIKE '23514%' FROM trucker.status WHERE truck = '$t'"), 't', '... and has met no other error');
 	return;
 }
 
@@ -395,7 +398,8 @@ $before = left('w');
 foreach my $point ('dry run: slot copied', 'dry run: tried')
 {
 	my ($session, $pid) = begin_dry_run('w', $point);
-	is(sql('SELECT count(*) FROM pg_replication_slots WHERE temporary'), $point eq 'dry run: tried' ? 0 : 1,
+	# its walsender may still be about to notice that nobody listens
+	ok($node->poll_query_until('postgres', 'SELECT count(*) = ' . ($point eq 'dry run: tried' ? 0 : 1) . ' FROM pg_replication_slots WHERE temporary'),
 		"$point: " . ($point eq 'dry run: tried' ? 'the copy of the slot is gone' : 'there is a copy of the slot'));
 	is(sql("SELECT backend_type FROM pg_stat_activity WHERE pid = $pid"), 'trucker dry run', '... and a process');
 	sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%trucker.dry_run(%' AND pid <> pg_backend_pid() AND backend_type = 'client backend'});
@@ -509,7 +513,9 @@ like(psql_err($node, q{SELECT * FROM trucker.dry_run('m')}), qr/08\d\d\d: /, 'no
 # ----
 
 sql(q{SELECT trucker.stop()});
-wait_state($node, 'w', 'stopped');
+ok($node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM trucker.status WHERE state NOT IN ('stopped', 'lost', 'failed'))
+	AND NOT EXISTS (SELECT FROM pg_replication_slots WHERE active)
+	AND (SELECT count(*) FROM pg_replication_slots) = (SELECT count(slot_name) FROM trucker.stream)}), 'all trucks rest, and no slot comes or goes');
 sql('INSERT INTO w VALUES (10)');
 my $slots = sql('SELECT count(*) FROM pg_replication_slots');
 sql("ALTER SYSTEM SET max_replication_slots = $slots");

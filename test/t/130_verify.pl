@@ -11,6 +11,7 @@ use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use TruckerChaos;
 use TruckerRemote;
 use TruckerTest;
 
@@ -41,15 +42,30 @@ sub setting
 	return;
 }
 
+# stop_at($point): the workers of trucks that stream must have read it before what comes next,
+# which makes one of them come to it.  They are told before a new session sees it, and read it
+# between batches.
+sub stop_at
+{
+	my ($point) = @_;
+
+	setting('trucker.stop_point', "'$point'");
+	caught_up($node, $_) or die 'the worker does not go on' foreach qw(flat total);
+	return;
+}
+
 my $flat  = q{SELECT id, v, w, at FROM a};
 my $total = q{SELECT k, count(*)::bigint AS n, sum(v) AS v FROM (SELECT id % 10 AS k, v FROM a UNION ALL SELECT id % 10, v FROM b) AS u GROUP BY k};
+
+# a machine that is busy may need more than the minute that is given where nothing is said
+my $timeout = "$PostgreSQL::Test::Utils::timeout_default s";
 
 # verify($truck, $keys, $sql, $more): what it finds, row by row
 sub verify
 {
 	my ($truck, $keys, $sql, $more) = @_;
 
-	return sql("SELECT key, difference, expected, actual FROM trucker.verify('$truck', '$keys', \$q\$$sql\$q\$" . ($more // '') . ') ORDER BY key::text');
+	return sql("SELECT key, difference, expected, actual FROM trucker.verify('$truck', '$keys', \$q\$$sql\$q\$" . ($more // '') . ", timeout => '$timeout') ORDER BY key::text");
 }
 
 sub refused
@@ -122,7 +138,7 @@ foreach my $round (1 .. 3)
 
 # several at a time: each truck has a stream for itself meanwhile
 my @several = map { my $psql = $node->background_psql('postgres'); $psql->query_until(qr/asked/, "\\echo asked\nSELECT 'found ' || count(*) FROM trucker.verify($_);\n\\echo ended\n"); $psql }
-  "'flat', '{id}', '$flat'", "'total', '{k}', '$total'", "'there', '{id}', '$flat'";
+  map { "$_, timeout => '$timeout'" } "'flat', '{id}', '$flat'", "'total', '{k}', '$total'", "'there', '{id}', '$flat'";
 like($_->query_until(qr/ended/, ''), qr/found 0\n/, 'one of three calls at a time') foreach @several;
 $_->quit foreach @several;
 all_at_home('after that all are together again');
@@ -182,14 +198,17 @@ sub ask
 {
 	my ($sql) = @_;
 
+	# not for that of the last call
+	$node->poll_query_until('postgres', $waits_for_slot =~ s/= 1/= 0/r) or die 'a slot is still being made';
 	$waiting->query_until(qr/asked/, "\\echo asked\n$sql;\n\\echo ended\n");
 	$node->poll_query_until('postgres', $waits_for_slot) or die 'no slot is being made';
 	return;
 }
 
-ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat')");
+ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat', timeout => '$timeout')");
 ok(caught_up($node, $_), "while it waits, truck $_ goes on") foreach qw(total there);
-is(sql(q{SELECT state || ': ' || (waiting_for ~ '^pid \d+$') FROM trucker.status WHERE truck = 'flat'}), 'creating slot: true', 'status tells what for');
+# and for the transactions of the load only as long as these run
+ok($node->poll_query_until('postgres', q{SELECT state = 'creating slot' AND waiting_for ~ '^pid \d+$' FROM trucker.status WHERE truck = 'flat'}), 'status tells what for');
 $held->query_safe('COMMIT');
 like($waiting->query_until(qr/ended/, ''), qr/found 3\n/, 'when the transaction has ended, it is done');
 all_at_home('and the truck joins the others again');
@@ -197,7 +216,7 @@ all_at_home('and the truck joins the others again');
 $held->query_safe('BEGIN; SELECT pg_current_xact_id()');
 foreach my $how ('cancelled', 'terminated')
 {
-	ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat')");
+	ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat', timeout => '$timeout')");
 	my $call = $how eq 'cancelled' ? 'pg_cancel_backend' : 'pg_terminate_backend';
 	is(sql(qq{SELECT $call(pid) FROM pg_stat_activity WHERE query LIKE '%found%trucker.verify%' AND pid <> pg_backend_pid()}), 't', "the call is $how");
 	ok(caught_up($node, 'flat'), "$how: the truck goes on, while the transaction is still open");
@@ -209,7 +228,7 @@ eval { $waiting->quit };
 # the truck is stopped meanwhile: at once, and the call says so
 $waiting = $node->background_psql('postgres', on_error_stop => 0);
 my $log = -s $node->logfile;
-ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat')");
+ask("SELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat', timeout => '$timeout')");
 sql(q{SELECT trucker.stop('flat')});
 ok(wait_state($node, 'flat', 'stopped'), 'a truck can be stopped while its snapshot is waited for');
 $waiting->query_until(qr/ended/, '');
@@ -226,9 +245,9 @@ all_at_home('all are together again');
 foreach my $point ('verify: begun', 'verify: slot created', 'verify: offered')
 {
 	my $offset = -s $node->logfile;
-	setting('trucker.stop_point', "'$point'");
+	stop_at($point);
 	$waiting = $node->background_psql('postgres', on_error_stop => 0);
-	$waiting->query_until(qr/asked/, "\\echo asked\nSELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat');\n");
+	$waiting->query_until(qr/asked/, "\\echo asked\nSELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat', timeout => '$timeout');\n");
 	$node->wait_for_log(qr/stop point "\Q$point\E" reached/, $offset);
 	my $pid = sql(q{SELECT w.pid FROM trucker.truck_workers() AS w JOIN trucker.truck AS t ON t.id = w.truck_id WHERE t.name = 'flat'});
 	# it must not go on when the setting changes
@@ -237,8 +256,7 @@ foreach my $point ('verify: begun', 'verify: slot created', 'verify: offered')
 	$offset = -s $node->logfile;
 	kill 'KILL', $pid;
 	$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
-	kill 'TERM', $load;
-	waitpid $load, 0;
+	stop_pgbench($node, $load);
 	eval { $waiting->quit };
 	$load = spawn_pgbench($node, '/dev/null', $node->basedir . '/load.err', qw(-n -c 4 -T 36000 -R 400 -f), $node->basedir . '/load.sql');
 	ok(caught_up($node, 'flat'), "killed at \"$point\": the truck goes on");
@@ -248,17 +266,16 @@ foreach my $point ('verify: begun', 'verify: slot created', 'verify: offered')
 
 # the worker ends in order, while the session has the offer: the next worker makes another one
 my $offset = -s $node->logfile;
-setting('trucker.stop_point', "'verify: offered'");
+stop_at('verify: offered');
 $waiting = $node->background_psql('postgres', on_error_stop => 0);
-$waiting->query_until(qr/asked/, "\\echo asked\nSELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat');\n\\echo ended\n");
+$waiting->query_until(qr/asked/, "\\echo asked\nSELECT 'found ' || count(*) FROM trucker.verify('flat', '{id}', '$flat', timeout => '$timeout');\n\\echo ended\n");
 $node->wait_for_log(qr/stop point "verify: offered" reached/, $offset);
 like($waiting->query_until(qr/ended/, ''), qr/found 3\n/, 'the session need not wait for the worker once it has an offer');
 $waiting->quit;
 setting('trucker.stop_point', "''");
 ok(caught_up($node, 'flat'), 'the truck goes on');
 
-kill 'TERM', $load;
-waitpid $load, 0;
+stop_pgbench($node, $load);
 caught_up($node, $_) foreach qw(flat total there);
 
 # ----

@@ -113,6 +113,7 @@ my $loaded_there = $there->safe_psql('postgres', 'SELECT loaded FROM total');
 # ----
 # What is not as it must be
 # ----
+ok(wait_state($old, $_, 'streaming'), "$_ streams") foreach @trucks, qw(mirror step rests);
 like(psql_err($old, 'BEGIN; CREATE TABLE x (); SELECT * FROM trucker.prepare_upgrade()'),
 	qr/ERROR:  25001: prepare_upgrade cannot be called in a transaction that has written/, 'not in a transaction that has written');
 my $writer = $old->background_psql('postgres');
@@ -129,7 +130,7 @@ my $offset = -s $old->logfile;
 sql($old, q{ALTER SYSTEM SET trucker.stop_point = 'upgrade: applied'}, 'SELECT pg_reload_conf()');
 $old->wait_for_log(qr/parameter "trucker.stop_point" changed/, $offset);
 my $caller = $old->background_psql('postgres');
-$caller->query_until(qr/asked/, "\\echo asked\nSELECT item, left(detail, 100) FROM trucker.prepare_upgrade('2 s') WHERE NOT ok;\n\\echo ended\n");
+$caller->query_until(qr/asked/, "\\echo asked\nSELECT item, left(detail, 100) FROM trucker.prepare_upgrade('10 s') WHERE NOT ok;\n\\echo ended\n");
 $old->wait_for_log(qr/stop point "upgrade: applied" reached/, $offset);
 my $worker = stream_worker_pid($old, 'a');
 kill 'STOP', $worker;
