@@ -17,7 +17,8 @@
  *
  * Files here live across transactions, and belong to no resource owner;
  * trucker_streamed_clear() ends them.  They are limited by temp_file_limit, as all
- * temporary files are.
+ * temporary files are.  A file is also written to when it is ended; where that fails once
+ * more, as the disk is full, so does the worker, and takes it along.
  */
 #include "postgres.h"
 
@@ -103,7 +104,7 @@ find(TruckerStreamed *streamed, TransactionId xid)
 	if (kept == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("received the end of transaction %u, of which no part has been sent", xid)));
+				 errmsg("received a message about transaction %u in progress, of which no part has been sent", xid)));
 	return kept;
 }
 
