@@ -199,13 +199,12 @@ send_probe(MemoryContext scratch)
 
 	probed = linitial_oid(to_probe);
 	/* it may have waited here for others, and have been dropped meanwhile */
-	if (!trucker_database_closing(probed) && list_member_oid(list_databases(scratch), probed))
+	if (list_member_oid(list_databases(scratch), probed) && trucker_probe_begins(probed))
 	{
 		bool		registered;
 
 		/* the handle must outlive the scratch context */
 		MemoryContextSwitchTo(TopMemoryContext);
-		trucker_probe_begins();
 		registered = trucker_probe_register(probed, &probe_handle);
 		MemoryContextSwitchTo(scratch);
 		if (!registered)

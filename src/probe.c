@@ -173,7 +173,17 @@ delete_empty_streams(MemoryContext context)
 	MemoryContextSwitchTo(context);
 }
 
-/* bgworker entry point: the argument is the database's OID. */
+/* We have connected; or end, and are not to be waited for any longer. */
+static void
+has_come(int code, Datum database)
+{
+	trucker_probe_has_come(DatumGetObjectId(database));
+}
+
+/*
+ * bgworker entry point: the argument is the database's OID.  Who drops that may have
+ * called us off (shmem_probe.c): in a database that is gone we could only fail.
+ */
 void
 trucker_probe_main(Datum main_arg)
 {
@@ -187,7 +197,11 @@ trucker_probe_main(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	if (!OidIsValid(DatumGetObjectId(main_arg)))
 		proc_exit(0);
+	if (!trucker_probe_comes(DatumGetObjectId(main_arg)))
+		proc_exit(0);
+	before_shmem_exit(has_come, main_arg);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+	has_come(0, main_arg);
 	trucker_identity_protect();
 
 	context = AllocSetContextCreate(TopMemoryContext, "trucker probe", ALLOCSET_DEFAULT_SIZES);

@@ -228,38 +228,6 @@ trucker_launcher_attach(void)
  * ----
  */
 
-static void
-set_probe_succeeded(bool succeeded)
-{
-	LWLockAcquire(trucker_shared_lock, LW_EXCLUSIVE);
-	trucker_shared->probe_succeeded = succeeded;
-	LWLockRelease(trucker_shared_lock);
-}
-
-/* Only one probe runs at a time, so one mark will do. */
-void
-trucker_probe_begins(void)
-{
-	set_probe_succeeded(false);
-}
-
-void
-trucker_probe_succeeded(void)
-{
-	set_probe_succeeded(true);
-}
-
-bool
-trucker_probe_has_succeeded(void)
-{
-	bool		succeeded;
-
-	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	succeeded = trucker_shared->probe_succeeded;
-	LWLockRelease(trucker_shared_lock);
-	return succeeded;
-}
-
 /* The caller holds the lock. */
 TruckerWorkerEntry *
 trucker_find_worker_locked(Oid database, const pg_uuid_t *stream_id)
@@ -543,13 +511,15 @@ trucker_database_is_splitting(Oid database)
 	return splitting;
 }
 
-/* How many workers are alive in a database, backfills included? */
+/* How many workers are alive in a database, backfills and a probe that is about to come included? */
 int
 trucker_database_workers(Oid database)
 {
 	int			n = 0;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
+	if (trucker_shared->probe_comes && trucker_shared->probe_goes_to == database)
+		n++;
 	for (int i = 0; i < trucker_shared->nworkers; i++)
 	{
 		TruckerWorkerInfo *info = &trucker_shared->workers[i].info;
@@ -628,6 +598,8 @@ trucker_set_database_closing(Oid database, bool closing)
 
 	if (closing)
 	{
+		if (trucker_shared->probe_goes_to == database && !trucker_shared->probe_comes)
+			trucker_shared->probe_goes_to = InvalidOid;
 		for (int i = 0; i < trucker_shared->nworkers; i++)
 		{
 			TruckerWorkerEntry *entry = &trucker_shared->workers[i];

@@ -60,6 +60,8 @@ typedef struct TruckerSharedState
 {
 	Latch	   *launcher;		/* NULL while no launcher runs */
 	bool		probe_succeeded;	/* the one that was sent last */
+	Oid			probe_goes_to;	/* its database, until it is there; InvalidOid: it shall not go there */
+	bool		probe_comes;	/* it has started, and has yet to connect */
 	bool		scan_all;
 	int			npending;
 	Oid			pending[MAX_PENDING_SCANS];

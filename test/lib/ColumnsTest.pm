@@ -70,10 +70,16 @@ sub wait_for_end
 	my ($truck) = @_;
 	my $lsn = sql('SELECT pg_current_wal_insert_lsn()');
 
-	$node->poll_query_until('postgres', "SELECT position >= '$lsn' OR state IN ('retrying', 'lost') FROM trucker.status WHERE truck = " . literal($truck))
-	  or return 'neither';
-	return sql("SELECT CASE WHEN state IN ('retrying', 'lost') THEN last_error ELSE (SELECT string_agg(line, E'\\n' ORDER BY n) FROM log_$truck) END FROM trucker.status WHERE truck = "
-		  . literal($truck));
+	for (;;)
+	{
+		$node->poll_query_until('postgres', "SELECT position >= '$lsn' OR state IN ('retrying', 'lost') FROM trucker.status WHERE truck = " . literal($truck))
+		  or return 'neither';
+		# it may just be on its way to another stream
+		my ($end, $result) = sql("SELECT CASE WHEN state IN ('retrying', 'lost') THEN 'stopped' WHEN position >= '$lsn' THEN 'applied' END,
+				CASE WHEN state IN ('retrying', 'lost') THEN last_error ELSE (SELECT string_agg(line, E'\\n' ORDER BY n) FROM log_$truck) END
+			FROM trucker.status WHERE truck = " . literal($truck)) =~ /^(\w*)\|(.*)$/s;
+		return $result if $end ne '';
+	}
 }
 
 # Wait until the truck has stopped at an error, and test what it says.

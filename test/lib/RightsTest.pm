@@ -15,7 +15,7 @@ our $node;
 our $super;
 
 # rights_node($name): makes $node, with roles, and schemas of theirs.  $super is the name of
-# its first superuser.
+# its first superuser.  Who shares a stream stays there, however slow the machine is.
 sub rights_node
 {
 	my ($name) = @_;
@@ -26,6 +26,7 @@ sub rights_node
 max_replication_slots = 60
 max_wal_senders = 60
 max_worker_processes = 60
+trucker.max_truck_delay = '1min'
 trucker.retry_max_delay = '500ms'
 trucker.replication_conninfo = 'password=$password'
 });

@@ -237,11 +237,9 @@ foreach my $terminated (0, 1)
 				WHERE x.name = 'alone' AND s.confirmed_flush_lsn >= '$lsn' AND s.active_pid IS NOT NULL}),
 			"$what confirms it");
 	}
-	my $checkpointer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
-	kill 'KILL', $wal_writer or die "could not kill the WAL writer: $!";
-	ok( $node->poll_query_until('postgres',
-			"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' AND pid <> $checkpointer"),
-		"$what: the server crashes and comes back");
+	kill_server_process($node, $wal_writer);
+	isnt($node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'}),
+		$wal_writer, "$what: the server crashes and comes back");
 	$node->safe_psql('postgres', 'SELECT trucker.start()');
 	chaos_same($node, "$what: a crash before the flush");
 }

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TruckerTest;
 
-my $node = trucker_node('batches', conf => "autovacuum = off\ntrucker.max_batch_age = '1h'\n");
+my $node = trucker_node('batches', conf => "autovacuum = off\ntrucker.max_batch_age = '1h'\ntrucker.max_truck_delay = 0\n");
 
 sub sql
 {
@@ -43,8 +43,6 @@ foreach my $truck ('a_one', 'a_two', 'b_two')
 
 my $lock = $node->background_psql('postgres');
 $lock->query_safe('BEGIN; LOCK TABLE a_one, a_two IN SHARE MODE');
-sql('ALTER SYSTEM SET trucker.max_truck_delay = 0');
-$node->reload;
 sql('INSERT INTO a VALUES (0)');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM pg_locks WHERE NOT granted AND relation IN ('a_one'::regclass, 'a_two'::regclass)}),
 	'both streams wait for a lock');

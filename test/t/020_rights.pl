@@ -349,7 +349,7 @@ sub attack
 	my ($name) = @_;
 
 	sql('alice', "BEGIN; INSERT INTO alice.src (attack, dom) VALUES ('$name', 'x'); INSERT INTO alice.peek (attack) VALUES ('$name'); COMMIT");
-	return caught_up($node, 'attack', timeout => '60 s') && caught_up($node, 'neighbour', timeout => '60 s');
+	return caught_up($node, 'attack') && caught_up($node, 'neighbour');
 }
 
 # What the truck's processes did in an attack, as SQL conditions on the evidence.
@@ -417,7 +417,8 @@ is($node->safe_psql('postgres', 'SELECT attack, what FROM alice.left_over ORDER 
 is($node->safe_psql('postgres', q{SELECT DISTINCT result FROM alice.tried WHERE attack = 'listen'}),
 	'0A000', 'nor can it listen');
 
-# A worker whose SQL will not be cancelled ends nevertheless.
+# A worker whose SQL will not be cancelled ends nevertheless.  It is the neighbour's, too.
+ok(wait_state($node, 'attack', 'streaming'), 'the truck is back on its stream');
 sql('alice', q{UPDATE alice.switch SET fails = true; INSERT INTO alice.src (attack, dom) VALUES ('hold', 'x')});
 ok( $node->poll_query_until('postgres',
 		'SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = \'PgSleep\' AND pid = ' . worker_pid($node, 'attack')),
@@ -511,6 +512,7 @@ start_truck('alice', 'by_etl');
 sql('alice', 'INSERT INTO alice.for_etl VALUES (1)');
 ok(caught_up($node, 'by_etl'), 'a truck of another role');
 is(evidence('by_etl', q{cu = 'etl' AND su = 'etl' AND NOT gained}), '1', 'runs as that role');
+ok(wait_state($node, 'attack', 'streaming'), 'one of the owner as herself is on its stream');
 sql('alice', q{INSERT INTO alice.src (attack, dom) VALUES ('look', 'x')});
 ok(caught_up($node, 'attack'), 'beside one of the owner as herself');
 is( $node->safe_psql('postgres', q{

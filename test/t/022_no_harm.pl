@@ -13,7 +13,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TruckerTest;
 
-my $node = trucker_node('no_harm');
+# (the bystander's own slowness is none of that)
+my $node = trucker_node('no_harm', conf => "trucker.max_truck_delay = '1min'\n");
 
 $node->safe_psql(
 	'postgres', q{

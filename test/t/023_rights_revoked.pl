@@ -164,6 +164,7 @@ ok(wait_state($node, 'copy', 'stopped'), 'stop');
 sql('friend', q{SELECT trucker.start()});
 ok(wait_state($node, 'copy', 'streaming'), 'and start all that is hers');
 is(sql('stranger', q{SET ROLE alice; SELECT trucker.wait_for('copy')}), 't', 'who does not inherit may after SET ROLE');
+ok(wait_state($node, $_, 'streaming'), "$_ streams") foreach qw(troubled bob);
 sql('eve', 'SELECT trucker.stop(); SELECT trucker.start()');
 is($node->safe_psql('postgres', q{SELECT string_agg(state, ' ') FROM trucker.status WHERE truck IN ('copy', 'troubled', 'bob')}),
 	'streaming streaming streaming', 'stop() of all stops one\'s own only');
@@ -196,6 +197,10 @@ refused('eve', 'CREATE TABLE trucker.mine ()', qr/42501: permission denied for s
 # pg_write_all_data writes ordinary tables; what a worker will run with whose rights
 # is not ordinary data.
 my $catalog = join ', ', map { "(SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM trucker.$_ AS t)" } qw(truck stream input_table output_table unreadable_input);
+# what is left of trucks that were dropped goes by itself
+ok($node->poll_query_until('postgres',
+		'SELECT NOT EXISTS (SELECT FROM trucker.stream AS x WHERE NOT EXISTS (SELECT FROM trucker.truck_state WHERE stream_id = x.id))'),
+	'each stream has a truck');
 my $before = $node->safe_psql('postgres', "SELECT $catalog");
 foreach my $sql (
 	qq{UPDATE trucker.truck SET run_as = '$super', output_sql = 'SELECT alice.note(''writer'', ''x'')'},

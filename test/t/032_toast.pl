@@ -37,9 +37,14 @@ sub wait_for_end
 	my ($truck) = @_;
 	my $lsn = sql('SELECT pg_current_wal_insert_lsn()');
 
-	$node->poll_query_until('postgres', "SELECT position >= '$lsn' OR state IN ('retrying', 'lost') FROM trucker.status WHERE truck = '$truck'")
-	  or return 'neither';
-	return sql("SELECT CASE WHEN state IN ('retrying', 'lost') THEN last_error ELSE 'applied' END FROM trucker.status WHERE truck = '$truck'");
+	for (;;)
+	{
+		$node->poll_query_until('postgres', "SELECT position >= '$lsn' OR state IN ('retrying', 'lost') FROM trucker.status WHERE truck = '$truck'")
+		  or return 'neither';
+		# it may just be on its way to another stream
+		my $end = sql("SELECT CASE WHEN state IN ('retrying', 'lost') THEN last_error WHEN position >= '$lsn' THEN 'applied' END FROM trucker.status WHERE truck = '$truck'");
+		return $end if $end ne '';
+	}
 }
 
 # A value of 20 kB that does not get smaller, and so is stored out of line.

@@ -597,6 +597,8 @@ ok(start(), 'truck visible runs');
 sql(q{ALTER SYSTEM SET synchronous_standby_names = 'absent'});
 $node->reload;
 ok($node->poll_query_until('postgres', q{SELECT current_setting('synchronous_standby_names') = 'absent'}), 'a standby is to be waited for');
+# sessions wait when the checkpointer has heard of it, as it has when it does something for us
+sql('CHECKPOINT');
 my ($in, $out, $err) = ('', '', '');
 my $psql = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$out, '2>', \$err);
 $in .= q{SET application_name = 'held';
@@ -618,6 +620,8 @@ is(sql(q{SELECT string_agg(concat_ws(' ', id, label, rows_seen), ', ' ORDER BY i
 # The worker's own commits wait for no standby.
 sql(q{ALTER SYSTEM SET synchronous_standby_names = 'absent'});
 $node->reload;
+$node->poll_query_until('postgres', q{SELECT current_setting('synchronous_standby_names') = 'absent'});
+sql('CHECKPOINT');
 sql(q{SET synchronous_commit = local; INSERT INTO v_dim VALUES (3, 'three'); INSERT INTO v_src VALUES (3, 3)});
 ok(caught_up($node, 'visible'), 'a worker does not wait for a standby at its own commits');
 is(sql(q{SELECT concat_ws(' ', id, label, rows_seen) FROM v_dst WHERE id = 3}), '3 three 1', 'its effects are there');

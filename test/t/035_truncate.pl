@@ -253,11 +253,15 @@ is(sql(q{SELECT string_agg(id::text, ',') FROM target}), '3', 'and nothing has h
 create('DELETE FROM target; SELECT pg_sleep(300)');
 sql(q{DELETE FROM source; DELETE FROM target; SELECT trucker.start('t')});
 ok(caught_up($node, 't'), 'the last truck runs');
-sql(q{ALTER SYSTEM SET trucker.run_timeout = '100ms'});
+sql(q{ALTER SYSTEM SET trucker.run_timeout = '500ms'});
 $node->reload;
-sql(q{INSERT INTO source VALUES (1, 'x'); TRUNCATE source});
-ok(wait_state($node, 't', 'retrying'), 'truncate_sql that takes longer than trucker.run_timeout fails');
-like(last_error('t'), qr/^57014: .*CONTEXT:.*trucker\.run_timeout \(100 ms\).*truncate_sql for table public\.source/s, 'with an error that says why');
+# a worker that has been through a batch knows the setting
+sql(q{INSERT INTO source VALUES (1, 'x')});
+ok(caught_up($node, 't'), 'a row arrives');
+sql('TRUNCATE source');
+ok($node->poll_query_until('postgres', q{SELECT state = 'retrying' AND last_error ~ 'truncate_sql for table' FROM trucker.status WHERE truck = 't'}),
+	'truncate_sql that takes longer than trucker.run_timeout fails');
+like(last_error('t'), qr/^57014: .*CONTEXT:.*trucker\.run_timeout \(500 ms\).*truncate_sql for table public\.source/s, 'with an error that says why');
 is(sql('SELECT string_agg(id::text, \',\') FROM target'), '1', 'and is undone');
 sql(q{SELECT trucker.drop_truck('t'); ALTER SYSTEM RESET ALL});
 $node->reload;

@@ -88,10 +88,13 @@ sub load_runs
 	return;
 }
 
+# Stop, and wait until the server has nothing of it in hand any more.
 sub load_stops
 {
 	kill 'TERM', $load;
 	waitpid $load, 0;
+	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'})
+	  or die 'the load does not end';
 	return;
 }
 
@@ -131,7 +134,8 @@ my %ddl = (
 	move => sub {
 		my $which = (qw(plain whole))[ rand 2 ];
 		my $name = name_of($which);
-		return "CREATE SCHEMA m@{[ ++$count ]}; ALTER TABLE $name SET SCHEMA m$count";
+		# (as it may be tried again)
+		return "SET client_min_messages = warning; CREATE SCHEMA IF NOT EXISTS m@{[ ++$count ]}; ALTER TABLE $name SET SCHEMA m$count";
 	},
 	swap => sub {
 		my ($a, $b) = (name_of('plain'), name_of('decoy'));

@@ -141,6 +141,7 @@ ok(caught_up($node, 'others'), 'changes of the same transaction and of later one
 is(sql($log), 'insert 6 b insert 7 a', 'are right');
 
 # ... and in the middle of a batch that has read the value already
+my $before = sql('SELECT clock_timestamp()');
 $alters->query_safe('SELECT pg_advisory_lock(1)');
 sql(q{
 CREATE FUNCTION wait_a_bit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END $$;
@@ -150,7 +151,7 @@ ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM pg_locks WHE
 sql('BEGIN; ' . swap_of_lab() . '; COMMIT');
 $alters->query_safe('SELECT pg_advisory_unlock(1)');
 # it may be told of the first attempt, which goes away by itself
-$node->poll_query_until('postgres', q{SELECT last_error ~ '^55000' FROM trucker.status WHERE truck = 'others'});
+$node->poll_query_until('postgres', qq{SELECT last_error ~ '^55000' AND last_error_at > '$before' FROM trucker.status WHERE truck = 'others'});
 stops_with('others', $refused, 'its values are not taken for what they were: the truck stops');
 is(sql($log), 'insert 6 b insert 7 a', 'and nothing of it has arrived');
 sql(q{SELECT trucker.resync('others')});

@@ -14,8 +14,10 @@ use Test::More;
 use Time::HiRes qw(time);
 use TruckerTest;
 
-# "at once": far below what any timeout in the server would take
-my $at_once = 8;
+# "at once": far below what any timeout in the server would take.  A machine that is busy
+# with other things takes longer for everything, as for the last CREATE DATABASE.
+my $at_once = 7;
+my $slowness = 0;
 
 my $node = trucker_node('databases', conf => q{
 max_prepared_transactions = 5
@@ -44,7 +46,7 @@ sub quick
 	my $seconds = sprintf '%.1f', time - $began;
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok($good && $seconds < $at_once, "$test_name: at once") or diag "$seconds s";
+	ok($good && $seconds < $at_once + 5 * $slowness, "$test_name: at once") or diag "$seconds s; CREATE DATABASE has taken $slowness s";
 	return $good;
 }
 
@@ -122,7 +124,9 @@ sub make_database
 	my ($db, $state) = @_;
 	my @sessions;
 
+	my $began = time;
 	sql('postgres', "CREATE DATABASE $db");
+	$slowness = time - $began;
 	sql($db, 'CREATE EXTENSION trucker', @tables,
 		q{SELECT trucker.create_truck('b', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "b"}')},
 		qq{SELECT trucker.create_truck('a', '{s}', \$\$$output{$state}\$\$, options => '{"stream": "a"}')},
@@ -286,8 +290,9 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 	my $session = $node->background_psql('db2');
 	my $pid = $session->query_safe('SELECT pg_backend_pid()');
 	$session->query_safe('BEGIN; DROP EXTENSION trucker');
-	is( $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'db2' AND backend_type = 'trucker stream'}),
-		'0', 'an uncommitted DROP EXTENSION: no worker runs');
+	# a process is listed for a moment longer than it runs
+	my $none = q{SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = 'db2' AND backend_type = 'trucker stream'};
+	ok($node->poll_query_until('postgres', $none), 'an uncommitted DROP EXTENSION: no worker runs');
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_replication_slots WHERE database = 'db2'}), '2', 'slots are still there');
 
 	# meanwhile, other databases' trucks are not held up
@@ -296,6 +301,7 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 	sql('db3', q{SELECT trucker.start('b')});
 	ok(wait_state($node, 'b', 'streaming', db => 'db3'), 'and started');
 	ok(caught_up($node, 'a', db => 'db3'), 'an uncommitted DROP EXTENSION does not hold up another database');
+	is($node->safe_psql('postgres', $none), 't', 'and still no worker runs');
 
 	sql('postgres', "SELECT pg_terminate_backend($pid)");
 	ok(wait_state($node, 'a', 'streaming', db => 'db2'), 'its session dies: the workers are back');
@@ -494,12 +500,16 @@ like(psql_err($node, q{SELECT trucker.start('third')}, db => 'one'), qr/53400: n
 
 # taken while the truck's worker is away
 $node->append_conf('postgresql.conf', 'max_worker_processes = 3');
+my $offset = -s $node->logfile;
 $node->restart;
 ok( $node->poll_query_until('one', q{SELECT count(*) = 1 FROM trucker.status WHERE waiting_for = 'a background worker (max_worker_processes)'}),
 	'max_worker_processes used up: status says so')
   or diag $node->safe_psql('one', 'TABLE trucker.status');
-like(slurp_file($node->logfile), qr/LOG:  could not start the worker of stream "\w+": no background worker is free\n.*HINT:  Raise max_worker_processes\./, 'so does the log');
-my $running = $node->safe_psql('one', q{SELECT t.name FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE pid IS NOT NULL});
+$node->wait_for_log(qr/LOG:  could not start the worker of stream "\w+": no background worker is free\n.*HINT:  Raise max_worker_processes\./, $offset);
+pass('so does the log');
+my $served = q{FROM trucker.truck_workers() w JOIN trucker.truck t ON t.id = w.truck_id WHERE pid IS NOT NULL};
+$node->poll_query_until('one', "SELECT count(*) = 1 $served") or die 'no truck runs';
+my $running = $node->safe_psql('one', "SELECT t.name $served");
 my $waiting = $running eq 'a' ? 'second' : 'a';
 sql('one', "SELECT trucker.stop('$running')");
 ok(wait_state($node, $waiting, 'streaming', db => 'one'), 'a truck that stops makes room: it heals');

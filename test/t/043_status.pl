@@ -15,6 +15,7 @@ use TruckerTest;
 my $node = trucker_node('status', conf => q{
 max_prepared_transactions = 5
 autovacuum = off
+trucker.max_truck_delay = 0
 trucker.log_repeat_interval = 0
 });
 
@@ -56,6 +57,17 @@ sub setting
 
 	sql("ALTER SYSTEM SET $name = $value", 'SELECT pg_reload_conf()');
 	$node->wait_for_log(qr/parameter "\Q$name\E" changed to/, $offset);
+	return;
+}
+
+# heeded($truck): its worker knows the settings that were made before; it reads them
+# between two batches, and has been through one.
+sub heeded
+{
+	my ($truck) = @_;
+
+	sql('UPDATE s SET v = v WHERE id = 2');
+	caught_up($node, $truck) or die "$truck does not catch up";
 	return;
 }
 
@@ -128,7 +140,8 @@ is(status('t', 'state'), 'starting', 'a truck that shall run and has no worker i
 	# only now: another truck's backfill is one of the transactions that a slot waits for
 	ok(wait_state($node, 'u', 'streaming'), 'when nothing is left to wait for, the other truck goes on');
 	ok(caught_up($node, 't'), 'wait_for is true');
-	is(status('t', 'position IS NOT NULL, lag_bytes, lag_seconds, waiting_for, last_error, next_retry_at'), 't|0|0|||', 'streaming and idle: no lag');
+	becomes('t', 'position IS NOT NULL AND lag_bytes = 0 AND lag_seconds = 0 AND waiting_for IS NULL AND last_error IS NULL AND next_retry_at IS NULL',
+		'streaming and idle: no lag');
 
 	# blocked while streaming
 	my $since = status('t', 'since');
@@ -217,15 +230,15 @@ ok($node->poll_query_until('postgres', q{SELECT last_error_at > now() - interval
 	same($node, 'TABLE s', 'TABLE d', 'without loss');
 	is(status('t', q{last_error ~ 'division by zero', last_error_at IS NOT NULL, next_retry_at IS NULL}), 't|t|t', 'the last error stays known');
 
-	# the next failure begins with a short pause again
+	# the next failure begins with a short pause again: after seven it would be 12.8 s
+	setting('trucker.retry_max_delay', "'1 h'");
 	sql('UPDATE divisor SET n = 0');
 	$offset = -s $node->logfile;
 	sql(q{UPDATE s SET v = 'fails' WHERE id = 102});
 	$node->wait_for_log(qr/(?:ERROR:  division by zero(?:.|\n)*){2}/, $offset);
-	cmp_ok((pauses($offset))[0], '<', 0.9, 'the next failure begins with a short pause again');
+	cmp_ok((pauses($offset))[0], '<', 10, 'the next failure begins with a short pause again');
 
 	# start() does not wait for the pause to end
-	setting('trucker.retry_max_delay', "'1 h'");
 	setting('trucker.retry_initial_delay', "'1 h'");
 	becomes('t', q{next_retry_at > now() + interval '50 min'}, 'settings reload: a long pause');
 	sql('UPDATE divisor SET n = 1');
@@ -351,6 +364,7 @@ my $spoilt = sql('SELECT md5(string_agg(d::text, $$,$$ ORDER BY id)) FROM d');
 {
 	my $locker = $node->background_psql('postgres');
 	my $pid = $locker->query_safe('SELECT pg_backend_pid()');
+	ok($node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM pg_replication_slots'), 'it has the only slot');
 	my $slot = sql('SELECT slot_name FROM pg_replication_slots');
 	my $position = status('t', 'position');
 
@@ -363,8 +377,7 @@ my $spoilt = sql('SELECT md5(string_agg(d::text, $$,$$ ORDER BY id)) FROM d');
 	$locker->query_safe('COMMIT');
 	ok(caught_up($node, 't'), 'resync ends');
 	same($node, 'TABLE s', 'TABLE d', 'the destination is right, and what was foreign is gone');
-	is(sql('SELECT count(*) FROM pg_replication_slots'), '1', 'the old slot is gone');
-	isnt(sql('SELECT slot_name FROM pg_replication_slots'), $slot, 'there is a new one');
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 AND bool_and(slot_name <> '$slot') FROM pg_replication_slots"), 'the old slot is gone, and there is a new one');
 	$locker->quit;
 }
 
@@ -418,11 +431,11 @@ my $failed_at = status('t', 'last_error_at');
 sql(q{SELECT trucker.resync('t')});
 becomes('t', "state = 'retrying' AND last_error_at > '$failed_at'", 'resync of a failing truck whose reset_sql fails: retrying');
 is(sql($content), $before, 'nothing of it is to be seen');
-cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '<=', 1, 'each attempt drops the slot of the one before');
+ok($node->poll_query_until('postgres', 'SELECT count(*) <= 1 FROM pg_replication_slots'), 'each attempt drops the slot of the one before');
 sql('UPDATE divisor SET n = 1');
 ok(caught_up($node, 't'), 'a fixed cause heals that, too');
 same($node, q{TABLE s UNION ALL SELECT -4, '1'}, 'TABLE d', 'reset_sql has run once, all is there');
-cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '==', 1, 'one slot is left');
+ok($node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM pg_replication_slots'), 'one slot is left');
 
 # a lost truck
 sql('ALTER TABLE s SET UNLOGGED');
@@ -470,6 +483,7 @@ mirror('t', q{SELECT pg_sleep(1000) FROM r WHERE v = 'sleep';}, q{, options => '
 sql('TRUNCATE d', q{SELECT trucker.start('t')});
 ok(caught_up($node, 't'), 'a truck whose run may take long');
 setting('trucker.run_timeout', "'200 ms'");
+heeded('t');
 sql(q{INSERT INTO s VALUES (601, 'sleep')});
 becomes('t', q{last_error ~ '^57014: ' AND last_error ~ 'trucker\.run_timeout'}, 'trucker.run_timeout, reloaded: a run that takes longer is cancelled, and the error names the setting');
 is(sql('SELECT count(*) FROM d WHERE id = 601'), '0', 'it has done nothing');
@@ -482,9 +496,12 @@ mirror('t', q{SELECT pg_sleep(0.15) FROM r WHERE v = 'slow';}, q{, options => '{
 sql(q{SELECT trucker.start('t')});
 ok(caught_up($node, 't'), 'a truck with slow runs');
 {
-	my $slow = qr/LOG:  slow run of truck "t": \d+ ms for 1 rows? of table public\.s/;
+	# slow($digits): on a busy machine any run may be slow, but none is logged that was not
+	my $slow = sub { my ($digits) = @_; return qr/LOG:  slow run of truck "t": $digits ms for 1 rows? of table public\.s/ };
 	my $run = sub {
 		my ($id, $v) = @_;
+
+		heeded('t');
 		my $offset = -s $node->logfile;
 
 		sql("INSERT INTO s VALUES ($id, '$v')");
@@ -492,14 +509,14 @@ ok(caught_up($node, 't'), 'a truck with slow runs');
 		return slurp_file($node->logfile, $offset);
 	};
 
-	unlike($run->(602, 'slow'), $slow, 'trucker.slow_query_threshold: 1 s is the default');
+	unlike($run->(602, 'slow'), $slow->('\d{1,3}'), 'trucker.slow_query_threshold: 1 s is the default');
 	setting('trucker.slow_query_threshold', "'100 ms'");
-	like($run->(603, 'slow'), $slow, 'a run above the threshold is logged');
-	unlike($run->(604, 'fast'), $slow, 'one below is not');
+	like($run->(603, 'slow'), $slow->('\d{3,}'), 'a run above the threshold is logged');
+	unlike($run->(604, 'fast'), $slow->('\d{1,2}'), 'one below is not');
 	setting('trucker.slow_query_threshold', "'0'");
-	like($run->(605, 'fast'), $slow, '0 logs all');
+	like($run->(605, 'fast'), $slow->('\d+'), '0 logs all');
 	setting('trucker.slow_query_threshold', "'-1'");
-	unlike($run->(606, 'slow'), $slow, '-1 logs none');
+	unlike($run->(606, 'slow'), $slow->('\d+'), '-1 logs none');
 }
 sql('ALTER SYSTEM RESET ALL', 'SELECT pg_reload_conf()');
 

@@ -254,10 +254,11 @@ $node->poll_query_until('postgres', q{SELECT kept_for = 'stopped or failed, and 
 sql(q{INSERT INTO s SELECT i FROM generate_series(101, 5000) i});
 cmp_ok(sql(q{SELECT kept_bytes FROM trucker.slots WHERE stream = 'second'}), '>', 200000, 'what a stopped truck makes the server keep');
 
-# no probe comes in between
+# no probe comes in between: the one after the worker's end has been, and no other will
+$node->poll_query_until('postgres', q{SELECT confirmed_lsn IS NOT NULL FROM trucker.stream WHERE name = 'second'}) or die;
 my $launcher = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'trucker launcher'});
-$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'trucker probe'}) or die;
 kill 'STOP', $launcher;
+$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'trucker probe'}) or die;
 my $oid = sql('SELECT oid FROM pg_database WHERE datname = current_database()');
 my $orphan = "trucker_${oid}_0123456789abcdef";
 my $held   = "trucker_${oid}_fedcba9876543210";

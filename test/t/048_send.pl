@@ -8,6 +8,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
 use IPC::Run;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -71,15 +72,16 @@ like($expected, qr/the last one/, '... to the end');
 reader('blocks', 1, $until)->finish;
 ok(slurp_file("$dir/blocks") eq $expected, 'in blocks the same is read, in the same order');
 
-# a reader that stands still: the walsender waits for it, with whatever it has kept back
+# a reader that stands still, as nobody takes what it writes: the walsender waits for it,
+# with whatever it has kept back
+POSIX::mkfifo("$dir/slow", 0700) or die "mkfifo: $!";
 my $slow = reader('slow', 1, $until);
 wait_for_reader('slow');
-kill 'STOP', $slow->{KIDS}[0]{PID};
 ok($node->poll_query_until('postgres', sprintf(q{SELECT wait_event = 'WalSenderWriteData' FROM pg_stat_activity WHERE pid = %s}, walsender('slow'))),
 	'a walsender waits for a reader that stands still');
-kill 'CONT', $slow->{KIDS}[0]{PID};
+my $read = slurp_file("$dir/slow");
 $slow->finish;
-ok(slurp_file("$dir/slow") eq $expected, '... and sends all when that goes on');
+ok($read eq $expected, '... and sends all when that goes on');
 
 # what is less than a block is sent at once, with nothing behind it
 unlink "$dir/blocks";

@@ -18,8 +18,9 @@ use TruckerTest;
 
 my $node = trucker_node(
 	'streams',
+	# (a short max_truck_delay only where trucks are to be too slow: others may be as well)
 	conf => q{
-trucker.max_truck_delay = '300ms'
+trucker.max_truck_delay = '10s'
 trucker.retry_max_delay = '300ms'
 trucker.log_repeat_interval = 0
 });
@@ -355,7 +356,7 @@ foreach my $round (1 .. 12)
 	foreach my $more (1 .. 3)
 	{
 		sql('INSERT INTO a VALUES (' . ++$next . ', 1)');
-		my $said = sql(q{SELECT trucker.wait_for('two', timeout => '60 s')});
+		my $said = sql(qq{SELECT trucker.wait_for('two', timeout => '$PostgreSQL::Test::Utils::timeout_default s')});
 		my $there = sql(q{SELECT t.n >= (SELECT count(*) FROM a) FROM total AS t WHERE truck = 'two' AND tab = 'public.a'});
 		$early++ unless $said eq 't' && $there eq 't';
 		$moves++;
@@ -369,6 +370,8 @@ slots(2, 'no slot stays behind');
 # Blocking
 # ----
 
+sql(q{ALTER SYSTEM SET trucker.max_truck_delay = '300ms'});
+$node->reload;
 load_runs();
 my $lock = session('SELECT pg_advisory_lock(1)');
 trouble('block', 'one');
@@ -386,10 +389,12 @@ trouble('block', qw(two three four));
 wait_status('three', "waiting_for ~ '^pid'", 'all are blocked');
 change();
 ok(caught_up($node, 'apart'), 'but for the other stream');
-cmp_ok(sql('SELECT count(*) FROM pg_replication_slots'), '<=', 3, 'they share one catch-up stream');
+ok($node->poll_query_until('postgres', 'SELECT count(*) <= 3 FROM pg_replication_slots'), 'they share one catch-up stream');
 heal(qw(two three four));
 end_session($lock, 'COMMIT; SELECT pg_advisory_unlock(1)');
 heal('one');
+sql('ALTER SYSTEM RESET trucker.max_truck_delay');
+$node->reload;
 load_stops();
 all_same('after the lock', qw(one two three four apart));
 wait_status($_, "state = 'streaming' AND stream = 'main'", "truck $_ is back") foreach qw(one two three four);

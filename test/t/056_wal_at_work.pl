@@ -20,7 +20,7 @@ my $node = trucker_node(
 min_wal_size = '2MB'
 max_wal_size = '1GB'
 autovacuum = off
-trucker.max_retained_wal = '64MB'
+trucker.max_retained_wal = '128MB'
 trucker.max_truck_delay = 0
 });
 
@@ -95,8 +95,10 @@ sub recovers
 # Slow, stuck, and busy with a backfill
 # ----
 
-# The slow one takes a while for each of its transactions, which are 1 MB apart.
-make('slow', 'slow', 'SELECT pg_sleep(0.7) FROM r WHERE id > 10 LIMIT 1;');
+# The slow one takes a while for each of its transactions, which are 1 MB apart: so long
+# that it is far behind when all the others have been judged, and no longer than that.
+sql('CREATE TABLE pace AS SELECT 0.7 AS seconds');
+make('slow', 'slow', 'SELECT pg_sleep(seconds) FROM r, pace WHERE id > 10 LIMIT 1;');
 make('stuck', 'stuck', 'SELECT pg_advisory_xact_lock_shared(1) FROM r LIMIT 1;');
 make('loads', 'loads', 'SELECT pg_advisory_xact_lock_shared(1) FROM r LIMIT 1;');
 make('bystander', 'bystander');
@@ -114,7 +116,7 @@ eventually('so does a backfill', q{SELECT waiting_for ~ 'pid' AND state = 'backf
 
 sql(q{ALTER SYSTEM SET trucker.max_batch_rows = 1});
 $node->reload;
-sql(join '; ', map { "INSERT INTO slow VALUES ($_, $_); SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1024 * 1024))" } 11 .. 50);
+sql(join '; ', map { "INSERT INTO slow VALUES ($_, $_); SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1024 * 1024))" } 11 .. 90);
 fill(1);
 is(sql(q{SELECT count(*) FROM trucker.status WHERE state = 'lost'}), '0', 'more than half of the budget');
 
@@ -127,6 +129,7 @@ eventually('one that hangs is lost, although its worker is busy', q{SELECT state
 eventually('and a backfill', q{SELECT state = 'lost' FROM trucker.status WHERE truck = 'loads'});
 cmp_ok(sql(q{SELECT lag_bytes FROM trucker.status WHERE truck = 'slow'}), '>', 6 * 1024 * 1024, 'another one is further behind than the budget, ...');
 is(state_of('slow'), 'streaming', '... but gets nearer');
+sql('UPDATE pace SET seconds = 0');
 like(sql(q{SELECT last_error FROM trucker.status WHERE truck = 'stuck'}),
 	qr/^55000: truck "stuck" cannot go on: it is \d+ MB behind, and trucker\.max_retained_wal is 6 MB\n/, 'the reason');
 eventually('what they executed has been cancelled',
