@@ -61,8 +61,7 @@ operation_name(TruckerMessageKind kind)
 			return "truncate";
 		case TRUCKER_MSG_LOGICAL:
 			return "message";
-		case TRUCKER_MSG_BEGIN:
-		case TRUCKER_MSG_COMMIT:
+		default:
 			break;
 	}
 	return NULL;				/* no change */

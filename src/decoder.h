@@ -23,7 +23,17 @@ typedef enum TruckerMessageKind
 	TRUCKER_MSG_UPDATE,
 	TRUCKER_MSG_DELETE,
 	TRUCKER_MSG_TRUNCATE,
-	TRUCKER_MSG_LOGICAL			/* pg_logical_emit_message() and the like */
+	TRUCKER_MSG_LOGICAL,		/* pg_logical_emit_message() and the like */
+
+	/*
+	 * Of transactions that are sent while they run, if that is asked for.  What lies between
+	 * a start and the next stop is of one of them, and comes as messages to be kept.
+	 */
+	TRUCKER_MSG_STREAM_START,
+	TRUCKER_MSG_STREAM_KEEP,
+	TRUCKER_MSG_STREAM_STOP,
+	TRUCKER_MSG_STREAM_COMMIT,	/* what is kept may be decoded, as if it came now */
+	TRUCKER_MSG_STREAM_ABORT	/* of the transaction, or of one of its subtransactions */
 } TruckerMessageKind;
 
 /*
@@ -70,6 +80,13 @@ typedef struct TruckerMessage
 	const char *prefix;
 	const char *content;		/* NUL-terminated */
 	bool		transactional;
+
+	/* STREAM_KEEP, STREAM_ABORT: what it is about; may be xid itself */
+	TransactionId subxid;
+
+	/* STREAM_KEEP: a message that another state, made by begin(), will decode */
+	const char *kept;
+	int			keptlen;
 } TruckerMessage;
 
 /* What a stream asks of its plugin. */
@@ -81,6 +98,7 @@ typedef struct TruckerDecodeRequest
 	bool		no_updates;		/* nobody wants updates, nor deletes */
 	bool		no_truncates;
 	bool		as_text;		/* some types have no binary form: all values are wanted as text (value.c) */
+	bool		in_progress;	/* large transactions are wanted while they run, if the plugin can */
 } TruckerDecodeRequest;
 
 typedef struct TruckerTableName

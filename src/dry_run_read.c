@@ -280,6 +280,9 @@ handle_data(TruckerDryRun *run)
 		case TRUCKER_MSG_LOGICAL:
 			handle_ddl(run, &message);
 			break;
+		default:
+			/* transactions in progress are not asked for */
+			elog(ERROR, "unexpected message of kind %d", message.kind);
 	}
 }
 

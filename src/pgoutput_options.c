@@ -55,9 +55,11 @@ trucker_pgoutput_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 		append_identifier(&list, lfirst(lc));
 
 	initStringInfo(&options);
-	append_option(&options, "proto_version", "1");	/* why not 2: see pgoutput.c */
+	append_option(&options, "proto_version", request->in_progress ? "2" : "1");
 	append_option(&options, "publication_names", list.data);
 	append_option(&options, "binary", request->as_text ? "false" : "true");
+	if (request->in_progress)
+		append_option(&options, "streaming", "on");
 	/* ours are among them, and there is no telling the plugin which are wanted */
 	append_option(&options, "messages", "true");
 

@@ -7,6 +7,8 @@
  * active trucks the batch is kept (batch.c) and applied truck by truck, each in a
  * destination transaction of its own (apply.c).  A truck that is the only active one
  * takes the changes as they arrive, run by run, so that a huge transaction needs no room.
+ * A transaction that comes while it runs arrives, in this sense, when it has committed
+ * (streamed.c).
  */
 #include "trucker.h"
 
@@ -339,6 +341,65 @@ handle_truncate(TruckerStream *stream, TruckerMessage *message)
 	}
 }
 
+/* What has been kept of a transaction in progress comes now, as it has committed. */
+static void
+begin_kept(TruckerStream *stream, const TruckerMessage *commit)
+{
+	TruckerDecodeRequest request = {.message_prefix = stream->message_prefix};
+	TruckerMessage begin = *commit;
+	MemoryContext old;
+
+	begin.kind = TRUCKER_MSG_BEGIN;
+	begin_source(stream, &begin);
+	if (stream->pass_is_over)
+		return;
+	trucker_streamed_read(stream->streamed, commit->xid);
+	stream->kept_commit = *commit;
+	stream->kept_context = AllocSetContextCreate(stream->pass_context, "trucker kept transaction", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(stream->kept_context);
+	stream->kept_decoding = stream->decoder->begin(&request);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+handle_message(TruckerStream *stream, TruckerMessage *message)
+{
+	switch (message->kind)
+	{
+		case TRUCKER_MSG_BEGIN:
+			begin_source(stream, message);
+			break;
+		case TRUCKER_MSG_COMMIT:
+			end_source(stream, message);
+			break;
+		case TRUCKER_MSG_INSERT:
+		case TRUCKER_MSG_UPDATE:
+		case TRUCKER_MSG_DELETE:
+			handle_change(stream, message);
+			break;
+		case TRUCKER_MSG_TRUNCATE:
+			handle_truncate(stream, message);
+			break;
+		case TRUCKER_MSG_LOGICAL:
+			handle_ddl(stream, message);
+			break;
+		case TRUCKER_MSG_STREAM_START:
+			trucker_streamed_take(stream->streamed, message);
+			/* all the part comes before anything else that the batch could wait for */
+			if (!trucker_test_holds_batch(stream->batch_end))
+				finish_batch(stream);
+			break;
+		case TRUCKER_MSG_STREAM_KEEP:
+		case TRUCKER_MSG_STREAM_STOP:
+		case TRUCKER_MSG_STREAM_ABORT:
+			trucker_streamed_take(stream->streamed, message);
+			break;
+		case TRUCKER_MSG_STREAM_COMMIT:
+			begin_kept(stream, message);
+			break;
+	}
+}
+
 static void
 handle_data(TruckerStream *stream, const char *data, int len)
 {
@@ -349,26 +410,30 @@ handle_data(TruckerStream *stream, const char *data, int len)
 		return;
 	message.lsn = stream->replication->data_lsn;
 	message.size = len;
-	switch (message.kind)
+	handle_message(stream, &message);
+}
+
+/* The next message of what has been kept, or its end. */
+static void
+receive_kept(TruckerStream *stream)
+{
+	TruckerMessage message;
+	XLogRecPtr	lsn;
+	char	   *data;
+	int			len;
+
+	if (trucker_streamed_next(stream->streamed, &lsn, &data, &len))
 	{
-		case TRUCKER_MSG_BEGIN:
-			begin_source(stream, &message);
-			break;
-		case TRUCKER_MSG_COMMIT:
-			end_source(stream, &message);
-			break;
-		case TRUCKER_MSG_INSERT:
-		case TRUCKER_MSG_UPDATE:
-		case TRUCKER_MSG_DELETE:
-			handle_change(stream, &message);
-			break;
-		case TRUCKER_MSG_TRUNCATE:
-			handle_truncate(stream, &message);
-			break;
-		case TRUCKER_MSG_LOGICAL:
-			handle_ddl(stream, &message);
-			break;
+		if (!stream->decoder->decode(stream->kept_decoding, data, len, &message))
+			return;
+		message.lsn = lsn;
+		message.size = len;
+		handle_message(stream, &message);
+		return;
 	}
+	MemoryContextDelete(stream->kept_context);
+	stream->kept_context = NULL;
+	end_source(stream, &stream->kept_commit);
 }
 
 /* How long may one wait for more to arrive?  -1: for ever. */
@@ -461,6 +526,11 @@ trucker_receive(TruckerStream *stream)
 {
 	TruckerReplication *rep = stream->replication;
 
+	if (stream->kept_context)
+	{
+		receive_kept(stream);
+		return;
+	}
 	switch (trucker_replication_receive(rep))
 	{
 		case TRUCKER_RECEIVED_DATA:

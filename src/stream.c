@@ -196,6 +196,10 @@ end_pass(TruckerStream *stream)
 	if (stream->batch)
 		trucker_batch_clear(stream->batch);
 	stream->batch = NULL;
+	if (stream->streamed)
+		trucker_streamed_clear(stream->streamed);
+	stream->streamed = NULL;
+	stream->kept_context = NULL;
 	stream->replication = NULL;
 	stream->direct = NULL;
 	stream->in_source = false;
@@ -332,8 +336,11 @@ begin_pass(TruckerStream *stream)
 	stream->pass_context = AllocSetContextCreate(stream->context, "trucker pass", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(stream->pass_context);
 	trucker_tables_build(stream);
-	request.message_prefix = read_message_prefix();
+	stream->in_progress = trucker_stream_in_progress;
+	request.in_progress = stream->in_progress;
+	request.message_prefix = stream->message_prefix = read_message_prefix();
 	choose_decoder(stream, &request);
+	stream->streamed = trucker_streamed_create();
 	stream->batch = trucker_batch_create(stream->decoder, list_length(stream->tables));
 	stream->message_context = AllocSetContextCreate(stream->pass_context, "trucker message",
 													ALLOCSET_DEFAULT_SIZES);
@@ -460,6 +467,8 @@ follow(TruckerStream *stream)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 			trucker_check_is_no_standby();
+			/* it is asked for when decoding starts */
+			stream->pass_is_over |= stream->in_progress != trucker_stream_in_progress;
 		}
 	}
 	if (stream->replication)

@@ -9,6 +9,7 @@
 #include "log.h"
 #include "member.h"
 #include "replication.h"
+#include "streamed.h"
 
 /* An input table of some of the stream's trucks that know the same names of it. */
 typedef struct TruckerTable
@@ -68,6 +69,9 @@ typedef struct TruckerStream
 	struct HTAB *tables_by_oid;
 	const TruckerDecoder *decoder;	/* of the slot's output plugin */
 	void	   *decoding;		/* what it remembers */
+	const char *message_prefix; /* of our own logical messages */
+	TruckerStreamed *streamed;	/* source transactions that come while they run */
+	bool		in_progress;	/* ... are asked for */
 	TruckerBatch *batch;
 	TimestampTz pass_started;
 	TimestampTz fresh_at;		/* when it came to what no truck had applied; 0: not yet */
@@ -86,6 +90,9 @@ typedef struct TruckerStream
 	bool		in_source;
 	bool		announced;		/* has batch or pipeline been told of it? */
 	TruckerMessage begin;
+	MemoryContext kept_context; /* its messages have been kept, and are being read; or NULL */
+	void	   *kept_decoding;	/* ... what the decoder remembers of these */
+	TruckerMessage kept_commit; /* ... its end */
 	TruckerMember *direct;		/* the only active one: takes changes as they arrive */
 	TimestampTz batch_started;	/* 0: no batch is open */
 	XLogRecPtr	batch_end;		/* end of the last whole source transaction in it */

@@ -121,6 +121,8 @@ kind_name(TruckerMessageKind kind)
 			return "TRUNCATE";
 		case TRUCKER_MSG_LOGICAL:
 			return "LOGICAL";
+		default:
+			break;
 	}
 	return "???";
 }

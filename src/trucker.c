@@ -42,6 +42,7 @@ bool		trucker_require_ssl = false;
 int			trucker_log_level = TRUCKER_LOG_INFO;
 int			trucker_log_slow_plans = TRUCKER_PLANS_OFF;
 bool		trucker_log_row_data = false;
+bool		trucker_stream_in_progress = true;
 int			trucker_log_repeat_interval = 60000;
 int			trucker_output_plugin = TRUCKER_PLUGIN_WAL2JSON;
 char	   *trucker_replication_conninfo = NULL;
@@ -248,6 +249,11 @@ define_settings(void)
 							 "Output plugin that decodes the WAL for streams for which no other one is set.",
 							 "Streams that run switch to it by themselves.",
 							 &trucker_output_plugin, TRUCKER_PLUGIN_WAL2JSON, output_plugins,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("trucker.stream_in_progress",
+							 "Has large transactions decoded and sent while they run, where the output plugin can.",
+							 "They are kept in temporary files until they have committed.",
+							 &trucker_stream_in_progress, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("trucker.require_ssl",
 							 "Refuses connections to other servers that are not encrypted.",

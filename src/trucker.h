@@ -60,6 +60,7 @@ extern int	trucker_log_slow_plans;
 extern bool trucker_log_row_data;
 extern int	trucker_log_repeat_interval;
 extern int	trucker_output_plugin;
+extern bool trucker_stream_in_progress;
 extern char *trucker_replication_conninfo;
 extern char *trucker_stop_point_name;
 extern char *trucker_project_dir_setting;

@@ -32,11 +32,14 @@
  * What nobody reads need not be decoded.  Every stream's walsender goes over the
  * WAL of all that trucks write, and a backfill's one transaction of millions of
  * rows would hold up each for seconds, only to be thrown away.  So a batch's
- * changes bear the origin DoNotReplicateId, which the decoders are told to filter,
+ * changes bear the origin DoNotReplicateId, which wal2json is told to filter,
  * until it writes a table that some truck reads: from then on they bear none.  The
  * look at who reads a table must not be out of date: a truck that is created makes
  * all workers look again, and since the batch has a transaction id by then, a slot
  * that is made after the look comes to its consistent point only after the batch.
+ * Where pgoutput decodes nothing is gained by that, as the one of PostgreSQL 15 can filter
+ * no origin; and one that sends transactions while they run looks up the name of theirs, which
+ * an Assert there does not allow for this one.
  */
 #include "trucker.h"
 
@@ -400,7 +403,7 @@ void
 trucker_written_begin(TruckerWritten *written)
 {
 	open_batch = written;
-	if (trucker_hide_writes)
+	if (trucker_hide_writes && trucker_output_plugin == TRUCKER_PLUGIN_WAL2JSON)
 		replorigin_session_origin = DoNotReplicateId;
 }
 

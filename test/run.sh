@@ -9,6 +9,7 @@
 #   KEEP=1                         keep the temporary directory, for its logs
 #   PG_CONFIG=/path/to/pg_config   another server, for example one with assertions
 #   TRUCKER_OUTPUT_PLUGIN=pgoutput trucker.output_plugin for tests that do not set it
+#   TRUCKER_TEST_CONF="a = 1"   more lines for the end of each server's postgresql.conf
 #
 # The tests work on a copy of the tree that the server's user owns: root's checkout
 # may be closed to it, and no test can dirty the tree.

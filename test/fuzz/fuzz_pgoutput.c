@@ -22,7 +22,7 @@ trucker_pgoutput_append_options(StringInfo buf, const TruckerDecodeRequest *requ
 
 typedef struct Input
 {
-	void	   *state;
+	void	   *state;			/* of the stream; or of what is kept of a transaction in progress */
 	const char *data;
 	int			len;
 	TruckerMessage message;
@@ -68,8 +68,31 @@ read_message(const TruckerMessage *message)
 			if (strcmp(message->prefix, "trucker") != 0)
 				fuzz_fail("a logical message of somebody else");
 		}
-		else if (message->kind != TRUCKER_MSG_BEGIN && message->kind != TRUCKER_MSG_COMMIT)
+		else if (message->kind == TRUCKER_MSG_INSERT || message->kind == TRUCKER_MSG_UPDATE ||
+				 message->kind == TRUCKER_MSG_DELETE || message->kind == TRUCKER_MSG_TRUNCATE)
 			(void) (strlen(message->schema) + strlen(message->table));
+	}
+}
+
+/* Decode what would be kept until its transaction has committed: by another state. */
+static void
+read_kept(void *state, const TruckerMessage *kept)
+{
+	Input		input = {state, kept->kept, kept->keptlen};
+	int			sqlstate;
+
+	if (kept->xid == 0 || kept->subxid == 0)
+		fuzz_fail("a kept message of no transaction");
+	if (!fuzz_try(decode, &input, &sqlstate))
+	{
+		if (sqlstate != ERRCODE_PROTOCOL_VIOLATION)
+			fuzz_fail("an error that is no protocol violation");
+	}
+	else if (input.wanted)
+	{
+		if (input.message.kind >= TRUCKER_MSG_STREAM_START)
+			fuzz_fail("a transaction in progress within another one");
+		read_message(&input.message);
 	}
 }
 
@@ -78,7 +101,9 @@ extern int	LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	TruckerDecodeRequest request = {.message_prefix = "trucker"};
+	TruckerDecodeRequest of_kept = {.message_prefix = "trucker"};
+	TruckerDecodeRequest request = {.message_prefix = "trucker", .in_progress = true};
+	void	   *kept = trucker_pgoutput.begin(&of_kept);
 	Input		input = {trucker_pgoutput.begin(&request)};
 
 	while (size >= 2)
@@ -96,7 +121,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			/* by then the stream's buffer may hold the next one */
 			memset(message, 'x', len);
 			pfree(message);
-			if (input.wanted)
+			if (input.wanted && input.message.kind == TRUCKER_MSG_STREAM_KEEP)
+				read_kept(kept, &input.message);
+			else if (input.wanted)
 				read_message(&input.message);
 		}
 		else if (sqlstate != ERRCODE_PROTOCOL_VIOLATION)

@@ -79,6 +79,8 @@ trucker.max_failures = 0
 	$node->append_conf('postgresql.conf', "trucker.output_plugin = $ENV{TRUCKER_OUTPUT_PLUGIN}")
 	  if $ENV{TRUCKER_OUTPUT_PLUGIN};
 	$node->append_conf('postgresql.conf', $opts{conf}) if defined $opts{conf};
+	# ... and with other settings
+	$node->append_conf('postgresql.conf', $ENV{TRUCKER_TEST_CONF}) if $ENV{TRUCKER_TEST_CONF};
 
 	if ($opts{start} // 1)
 	{

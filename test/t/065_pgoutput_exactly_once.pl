@@ -1,4 +1,5 @@
-# Exactly once, across crashes under load: all of 010_exactly_once.pl once more, with streams that pgoutput decodes.
+# Exactly once, across crashes under load: all of 010_exactly_once.pl once more, with streams that pgoutput decodes,
+# and transactions that are sent while they run as soon as the server can.
 use strict;
 use warnings;
 
@@ -10,5 +11,6 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 $ENV{TRUCKER_OUTPUT_PLUGIN} = 'pgoutput';
+$ENV{TRUCKER_TEST_CONF} = 'logical_decoding_work_mem = 64kB';
 do "$FindBin::RealBin/010_exactly_once.pl";
 die $@ if $@;
