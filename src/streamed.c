@@ -21,8 +21,9 @@
  *
  * Files here live across transactions, and belong to no resource owner;
  * trucker_streamed_clear() ends them.  They are limited by temp_file_limit, as all
- * temporary files are.  A file is also written to when it is ended; where that fails once
- * more, as the disk is full, so does the worker, and takes it along.
+ * temporary files are, but not while they are ended, which writes what is still in memory: the
+ * error that is being dealt with then would come once more, and the worker end, without a
+ * pause before the next attempt.  If the disk is full it does end, and takes the file along.
  */
 #include "postgres.h"
 
@@ -30,6 +31,7 @@
 #include "access/transam.h"
 #include "common/hashfn.h"
 #include "storage/buffile.h"
+#include "utils/guc.h"
 #include "utils/resowner.h"
 
 #include "streamed.h"
@@ -116,9 +118,26 @@ find(TruckerStreamed *streamed, TransactionId xid)
 }
 
 static void
+end_file(BufFile *file)
+{
+	int			limit = temp_file_limit;
+
+	temp_file_limit = -1;
+	PG_TRY();
+	{
+		BufFileClose(file);
+	}
+	PG_FINALLY();
+	{
+		temp_file_limit = limit;
+	}
+	PG_END_TRY();
+}
+
+static void
 forget(TruckerStreamed *streamed, Kept *kept)
 {
-	BufFileClose(kept->file);
+	end_file(kept->file);
 	first_destroy(kept->firsts);
 	kept_delete_item(streamed->transactions, kept);
 }
@@ -133,7 +152,7 @@ trucker_streamed_clear(TruckerStreamed *streamed)
 	streamed->reading = InvalidTransactionId;
 	kept_start_iterate(streamed->transactions, &iterator);
 	while ((kept = kept_iterate(streamed->transactions, &iterator)) != NULL)
-		BufFileClose(kept->file);
+		end_file(kept->file);
 	kept_reset(streamed->transactions);
 }
 

@@ -305,6 +305,7 @@ all_same('switched on');
 $t1 = session(rows(240001, 242000, 'much'));
 kept(2, 'a transaction grows');
 my $offset = -s $node->logfile;
+my @workers = map { stream_worker_pid($node, $_) } qw(copy alone);
 setting('temp_file_limit', q{'600kB'});
 $t1->query_safe(rows(242001, 250000, 'too much'));
 $node->wait_for_log(qr/ERROR:  temporary file size exceeds temp_file_limit/, $offset);
@@ -313,6 +314,7 @@ setting('temp_file_limit', q{-1});
 ends($t1, 'COMMIT');
 ok(caught_up($node, 'small'), 'the streams go on');
 all_same('temp_file_limit');
+is(join(' ', map { stream_worker_pid($node, $_) } qw(copy alone)), "@workers", 'by the same workers, which make pauses');
 
 # ----
 # Random transactions; connections, workers and the server die
