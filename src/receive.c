@@ -421,10 +421,11 @@ receive_kept(TruckerStream *stream)
 	XLogRecPtr	lsn;
 	char	   *data;
 	int			len;
+	bool		taken_back;
 
-	if (trucker_streamed_next(stream->streamed, &lsn, &data, &len))
+	if (trucker_streamed_next(stream->streamed, &lsn, &data, &len, &taken_back))
 	{
-		if (!stream->decoder->decode(stream->kept_decoding, data, len, &message))
+		if (!stream->decoder->decode(stream->kept_decoding, data, len, &message) || taken_back)
 			return;
 		message.lsn = lsn;
 		message.size = len;

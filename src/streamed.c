@@ -10,21 +10,28 @@
  * walsender need not spill it.
  *
  * A subtransaction that is rolled back takes with it all that has been kept since its first
- * change: what came later is its own, or that of subtransactions within it.
+ * change: what came later is its own, or that of subtransactions within it.  But the server
+ * does not always tell: not of one with so many changes that were spilled before they could be
+ * sent that it read them back in several goes, as the chunks of one large value are
+ * (ReorderBufferTruncateTXN() takes it for one of which nothing has been sent).  So what has
+ * become of each one is looked up when the transaction has committed.
  *
  * Nothing here outlives the connection.  After the next one has been made the walsender
  * sends again what had not committed, from its beginning.
  *
  * Files here live across transactions, and belong to no resource owner;
  * trucker_streamed_clear() ends them.  They are limited by temp_file_limit, as all
- * temporary files are.  A file is also written to when it is ended; where that fails once
- * more, as the disk is full, so does the worker, and takes it along.
+ * temporary files are, but not while they are ended, which writes what is still in memory: the
+ * error that is being dealt with then would come once more, and the worker end, without a
+ * pause before the next attempt.  If the disk is full it does end, and takes the file along.
  */
 #include "postgres.h"
 
+#include "access/clog.h"
 #include "access/transam.h"
 #include "common/hashfn.h"
 #include "storage/buffile.h"
+#include "utils/guc.h"
 #include "utils/resowner.h"
 
 #include "streamed.h"
@@ -34,6 +41,7 @@ typedef struct FirstChange
 {
 	TransactionId subxid;		/* hash key */
 	char		status;			/* simplehash's */
+	bool		taken_back;		/* it was rolled back, and nobody has said so */
 	int64		at;
 } FirstChange;
 
@@ -83,6 +91,7 @@ typedef struct KeptHeader
 {
 	XLogRecPtr	lsn;
 	int32		len;
+	TransactionId subxid;
 } KeptHeader;
 
 /* In the current memory context, which must not end before trucker_streamed_clear(). */
@@ -109,9 +118,26 @@ find(TruckerStreamed *streamed, TransactionId xid)
 }
 
 static void
+end_file(BufFile *file)
+{
+	int			limit = temp_file_limit;
+
+	temp_file_limit = -1;
+	PG_TRY();
+	{
+		BufFileClose(file);
+	}
+	PG_FINALLY();
+	{
+		temp_file_limit = limit;
+	}
+	PG_END_TRY();
+}
+
+static void
 forget(TruckerStreamed *streamed, Kept *kept)
 {
-	BufFileClose(kept->file);
+	end_file(kept->file);
 	first_destroy(kept->firsts);
 	kept_delete_item(streamed->transactions, kept);
 }
@@ -126,7 +152,7 @@ trucker_streamed_clear(TruckerStreamed *streamed)
 	streamed->reading = InvalidTransactionId;
 	kept_start_iterate(streamed->transactions, &iterator);
 	while ((kept = kept_iterate(streamed->transactions, &iterator)) != NULL)
-		BufFileClose(kept->file);
+		end_file(kept->file);
 	kept_reset(streamed->transactions);
 }
 
@@ -175,13 +201,17 @@ keep(Kept *kept, const TruckerMessage *message)
 	memset(&header, 0, sizeof(header));
 	header.lsn = message->lsn;
 	header.len = message->keptlen;
+	header.subxid = message->subxid;
 	if (message->subxid != kept->last && message->subxid != kept->xid)
 	{
 		bool		found;
 		FirstChange *first = first_insert(kept->firsts, message->subxid, &found);
 
 		if (!found)
+		{
 			first->at = kept->end;
+			first->taken_back = false;
+		}
 	}
 	kept->last = message->subxid;
 	BufFileWrite(kept->file, &header, sizeof(header));
@@ -231,6 +261,26 @@ trucker_streamed_take(TruckerStreamed *streamed, const TruckerMessage *message)
 	}
 }
 
+/*
+ * Which subtransactions were rolled back?  That was noted before the transaction could commit,
+ * and those within them were noted with them.  The slot holds back the catalogs' freezing, and
+ * so the end of these notes.
+ */
+static void
+look_up_firsts(Kept *kept)
+{
+	first_iterator iterator;
+	FirstChange *first;
+
+	first_start_iterate(kept->firsts, &iterator);
+	while ((first = first_iterate(kept->firsts, &iterator)) != NULL)
+	{
+		XLogRecPtr	lsn;
+
+		first->taken_back = TransactionIdGetStatus(first->subxid, &lsn) == TRANSACTION_STATUS_ABORTED;
+	}
+}
+
 /* The transaction has committed: its messages can be had from trucker_streamed_next(). */
 void
 trucker_streamed_read(TruckerStreamed *streamed, TransactionId xid)
@@ -238,6 +288,7 @@ trucker_streamed_read(TruckerStreamed *streamed, TransactionId xid)
 	Kept	   *kept = find(streamed, xid);
 
 	Assert(!TransactionIdIsValid(streamed->reading));
+	look_up_firsts(kept);
 	seek(kept, 0);
 	streamed->reading = xid;
 	streamed->at = 0;
@@ -252,12 +303,21 @@ read_bytes(Kept *kept, void *bytes, size_t n)
 				 errmsg("could not read from the temporary file of a transaction in progress: %m")));
 }
 
+static bool
+is_taken_back(const Kept *kept, TransactionId subxid)
+{
+	FirstChange *first = subxid == kept->xid ? NULL : first_lookup(kept->firsts, subxid);
+
+	return first != NULL && first->taken_back;
+}
+
 /*
  * Its next message, in the current memory context, and the LSN that it came with.  False:
- * there are no more, and the transaction is forgotten.
+ * there are no more, and the transaction is forgotten.  taken_back: the message is no change
+ * of it, but may describe a table, which is not described again to those that are.
  */
 bool
-trucker_streamed_next(TruckerStreamed *streamed, XLogRecPtr *lsn, char **data, int *len)
+trucker_streamed_next(TruckerStreamed *streamed, XLogRecPtr *lsn, char **data, int *len, bool *taken_back)
 {
 	Kept	   *kept = find(streamed, streamed->reading);
 	KeptHeader	header;
@@ -271,6 +331,7 @@ trucker_streamed_next(TruckerStreamed *streamed, XLogRecPtr *lsn, char **data, i
 	read_bytes(kept, &header, sizeof(header));
 	*lsn = header.lsn;
 	*len = header.len;
+	*taken_back = is_taken_back(kept, header.subxid);
 	*data = palloc(header.len);
 	read_bytes(kept, *data, header.len);
 	streamed->at += sizeof(header) + header.len;

@@ -176,6 +176,25 @@ ends($t1, 'COMMIT');
 all_same('subtransactions');
 is(sql(q{SELECT count(*) FROM alone WHERE v ~ 'taken back'}), '0', 'what was taken back is not there');
 
+# The server does not say that this one is rolled back: it has spilled more of it than it
+# reads back in one go.  Its first change is the first one of the table that is described.
+foreach my $first ('SELECT pg_current_xact_id()', rows(64001, 65000, 'kept'))
+{
+	my $from = -s $node->logfile;
+
+	$t1 = session($first, 'SAVEPOINT a', q{INSERT INTO s VALUES (79999, 'taken back', repeat('0123456789', 1000000))});
+	ok($node->poll_query_until('postgres', 'SELECT count(*) = 2 AND min(size) > 9000000 FROM pg_ls_tmpdir()'), 'a large value is sent');
+	ends($t1, 'ROLLBACK TO a', rows(70001, 71000, 'kept'), 'COMMIT');
+	foreach my $truck (qw(copy mirror alone))
+	{
+		ok(caught_up($node, $truck), "a large value that was taken back: $truck");
+		is(sql("WITH gone AS (DELETE FROM $truck WHERE id = 79999 RETURNING id) SELECT count(*) FROM gone"), '0', 'is not there');
+	}
+	all_same('a large value that was taken back');
+	unlike(slurp_file($node->logfile, $from), qr/ERROR/, 'and need not be read again');
+	sql('DELETE FROM s WHERE id > 70000');
+}
+
 # so many that they are not remembered for nothing
 sql(q{
 DO $$
@@ -274,7 +293,11 @@ ends($t1, rows(222001, 224000, 'off'), 'COMMIT');
 all_same('switched off');
 $t1 = session(rows(230001, 234000, 'off'));
 setting('trucker.stream_in_progress', 'on');
-kept(2, 'and on again');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'walsender' AND query ~ $$"streaming" 'on'$$}),
+	'and on again');
+# what it has written so far may be behind the slot, and is sent with what comes now
+$t1->query_safe(rows(234001, 236000, 'on'));
+kept(2, 'it is sent');
 ends($t1, 'COMMIT');
 all_same('switched on');
 
@@ -282,6 +305,7 @@ all_same('switched on');
 $t1 = session(rows(240001, 242000, 'much'));
 kept(2, 'a transaction grows');
 my $offset = -s $node->logfile;
+my @workers = map { stream_worker_pid($node, $_) } qw(copy alone);
 setting('temp_file_limit', q{'600kB'});
 $t1->query_safe(rows(242001, 250000, 'too much'));
 $node->wait_for_log(qr/ERROR:  temporary file size exceeds temp_file_limit/, $offset);
@@ -290,6 +314,7 @@ setting('temp_file_limit', q{-1});
 ends($t1, 'COMMIT');
 ok(caught_up($node, 'small'), 'the streams go on');
 all_same('temp_file_limit');
+is(join(' ', map { stream_worker_pid($node, $_) } qw(copy alone)), "@workers", 'by the same workers, which make pauses');
 
 # ----
 # Random transactions; connections, workers and the server die
