@@ -49,9 +49,16 @@ applied(TruckerStream *stream, XLogRecPtr lsn, TimestampTz at)
 {
 	ListCell   *lc;
 
+	/*
+	 * Has it come further than where it began to read again?  The walsender's first keepalives
+	 * are older than that; and what is kept may be what it has failed at, and is not there yet.
+	 */
+	if (lsn > stream->applied && trucker_streamed_is_empty(stream->streamed))
+	{
+		stream->failures = 0;
+		stream->repeats.failure = 0;
+	}
 	stream->applied = Max(stream->applied, lsn);
-	stream->failures = 0;
-	stream->repeats.failure = 0;
 	foreach(lc, stream->members)
 	{
 		TruckerMember *member = lfirst(lc);

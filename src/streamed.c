@@ -142,6 +142,12 @@ forget(TruckerStreamed *streamed, Kept *kept)
 	kept_delete_item(streamed->transactions, kept);
 }
 
+bool
+trucker_streamed_is_empty(const TruckerStreamed *streamed)
+{
+	return streamed->transactions->members == 0;
+}
+
 /* End all files. */
 void
 trucker_streamed_clear(TruckerStreamed *streamed)
