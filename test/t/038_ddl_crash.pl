@@ -50,7 +50,7 @@ BEGIN
 	EXECUTE format('DELETE FROM %s WHERE id = $1', t) USING b;
 	EXECUTE format('UPDATE %s SET id = $1, v = v || $1 WHERE id = $2 AND NOT EXISTS (SELECT FROM %s WHERE id = $1)', t, t) USING b, a;
 EXCEPTION
-	WHEN undefined_table OR check_violation OR unique_violation OR invalid_schema_name OR deadlock_detected OR object_not_in_prerequisite_state THEN NULL;
+	WHEN undefined_table OR check_violation OR unique_violation OR invalid_schema_name OR deadlock_detected OR object_not_in_prerequisite_state OR serialization_failure THEN NULL;
 END $$});
 
 my @trucks = qw(one two net parts);
