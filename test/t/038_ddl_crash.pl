@@ -91,10 +91,7 @@ sub load_runs
 # Stop, and wait until the server has nothing of it in hand any more.
 sub load_stops
 {
-	kill 'TERM', $load;
-	waitpid $load, 0;
-	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'})
-	  or die 'the load does not end';
+	stop_pgbench($node, $load);
 	return;
 }
 
