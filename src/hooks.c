@@ -21,8 +21,11 @@
  */
 #include "trucker.h"
 
+#include "access/genam.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
@@ -38,6 +41,7 @@
 #include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -289,20 +293,56 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 	}
 }
 
+/* Is the extension's owner among these roles, and may the user drop what they own? */
+static bool
+owned_by_droppable(Oid extension, List *roles)
+{
+	Relation	pg_extension;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			owner = InvalidOid;
+	ListCell   *lc;
+
+	pg_extension = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
+	scan = systable_beginscan(pg_extension, ExtensionOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(pg_extension, AccessShareLock);
+
+	foreach(lc, roles)
+		if (OidIsValid(owner) && get_rolespec_oid(lfirst(lc), true) == owner)
+			return has_privs_of_role(GetUserId(), owner);
+	return false;
+}
+
+/*
+ * Will this statement, if it does not fail, drop our extension?  The object access hook
+ * is called once everything is locked that is to be dropped, in an order of the
+ * server's choosing: too late to wait for workers that want these locks.
+ */
 static bool
 drops_trucker(Node *node)
 {
 	DropStmt   *stmt = (DropStmt *) node;
+	Oid			extension;
 	ListCell   *lc;
 
+	if (IsA(node, DropOwnedStmt))
+	{
+		extension = get_extension_oid("trucker", true);
+		return OidIsValid(extension) && owned_by_droppable(extension, ((DropOwnedStmt *) node)->roles);
+	}
 	if (!IsA(node, DropStmt) || stmt->removeType != OBJECT_EXTENSION)
 		return false;
 	foreach(lc, stmt->objects)
 	{
 		if (strcmp(strVal(lfirst(lc)), "trucker") == 0)
 		{
-			Oid			extension = get_extension_oid("trucker", true);
-
+			extension = get_extension_oid("trucker", true);
 			return OidIsValid(extension) && pg_extension_ownercheck(extension, GetUserId());
 		}
 	}

@@ -173,38 +173,15 @@ delete_empty_streams(MemoryContext context)
 	MemoryContextSwitchTo(context);
 }
 
-/* We have connected; or end, and are not to be waited for any longer. */
+/* What the probe is for. */
 static void
-has_come(int code, Datum database)
+look(MemoryContext context)
 {
-	trucker_probe_has_come(DatumGetObjectId(database));
-}
-
-/*
- * bgworker entry point: the argument is the database's OID.  Who drops that may have
- * called us off (shmem_probe.c): in a database that is gone we could only fail.
- */
-void
-trucker_probe_main(Datum main_arg)
-{
-	MemoryContext context;
 	List	   *slots;
 	List	   *needed = NIL;
 	List	   *streams = NIL;
 	bool		installed;
 
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	if (!OidIsValid(DatumGetObjectId(main_arg)))
-		proc_exit(0);
-	if (!trucker_probe_comes(DatumGetObjectId(main_arg)))
-		proc_exit(0);
-	before_shmem_exit(has_come, main_arg);
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
-	has_come(0, main_arg);
-	trucker_identity_protect();
-
-	context = AllocSetContextCreate(TopMemoryContext, "trucker probe", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	slots = trucker_slots_of_database(MyDatabaseId, false);
 	wait_for_walsenders(slots);
@@ -233,5 +210,41 @@ trucker_probe_main(Datum main_arg)
 	report_wanted(streams);
 	drop_orphans(slots, needed);
 	trucker_probe_succeeded();
+}
+
+static void
+ends(int code, Datum arg)
+{
+	trucker_probe_ends();
+}
+
+/*
+ * bgworker entry point: the argument is the database's OID.  Who drops that, or the
+ * extension in it, calls us off (shmem_probe.c).  That is no failure to be logged: if
+ * it is not dropped after all, the launcher sends another probe.
+ */
+void
+trucker_probe_main(Datum main_arg)
+{
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	if (!OidIsValid(DatumGetObjectId(main_arg)))
+		proc_exit(0);
+	if (!trucker_probe_comes(DatumGetObjectId(main_arg)))
+		proc_exit(0);
+	before_shmem_exit(ends, (Datum) 0);
+
+	PG_TRY();
+	{
+		BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+		trucker_identity_protect();
+		look(AllocSetContextCreate(TopMemoryContext, "trucker probe", ALLOCSET_DEFAULT_SIZES));
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+	}
+	PG_END_TRY();
 	proc_exit(0);
 }

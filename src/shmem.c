@@ -511,14 +511,14 @@ trucker_database_is_splitting(Oid database)
 	return splitting;
 }
 
-/* How many workers are alive in a database, backfills and a probe that is about to come included? */
+/* How many workers are alive in a database, backfills and a probe included? */
 int
 trucker_database_workers(Oid database)
 {
 	int			n = 0;
 
 	LWLockAcquire(trucker_shared_lock, LW_SHARED);
-	if (trucker_shared->probe_comes && trucker_shared->probe_goes_to == database)
+	if (trucker_shared->probe_database == database && trucker_shared->probe_pid != 0)
 		n++;
 	for (int i = 0; i < trucker_shared->nworkers; i++)
 	{
@@ -598,8 +598,7 @@ trucker_set_database_closing(Oid database, bool closing)
 
 	if (closing)
 	{
-		if (trucker_shared->probe_goes_to == database && !trucker_shared->probe_comes)
-			trucker_shared->probe_goes_to = InvalidOid;
+		trucker_call_off_probe_locked(database);
 		for (int i = 0; i < trucker_shared->nworkers; i++)
 		{
 			TruckerWorkerEntry *entry = &trucker_shared->workers[i];

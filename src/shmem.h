@@ -128,7 +128,7 @@ extern void trucker_launcher_attach(void);
 /* the launcher's and the probes' view */
 extern bool trucker_probe_begins(Oid database);
 extern bool trucker_probe_comes(Oid database);
-extern void trucker_probe_has_come(Oid database);
+extern void trucker_probe_ends(void);
 extern void trucker_probe_succeeded(void);
 extern bool trucker_probe_has_succeeded(void);
 extern void trucker_set_wanted(Oid database, const TruckerWanted *wanted, int n);

@@ -60,8 +60,8 @@ typedef struct TruckerSharedState
 {
 	Latch	   *launcher;		/* NULL while no launcher runs */
 	bool		probe_succeeded;	/* the one that was sent last */
-	Oid			probe_goes_to;	/* its database, until it is there; InvalidOid: it shall not go there */
-	bool		probe_comes;	/* it has started, and has yet to connect */
+	Oid			probe_database; /* where it is, or is to go; InvalidOid: nowhere */
+	pid_t		probe_pid;		/* 0: it has not started yet */
 	bool		scan_all;
 	int			npending;
 	Oid			pending[MAX_PENDING_SCANS];
@@ -94,6 +94,9 @@ extern void trucker_release_trucks_locked(int worker);
 extern TruckerWorkerEntry *trucker_carrier_locked(const TruckerTruckEntry *truck);
 extern TruckerWorkerEntry *trucker_truck_carrier_locked(Oid database, const pg_uuid_t *truck_id);
 extern bool trucker_kill_stubborn_locked(void);
+
+/* in shmem_probe.c */
+extern void trucker_call_off_probe_locked(Oid database);
 
 /* in shmem_move.c */
 extern long trucker_hurry_takers_locked(void);

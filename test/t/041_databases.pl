@@ -314,6 +314,19 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 	sql('db2', q{INSERT INTO s VALUES (3001)});
 	ok(caught_up($node, 'a', db => 'db2'), 'and go on');
 
+	# A probe that waits for a lock of the session that drops the extension, and holds
+	# others that the DROP needs
+	$session = $node->background_psql('db2');
+	$session->query_safe('BEGIN; LOCK TABLE trucker.truck_state');
+	like(psql_err($node, q{SET lock_timeout = '10ms'; DROP EXTENSION trucker}, db => 'db2'), qr/55P03/, 'DROP EXTENSION fails for want of a lock');
+	wait_true('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE datname = 'db2' AND backend_type = 'trucker probe' AND wait_event_type = 'Lock'});
+	my $offset = -s $node->logfile;
+	quick('DROP EXTENSION with locks that a probe waits for', sub { $session->query('DROP EXTENSION trucker; ROLLBACK'); 1 });
+	$session->quit;
+	unlike(slurp_file($node->logfile, $offset), qr/ERROR|FATAL/, 'nobody is in a deadlock, and nothing alarming is logged');
+	ok(wait_state($node, 'a', 'streaming', db => 'db2'), 'rolled back: the workers are back');
+
 	# Other ways to lose it
 	like( psql_err($node, 'DROP SCHEMA trucker CASCADE', db => 'db2'),
 		qr/2BP01: cannot drop schema trucker because extension trucker requires it/,
