@@ -19,22 +19,16 @@
  * Nothing here outlives the connection.  After the next one has been made the walsender
  * sends again what had not committed, from its beginning.
  *
- * Files here live across transactions, and belong to no resource owner;
- * trucker_streamed_clear() ends them.  They are limited by temp_file_limit, as all
- * temporary files are, but not while they are ended, which writes what is still in memory: the
- * error that is being dealt with then would come once more, and the worker end, without a
- * pause before the next attempt.  If the disk is full it does end, and takes the file along.
+ * Files here live across transactions; trucker_streamed_clear() ends them.
  */
 #include "postgres.h"
 
 #include "access/clog.h"
 #include "access/transam.h"
 #include "common/hashfn.h"
-#include "storage/buffile.h"
-#include "utils/guc.h"
-#include "utils/resowner.h"
 
 #include "streamed.h"
+#include "temp_file.h"
 
 /* A subtransaction has had its first change there; later ones follow. */
 typedef struct FirstChange
@@ -61,7 +55,7 @@ typedef struct Kept
 {
 	TransactionId xid;			/* hash key */
 	char		status;			/* simplehash's */
-	BufFile    *file;
+	TruckerTempFile *file;
 	int64		end;			/* of what counts in it, in bytes */
 	TransactionId last;			/* the (sub)transaction of the last message; or invalid */
 	first_hash *firsts;			/* of its subtransactions */
@@ -118,26 +112,9 @@ find(TruckerStreamed *streamed, TransactionId xid)
 }
 
 static void
-end_file(BufFile *file)
-{
-	int			limit = temp_file_limit;
-
-	temp_file_limit = -1;
-	PG_TRY();
-	{
-		BufFileClose(file);
-	}
-	PG_FINALLY();
-	{
-		temp_file_limit = limit;
-	}
-	PG_END_TRY();
-}
-
-static void
 forget(TruckerStreamed *streamed, Kept *kept)
 {
-	end_file(kept->file);
+	trucker_temp_file_end(kept->file);
 	first_destroy(kept->firsts);
 	kept_delete_item(streamed->transactions, kept);
 }
@@ -158,17 +135,8 @@ trucker_streamed_clear(TruckerStreamed *streamed)
 	streamed->reading = InvalidTransactionId;
 	kept_start_iterate(streamed->transactions, &iterator);
 	while ((kept = kept_iterate(streamed->transactions, &iterator)) != NULL)
-		end_file(kept->file);
+		trucker_temp_file_end(kept->file);
 	kept_reset(streamed->transactions);
-}
-
-static void
-seek(Kept *kept, int64 at)
-{
-	if (BufFileSeek(kept->file, 0, at, SEEK_SET) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not seek in the temporary file of a transaction in progress: %m")));
 }
 
 /* A part of a transaction begins. */
@@ -176,19 +144,16 @@ static void
 begin_part(TruckerStreamed *streamed, TransactionId xid)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	first_hash *firsts;
-	BufFile    *file;
+	TruckerTempFile *file;
 	Kept	   *kept;
 	bool		found;
 
 	if (kept_lookup(streamed->transactions, xid) != NULL)
 		return;
 	MemoryContextSwitchTo(streamed->context);
-	CurrentResourceOwner = NULL;
 	firsts = first_create(streamed->context, 8, NULL);
-	file = BufFileCreateTemp(true);
-	CurrentResourceOwner = owner;
+	file = trucker_temp_file_create();
 	MemoryContextSwitchTo(context);
 
 	kept = kept_insert(streamed->transactions, xid, &found);
@@ -220,8 +185,8 @@ keep(Kept *kept, const TruckerMessage *message)
 		}
 	}
 	kept->last = message->subxid;
-	BufFileWrite(kept->file, &header, sizeof(header));
-	BufFileWrite(kept->file, unconstify(char *, message->kept), message->keptlen);
+	trucker_temp_file_append(kept->file, &header, sizeof(header));
+	trucker_temp_file_append(kept->file, message->kept, message->keptlen);
 	kept->end += sizeof(header) + message->keptlen;
 }
 
@@ -237,7 +202,7 @@ take_back(Kept *kept, TransactionId subxid)
 	if (first->at < kept->end)
 	{
 		kept->end = first->at;
-		seek(kept, kept->end);
+		trucker_temp_file_cut(kept->file, kept->end);
 	}
 	kept->last = InvalidTransactionId;
 	first_delete_item(kept->firsts, first);
@@ -295,18 +260,8 @@ trucker_streamed_read(TruckerStreamed *streamed, TransactionId xid)
 
 	Assert(!TransactionIdIsValid(streamed->reading));
 	look_up_firsts(kept);
-	seek(kept, 0);
 	streamed->reading = xid;
 	streamed->at = 0;
-}
-
-static void
-read_bytes(Kept *kept, void *bytes, size_t n)
-{
-	if (BufFileRead(kept->file, bytes, n) != n)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not read from the temporary file of a transaction in progress: %m")));
 }
 
 static bool
@@ -334,12 +289,12 @@ trucker_streamed_next(TruckerStreamed *streamed, XLogRecPtr *lsn, char **data, i
 		streamed->reading = InvalidTransactionId;
 		return false;
 	}
-	read_bytes(kept, &header, sizeof(header));
+	trucker_temp_file_read(kept->file, streamed->at, &header, sizeof(header));
 	*lsn = header.lsn;
 	*len = header.len;
 	*taken_back = is_taken_back(kept, header.subxid);
 	*data = palloc(header.len);
-	read_bytes(kept, *data, header.len);
+	trucker_temp_file_read(kept->file, streamed->at + sizeof(header), *data, header.len);
 	streamed->at += sizeof(header) + header.len;
 	return true;
 }

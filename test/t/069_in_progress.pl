@@ -301,24 +301,53 @@ kept(2, 'it is sent');
 ends($t1, 'COMMIT');
 all_same('switched on');
 
-# A file that would be too large is an error, which goes away with its cause.
-$t1 = session(rows(240001, 242000, 'much'));
-kept(2, 'a transaction grows');
-my $offset = -s $node->logfile;
-my @workers = map { stream_worker_pid($node, $_) } qw(copy alone);
-sql('SELECT trucker.reset_stats()');
-setting('temp_file_limit', q{'600kB'});
-$t1->query_safe(rows(242001, 250000, 'too much'));
-$node->wait_for_log(qr/ERROR:  temporary file size exceeds temp_file_limit/, $offset);
-ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM trucker.stat_stream WHERE errors >= 4}), 'both streams fail, again and again');
-my @errors = slurp_file($node->logfile, $offset) =~ /ERROR:  (temporary file size exceeds)/g;
-cmp_ok(scalar @errors, '<=', 4, 'which the log does not tell each time');
-sql('INSERT INTO small VALUES (2)');
-setting('temp_file_limit', q{-1});
-ends($t1, 'COMMIT');
-ok(caught_up($node, 'small'), 'the streams go on');
-all_same('temp_file_limit');
-is(join(' ', map { stream_worker_pid($node, $_) } qw(copy alone)), "@workers", 'by the same workers, which make pauses');
+# Where a file cannot grow, that is an error, which goes away with its cause: nobody has to
+# do anything, and the log is not filled meanwhile.
+sub cannot_grow
+{
+	my ($what, $error, $forbid, $rows, $allow) = @_;
+	my @workers = map { stream_worker_pid($node, $_) } qw(copy alone);
+	my $offset = -s $node->logfile;
+	my $session = session(rows(240001, 242000, 'much'));
+
+	kept(2, "$what: a transaction grows");
+	sql('SELECT trucker.reset_stats()');
+	$forbid->(@workers);
+	$session->query_safe($rows);
+	$node->wait_for_log(qr/ERROR:  $error/, $offset);
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM trucker.stat_stream WHERE errors >= 4}),
+		"$what: both streams fail, again and again");
+	my @errors = slurp_file($node->logfile, $offset) =~ /ERROR:  ($error)/g;
+	cmp_ok(scalar @errors, '<=', 4, "$what: which the log does not tell each time");
+	sql('INSERT INTO small SELECT max(id) + 1 FROM small');
+	$allow->(@workers);
+	ends($session, 'COMMIT');
+	ok(caught_up($node, 'small'), "$what: the streams go on");
+	all_same($what);
+	is(join(' ', map { stream_worker_pid($node, $_) } qw(copy alone)), "@workers", "$what: by the same workers, which make pauses");
+	sql('DELETE FROM s WHERE id > 240000');
+	all_same("$what, over");
+	return;
+}
+
+# the most that these processes can write into a file, in bytes
+sub file_size
+{
+	my ($size, @pids) = @_;
+
+	system_or_bail('prlimit', "--pid=$_", "--fsize=$size:unlimited") foreach @pids;
+	return;
+}
+
+cannot_grow('temp_file_limit', 'temporary file size exceeds temp_file_limit',
+	sub { setting('temp_file_limit', q{'600kB'}) },
+	rows(242001, 250000, 'too much'),
+	sub { setting('temp_file_limit', q{-1}) });
+# as on a full disk; but they must be able to write a segment of WAL, of 16 MB
+cannot_grow('no more space', 'could not write to a temporary file: ',
+	sub { file_size(17_000_000, @_) },
+	q{INSERT INTO s SELECT i, 'too much', repeat('x', 1000) FROM generate_series(242001, 265000) AS i},
+	sub { file_size('unlimited', @_) });
 
 # ----
 # Random transactions; connections, workers and the server die
