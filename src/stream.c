@@ -452,6 +452,20 @@ pass_must_end(TruckerStream *stream)
 	return stream->nactive == 0 || stream->rekeyed || retry_is_due(stream);
 }
 
+/* Settings take effect between batches. */
+static void
+reload_settings(TruckerStream *stream)
+{
+	if (!ConfigReloadPending || stream->batch_started != 0)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	trucker_check_is_no_standby();
+	/* it is asked for when a pass begins */
+	if (stream->replication)
+		stream->pass_is_over |= stream->in_progress != trucker_stream_in_progress;
+}
+
 /* Receive until the pass must end. */
 static void
 follow(TruckerStream *stream)
@@ -462,14 +476,7 @@ follow(TruckerStream *stream)
 		trucker_receive(stream);
 		MemoryContextReset(stream->message_context);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending && stream->batch_started == 0)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-			trucker_check_is_no_standby();
-			/* it is asked for when decoding starts */
-			stream->pass_is_over |= stream->in_progress != trucker_stream_in_progress;
-		}
+		reload_settings(stream);
 	}
 	if (stream->replication)
 		trucker_receive_confirm(stream, false);
@@ -498,6 +505,8 @@ trucker_stream_follow(TruckerStream *stream)
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
+		/* passes may be so short that nothing is received in them */
+		reload_settings(stream);
 		(void) trucker_roster_refresh(stream);
 		if (!trucker_roster_has_work(stream) || trucker_worker_must_end() || stream->rekeyed)
 			return TRUCKER_FINISHED;
