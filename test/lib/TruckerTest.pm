@@ -24,6 +24,7 @@ our @EXPORT = qw(
   seed
   spawn_pgbench
   server_knows
+  setting
   stream_worker_pid
   trucker_node
   walsender_pid
@@ -144,6 +145,21 @@ sub caught_up
 	diag "wait_for: $stdout$stderr";
 	_explain($node, $db);
 	return 0;
+}
+
+# setting($node, $name, $value): change a setting in the running server; undef resets it.  By the
+# end the server has it, and whoever connects from then on; processes that run have been told, and
+# take it over when they come to it.  It must be a change: one to the same value is not logged.
+sub setting
+{
+	my ($node, $name, $value) = @_;
+	my $offset = -s $node->logfile;
+
+	$node->safe_psql('postgres',
+		(defined $value ? "ALTER SYSTEM SET $name = " . _literal($value) : "ALTER SYSTEM RESET $name")
+		  . '; SELECT pg_reload_conf()');
+	$node->wait_for_log(qr/parameter "\Q$name\E" (?:changed to|removed from)/, $offset);
+	return;
 }
 
 # same($node, $query_a, $query_b, $test_name, db => ...): a test that both queries

@@ -49,17 +49,6 @@ sub becomes
 	return $good;
 }
 
-# setting($name, $value): change it in the running server
-sub setting
-{
-	my ($name, $value) = @_;
-	my $offset = -s $node->logfile;
-
-	sql("ALTER SYSTEM SET $name = $value", 'SELECT pg_reload_conf()');
-	$node->wait_for_log(qr/parameter "\Q$name\E" changed to/, $offset);
-	return;
-}
-
 # heeded($truck): its worker knows the settings that were made before; it reads them
 # between two batches, and has been through one.
 sub heeded
@@ -181,7 +170,7 @@ sub pauses
 	return map { ($at[$_] - $at[ $_ - 1 ]) + ($at[$_] < $at[ $_ - 1 ] ? 86400 : 0) } 1 .. $#at;
 }
 {
-	setting('trucker.retry_max_delay', "'1 s'");
+	setting($node, 'trucker.retry_max_delay', '1 s');
 	my $offset = -s $node->logfile;
 	my ($before, $after, $pid);
 
@@ -231,7 +220,7 @@ ok($node->poll_query_until('postgres', q{SELECT last_error_at > now() - interval
 	is(status('t', q{last_error ~ 'division by zero', last_error_at IS NOT NULL, next_retry_at IS NULL}), 't|t|t', 'the last error stays known');
 
 	# the next failure begins with a short pause again: after seven it would be 12.8 s
-	setting('trucker.retry_max_delay', "'1 h'");
+	setting($node, 'trucker.retry_max_delay', '1 h');
 	sql('UPDATE divisor SET n = 0');
 	$offset = -s $node->logfile;
 	sql(q{UPDATE s SET v = 'fails' WHERE id = 102});
@@ -239,7 +228,7 @@ ok($node->poll_query_until('postgres', q{SELECT last_error_at > now() - interval
 	cmp_ok((pauses($offset))[0], '<', 10, 'the next failure begins with a short pause again');
 
 	# start() does not wait for the pause to end
-	setting('trucker.retry_initial_delay', "'1 h'");
+	setting($node, 'trucker.retry_initial_delay', '1 h');
 	becomes('t', q{next_retry_at > now() + interval '50 min'}, 'settings reload: a long pause');
 	sql('UPDATE divisor SET n = 1');
 	is(sql(q{SELECT trucker.wait_for('t', timeout => '300 ms')}), 'f', 'the cause is fixed, and the pause is long');
@@ -253,7 +242,7 @@ ok($node->poll_query_until('postgres', q{SELECT last_error_at > now() - interval
 	ok(wait_state($node, 't', 'stopped'), 'stop() ends the pause');
 	is(status('t', 'next_retry_at IS NULL, last_error IS NOT NULL'), 't|t', 'a stopped truck has no next retry');
 	sql('ALTER SYSTEM RESET trucker.retry_max_delay');
-	setting('trucker.retry_initial_delay', "'100 ms'");
+	setting($node, 'trucker.retry_initial_delay', '100 ms');
 	sql('UPDATE divisor SET n = 1', q{SELECT trucker.start('t')});
 	ok(caught_up($node, 't'), 'a short pause again');
 }
@@ -265,7 +254,7 @@ ok($node->poll_query_until('postgres', q{SELECT last_error_at > now() - interval
 	my $terminate = q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trucker main' AND backend_type = 'trucker stream'};
 	my $pid = worker_pid($node, 't');
 
-	setting('trucker.retry_initial_delay', "'1 h'");
+	setting($node, 'trucker.retry_initial_delay', '1 h');
 
 	# it is started again at once, and dies before it has shown that it works
 	$locker->query_safe('BEGIN; LOCK TABLE trucker.position');
@@ -280,7 +269,7 @@ ok($node->poll_query_until('postgres', q{SELECT last_error_at > now() - interval
 	is(status('t', 'waiting_for'), '', 'which is not for want of a background worker');
 	sql(q{SELECT trucker.start('t')});
 	ok(caught_up($node, 't'), 'start() ends this pause, too');
-	setting('trucker.retry_initial_delay', "'100 ms'");
+	setting($node, 'trucker.retry_initial_delay', '100 ms');
 }
 
 # ----
@@ -482,7 +471,7 @@ sql(q{SELECT trucker.drop_truck('t')});
 mirror('t', q{SELECT pg_sleep(1000) FROM r WHERE v = 'sleep';}, q{, options => '{"backfill": false}'});
 sql('TRUNCATE d', q{SELECT trucker.start('t')});
 ok(caught_up($node, 't'), 'a truck whose run may take long');
-setting('trucker.run_timeout', "'200 ms'");
+setting($node, 'trucker.run_timeout', '200 ms');
 heeded('t');
 sql(q{INSERT INTO s VALUES (601, 'sleep')});
 becomes('t', q{last_error ~ '^57014: ' AND last_error ~ 'trucker\.run_timeout'}, 'trucker.run_timeout, reloaded: a run that takes longer is cancelled, and the error names the setting');
@@ -490,7 +479,7 @@ is(sql('SELECT count(*) FROM d WHERE id = 601'), '0', 'it has done nothing');
 sql(q{SELECT trucker.stop('t')});
 ok(wait_state($node, 't', 'stopped'), 'such a truck can be stopped');
 sql(q{SELECT trucker.drop_truck('t')}, 'DELETE FROM s WHERE id = 601');
-setting('trucker.run_timeout', "'0'");
+setting($node, 'trucker.run_timeout', '0');
 
 mirror('t', q{SELECT pg_sleep(0.15) FROM r WHERE v = 'slow';}, q{, options => '{"backfill": false}'});
 sql(q{SELECT trucker.start('t')});
@@ -510,12 +499,12 @@ ok(caught_up($node, 't'), 'a truck with slow runs');
 	};
 
 	unlike($run->(602, 'slow'), $slow->('\d{1,3}'), 'trucker.slow_query_threshold: 1 s is the default');
-	setting('trucker.slow_query_threshold', "'100 ms'");
+	setting($node, 'trucker.slow_query_threshold', '100 ms');
 	like($run->(603, 'slow'), $slow->('\d{3,}'), 'a run above the threshold is logged');
 	unlike($run->(604, 'fast'), $slow->('\d{1,2}'), 'one below is not');
-	setting('trucker.slow_query_threshold', "'0'");
+	setting($node, 'trucker.slow_query_threshold', '0');
 	like($run->(605, 'fast'), $slow->('\d+'), '0 logs all');
-	setting('trucker.slow_query_threshold', "'-1'");
+	setting($node, 'trucker.slow_query_threshold', '-1');
 	unlike($run->(606, 'slow'), $slow->('\d+'), '-1 logs none');
 }
 sql('ALTER SYSTEM RESET ALL', 'SELECT pg_reload_conf()');

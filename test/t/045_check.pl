@@ -27,17 +27,6 @@ sub sql
 	return $result;
 }
 
-# setting($name, $value): change it in the running server; undef resets it
-sub setting
-{
-	my ($name, $value) = @_;
-	my $offset = -s $node->logfile;
-
-	sql(defined $value ? "ALTER SYSTEM SET $name = $value" : "ALTER SYSTEM RESET $name", 'SELECT pg_reload_conf()');
-	$node->wait_for_log(qr/parameter "\Q$name\E" (changed to|removed from)/, $offset);
-	return;
-}
-
 # failing($call): the items that are not as they must be
 sub failing
 {
@@ -124,20 +113,20 @@ agrees('loop', 'truck "loop": loops', '42P17', 'a loop with one that is started'
 sql(q{SELECT trucker.drop_truck('loop')});
 is(failing(q{'t'}), '', 'of a truck that runs nothing fails');
 
-setting('synchronous_standby_names', q{'*'});
+setting($node, 'synchronous_standby_names', '*');
 agrees('t', 'synchronous_standby_names', '55000', 'commits would wait for trucker itself');
-setting('synchronous_standby_names', undef);
+setting($node, 'synchronous_standby_names', undef);
 SKIP:
 {
 	skip 'this server has no output_plugin_libraries', 1 if !server_knows($node, 'output_plugin_libraries');
-	setting('output_plugin_libraries', 'pgoutput');
+	setting($node, 'output_plugin_libraries', 'pgoutput');
 	agrees('t', 'output plugin allowed', '55000', 'the output plugin is not allowed');
-	setting('output_plugin_libraries', undef);
+	setting($node, 'output_plugin_libraries', undef);
 }
 sql(q{SELECT trucker.create_truck('u', '{s}', $$SELECT id FROM r$$, options => '{"stream": "second"}')});
-setting('trucker.replication_conninfo', q{'user=nobody_at_all'});
+setting($node, 'trucker.replication_conninfo', 'user=nobody_at_all');
 agrees('u', 'replication connection', '08001', 'no replication connection');
-setting('trucker.replication_conninfo', undef);
+setting($node, 'trucker.replication_conninfo', undef);
 is(failing('NULL'), '', 'NULL: each truck, and nothing fails');
 is(sql(q{SELECT count(*) FROM trucker.check() WHERE item ~ 'truck "(t|u)": role'}), '2', 'each of them is told of');
 
@@ -145,22 +134,22 @@ is(sql(q{SELECT count(*) FROM trucker.check() WHERE item ~ 'truck "(t|u)": role'
 # Room for WAL: start() does not ask
 # ----
 is(sql(q{SELECT ok, detail ~ '^trucks keep \d+ of at most 64 MB; \d+ MB are free$', hint IS NULL FROM trucker.check('u') WHERE item = 'WAL headroom'}), 't|t|t', 'the room for WAL');
-setting('trucker.max_retained_wal', q{'1000TB'});
+setting($node, 'trucker.max_retained_wal', '1000TB');
 is(failing(q{'u'}), 'WAL headroom', 'less is free than may be kept');
 like(sql(q{SELECT detail FROM trucker.check('u') WHERE item = 'WAL headroom'}), qr/^the WAL's disk has \d+ MB free, and trucks may keep \d+ MB more/, 'and it says how much');
-setting('trucker.max_retained_wal', 0);
+setting($node, 'trucker.max_retained_wal', 0);
 like(sql(q{SELECT detail FROM trucker.check('u') WHERE item = 'WAL headroom'}), qr/^nothing bounds the WAL/, 'no bound');
-setting('max_slot_wal_keep_size', q{'32MB'});
+setting($node, 'max_slot_wal_keep_size', '32MB');
 like(sql(q{SELECT detail FROM trucker.check('u') WHERE item = 'WAL headroom'}), qr/^max_slot_wal_keep_size \(32 MB\) is below trucker.max_retained_wal \(no limit\)/, 'the server\'s own bound comes first');
-setting('max_slot_wal_keep_size', undef);
-setting('trucker.max_retained_wal', q{'64MB'});
+setting($node, 'max_slot_wal_keep_size', undef);
+setting($node, 'trucker.max_retained_wal', '64MB');
 
 # ----
 # trucker.refuse_unsafe_types
 # ----
 my ($rc, $out, $warned) = $node->psql('postgres', q{SELECT trucker.start('t')});
 like($warned, qr/WARNING:  wal2json cannot carry NaN and infinity.*DETAIL:.*table public.s: "amount"\./s, 'columns that may hold NaN are warned of');
-setting('trucker.refuse_unsafe_types', 'on');
+setting($node, 'trucker.refuse_unsafe_types', 'on');
 agrees('t', 'truck "t", public.s: values', '0A000', 'or refused');
 like(psql_err($node, q{SET client_min_messages = error; SELECT trucker.alter_truck('t', output_sql => $$INSERT INTO d SELECT id, v, amount FROM r$$)}), qr/0A000: wal2json cannot carry NaN/, 'by alter_truck() as well');
 is(failing(q{'u'}), '', 'one that does not read such columns may start');
@@ -170,7 +159,7 @@ sql(q{INSERT INTO e VALUES (1001, 'NaN')});
 caught_up($node, 'e');
 is(sql('SELECT amount FROM d WHERE id = 1001'), 'NaN', 'and one that reads a domain, which arrives right');
 sql(q{SELECT trucker.drop_truck('e')});
-setting('trucker.refuse_unsafe_types', undef);
+setting($node, 'trucker.refuse_unsafe_types', undef);
 
 # ----
 # Whose

@@ -53,17 +53,6 @@ sub becomes
 	return $good;
 }
 
-# setting($name, $value): change it in the running server
-sub setting
-{
-	my ($name, $value) = @_;
-	my $offset = -s $node->logfile;
-
-	sql("ALTER SYSTEM SET $name = '$value'", 'SELECT pg_reload_conf()');
-	$node->wait_for_log(qr/parameter "\Q$name\E" (changed to|removed)/, $offset);
-	return;
-}
-
 # stop_at($point): the workers of trucks that stream must have read it before what comes next,
 # which makes one of them come to it.  They are told before a new session sees it, and read it
 # between batches.
@@ -71,7 +60,7 @@ sub stop_at
 {
 	my ($point) = @_;
 
-	setting('trucker.stop_point', $point);
+	setting($node, 'trucker.stop_point', $point);
 	caught_up($node, 'quiet') or die 'the worker does not go on';
 	return;
 }
@@ -153,7 +142,7 @@ sub crash
 
 	# it must not go on when the setting changes
 	kill 'STOP', $pid or die "could not stop $pid: $!";
-	setting('trucker.stop_point', $point // '');
+	setting($node, 'trucker.stop_point', $point // '');
 	my $offset = -s $node->logfile;
 	kill 'KILL', $pid or die "could not kill $pid: $!";
 	$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
@@ -384,13 +373,13 @@ sql(q{
 pass('whole transactions of both tables arrive');
 
 # The connection that holds slot and snapshot
-setting('trucker.stop_point', 'added tables: slot created');
+setting($node, 'trucker.stop_point', 'added tables: slot created');
 $offset = -s $node->logfile;
 sql('CREATE TABLE e (LIKE a INCLUDING ALL); INSERT INTO e SELECT n, -n FROM generate_series(1, 200) AS n; ALTER TABLE e REPLICA IDENTITY FULL',
 	q{SELECT trucker.alter_truck('copy', '{a,b,c,d,e}')});
 reaches('added tables: slot created', $offset);
 is(sql(q{SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE temporary}), 1, 'its walsender is ended');
-setting('trucker.stop_point', '');
+setting($node, 'trucker.stop_point', '');
 ok(caught_up($node, 'copy'), 'then it begins anew');
 load_stops();
 ok(caught_up($node, 'copy'), 'copy catches up');
@@ -448,8 +437,8 @@ same_copy('it was loaded at the next start', 'a' .. 'f');
 # What fails is the truck's own, and can be repaired
 # ----
 
-setting('trucker.retry_initial_delay', '1h');
-setting('trucker.retry_max_delay', '1h');
+setting($node, 'trucker.retry_initial_delay', '1h');
+setting($node, 'trucker.retry_max_delay', '1h');
 load_runs();
 sql(q{ALTER TABLE ledger_log ADD CHECK (version < 100)});
 like(psql_err($node, q{SELECT trucker.alter_truck('log', output_sql => 'INSERT INTO nowhere SELECT id FROM r')}),
@@ -481,7 +470,7 @@ ok(caught_up($node, $_), "$_ catches up") foreach qw(copy total log quiet);
 same_copy('nothing was lost by that', 'a' .. 'g');
 is(sql('SELECT v, n FROM total'), $constant, '... nor here');
 same($node, 'SELECT id FROM ledger', 'SELECT id FROM ledger_log UNION ALL SELECT id FROM elsewhere.ledger_log', '... nor there');
-setting('trucker.retry_initial_delay', '100ms');
+setting($node, 'trucker.retry_initial_delay', '100ms');
 
 # ----
 # Another role, another stream
@@ -533,7 +522,7 @@ ok(caught_up($node, 'who'), 'altered while stopped, it moves at the start');
 becomes('who', q{stream = 'main'}, 'to its new home');
 
 # failing, with no slot for another catch-up stream: the stream itself becomes another role's
-setting('trucker.max_catchup_streams', '1');
+setting($node, 'trucker.max_catchup_streams', '1');
 sql(q{SELECT trucker.alter_truck('who', options => '{"role": null}')});
 ok(caught_up($node, 'who'), 'who is postgres again');
 becomes('who', q{stream = 'main'}, 'and at home');
@@ -542,7 +531,7 @@ becomes('who', q{state = 'retrying' AND stream = 'main (catch-up)' AND last_erro
 sql(q{SELECT trucker.alter_truck('who', options => '{"role": "driver"}')});
 ok(caught_up($node, 'who'), 'another role heals it there');
 like(psql_err($node, q{SELECT trucker.alter_truck('who', options => '{"role": "nobody"}')}), qr/42704: role "nobody" does not exist/, 'no such role');
-setting('trucker.max_catchup_streams', '4');
+setting($node, 'trucker.max_catchup_streams', '4');
 
 load_stops();
 ok(caught_up($node, 'who'), 'who catches up');

@@ -36,17 +36,6 @@ sub sql
 	return $result;
 }
 
-# setting($name, $value): change it in the running server
-sub setting
-{
-	my ($name, $value) = @_;
-	my $offset = -s $node->logfile;
-
-	sql("ALTER SYSTEM SET $name = $value", 'SELECT pg_reload_conf()');
-	$node->wait_for_log(qr/parameter "\Q$name\E" (?:changed to|removed)/, $offset);
-	return;
-}
-
 # A session whose transaction is open and has made these changes.
 sub session
 {
@@ -287,12 +276,12 @@ all_same('quarantine');
 # ----
 $t1 = session(rows(220001, 222000, 'on'));
 kept(2, 'while it is on');
-setting('trucker.stream_in_progress', 'off');
+setting($node, 'trucker.stream_in_progress', 'off');
 kept(0, 'switched off, it takes effect at once');
 ends($t1, rows(222001, 224000, 'off'), 'COMMIT');
 all_same('switched off');
 $t1 = session(rows(230001, 234000, 'off'));
-setting('trucker.stream_in_progress', 'on');
+setting($node, 'trucker.stream_in_progress', 'on');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'walsender' AND query ~ $$"streaming" 'on'$$}),
 	'and on again');
 # what it has written so far may be behind the slot, and is sent with what comes now
@@ -340,9 +329,9 @@ sub file_size
 }
 
 cannot_grow('temp_file_limit', 'temporary file size exceeds temp_file_limit',
-	sub { setting('temp_file_limit', q{'600kB'}) },
+	sub { setting($node, 'temp_file_limit', '600kB') },
 	rows(242001, 250000, 'too much'),
-	sub { setting('temp_file_limit', q{-1}) });
+	sub { setting($node, 'temp_file_limit', '-1') });
 # as on a full disk; but they must be able to write a segment of WAL, of 16 MB
 cannot_grow('no more space', 'could not write to a temporary file: ',
 	sub { file_size(17_000_000, @_) },

@@ -28,17 +28,6 @@ sub sql
 	return $result;
 }
 
-# setting($name, $value): change it in the running server
-sub setting
-{
-	my ($name, $value) = @_;
-	my $offset = -s $node->logfile;
-
-	sql("ALTER SYSTEM SET $name = $value", 'SELECT pg_reload_conf()');
-	$node->wait_for_log(qr/parameter "\Q$name\E" changed to/, $offset);
-	return;
-}
-
 # logged($offset): what has been since
 sub logged
 {
@@ -109,7 +98,7 @@ $node->wait_for_log(qr/ERROR:  relation "divisor" does not exist/, $offset);
 ok(1, 'and so is another one');
 
 # how often it has come is told with the next that is logged
-setting('trucker.log_repeat_interval', q{'1 h'});
+setting($node, 'trucker.log_repeat_interval', '1 h');
 # it fails in a run first, and then when its SQL is compiled: with another context
 my $before = errors_counted();
 ok($node->poll_query_until($db, "SELECT errors >= $before + 3 FROM trucker.stat_truck WHERE truck = 't'"), 'it fails at once');
@@ -117,21 +106,21 @@ $offset = -s $node->logfile;
 $before = errors_counted();
 ok($node->poll_query_until($db, "SELECT errors >= $before + 5 FROM trucker.stat_truck WHERE truck = 't'"), 'it goes on failing');
 is(times_logged($offset, qr/ERROR:  relation "divisor" does not exist/), 0, 'which is not logged');
-setting('trucker.log_repeat_interval', q{'1 ms'});
+setting($node, 'trucker.log_repeat_interval', '1 ms');
 $node->wait_for_log(qr/ERROR:  relation "divisor" does not exist.*\n(?:.*\n)*?.*this failure has come \d+ more times since it was last logged/, $offset);
 my ($more) = logged($offset) =~ /this failure has come (\d+) more times/;
 cmp_ok($more, '>=', 5, "$more times more");
-setting('trucker.log_repeat_interval', q{'1 h'});
+setting($node, 'trucker.log_repeat_interval', '1 h');
 
 # an error of the stream itself
 $offset = -s $node->logfile;
 sql('CREATE TABLE divisor AS SELECT 1 AS n');
 ok(caught_up($node, 't'), 'it works again');
-setting('trucker.replication_conninfo', q{'user=nobody_of_that_name'});
+setting($node, 'trucker.replication_conninfo', 'user=nobody_of_that_name');
 sql('SELECT pg_terminate_backend(' . stream_worker_pid($node, 't') . ')');
 ok($node->poll_query_until($db, q{SELECT errors >= 5 FROM trucker.stat_stream}), 'a stream that cannot connect');
 is(times_logged($offset, qr/ERROR:  could not connect to server/), 1, 'is logged once, too');
-setting('trucker.replication_conninfo', q{''});
+setting($node, 'trucker.replication_conninfo', '');
 ok(caught_up($node, 't'), 'and goes on');
 
 # ----
@@ -143,7 +132,7 @@ sub at_level
 	my ($level) = @_;
 	my $from;
 
-	setting('trucker.log_level', $level);
+	setting($node, 'trucker.log_level', $level);
 	$from = -s $node->logfile;
 	sql(q{SELECT trucker.create_truck('l', '{s}', 'SELECT count(*) FROM r', options => '{"stream": "l"}')}, q{SELECT trucker.start('l')});
 	ok(caught_up($node, 'l'), "$level: a truck runs");
@@ -180,7 +169,7 @@ ok($node->wait_for_log(qr/LOG:  truck "c": backfill committed/, $offset), 'ALTER
 like(logged($offset), qr/LOG:  stream "main": replication slot "\w+" created/, 'for all processes there');
 sql(q{SELECT trucker.drop_truck('c')});
 $db = 'postgres';
-setting('trucker.log_level', 'info');
+setting($node, 'trucker.log_level', 'info');
 
 sql('CREATE ROLE stranger');
 like(psql_err($node, "SET ROLE stranger; SET trucker.$_ = 'on'"), qr/ERROR:  42501: permission denied to set parameter "trucker\.$_"/, "$_ is a superuser's")
@@ -211,24 +200,24 @@ my $slow = qr/LOG:  slow run of truck "slow": $long ms for 1 rows of table publi
 
 	like($log, $slow, 'truck, table, rows and time are logged');
 	unlike($log, qr/Insert on/, 'without a plan');
-	setting('trucker.log_slow_plans', 'on');
+	setting($node, 'trucker.log_slow_plans', 'on');
 	$log = slow_run();
 	like($log, qr/$slow\n.*DETAIL:  Statement 2, $long\.\d ms:\n\s*Insert on o .*\n(?:\s+.*\n)*?\s+->  Named Tuplestore Scan/, 'log_slow_plans: with the plan of the statement that was slow');
 	unlike($log, qr/Statement 1/, 'and not of that which was not');
 	unlike($log, qr/actual time/, 'it is the plan only');
-	setting('trucker.log_slow_plans', q{'analyze'});
+	setting($node, 'trucker.log_slow_plans', 'analyze');
 	$log = slow_run();
 	like($log, qr/Insert on o .*\(actual time=.* rows=0 loops=1\)/, 'analyze: with what happened');
 	like($log, qr/Named Tuplestore Scan .*\(actual time=[\d.]+ rows=1 loops=1\)|Named Tuplestore Scan .*\(actual time=.*rows=1 loops=1\)/, 'in each node');
 	unlike($log, qr/secret value/, 'values of rows are in none of it');
-	setting('trucker.log_slow_plans', 'off');
+	setting($node, 'trucker.log_slow_plans', 'off');
 	unlike(slow_run(), qr/Insert on/, 'off again');
 	is(sql('SELECT count(*) FROM o'), '4', 'the runs have done what they should');
 }
 # its functions' statements are not the truck's
 sql(q{CREATE FUNCTION nested(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); RETURN $1; END';
 	SELECT trucker.alter_truck('slow', output_sql => 'INSERT INTO o SELECT nested(id), v FROM r')});
-setting('trucker.log_slow_plans', 'on');
+setting($node, 'trucker.log_slow_plans', 'on');
 {
 	my $log = slow_run();
 
@@ -270,10 +259,10 @@ ok(caught_up($node, 't'), 'a value');
 	like($log, qr/ERROR:  duplicate key value violates unique constraint "d_v_key"\n.*DETAIL:  Values of rows are logged only with trucker\.log_row_data/, 'a violated constraint is logged by its name');
 	unlike($log, qr/geheim/, 'and the value is not');
 	like($status, qr/DETAIL: Key \(v\)=\(geheim 4711\) already exists\./, 'status shows it to the owner');
-	setting('trucker.log_row_data', 'on');
+	setting($node, 'trucker.log_row_data', 'on');
 	($log, $status) = unique_violation();
 	like($log, qr/DETAIL:  Key \(v\)=\(geheim 4711\) already exists\./, 'log_row_data: so does the log');
-	setting('trucker.log_row_data', 'off');
+	setting($node, 'trucker.log_row_data', 'off');
 }
 sql(q{SELECT trucker.alter_truck('t', output_sql => 'INSERT INTO d SELECT id, v::jsonb->>0 FROM r')});
 {

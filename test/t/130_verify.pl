@@ -31,17 +31,6 @@ sub sql
 	return $result;
 }
 
-# setting($name, $value): change it in the running server
-sub setting
-{
-	my ($name, $value) = @_;
-	my $offset = -s $node->logfile;
-
-	sql("ALTER SYSTEM SET $name = $value", 'SELECT pg_reload_conf()');
-	$node->wait_for_log(qr/parameter "\Q$name\E" changed to/, $offset);
-	return;
-}
-
 # stop_at($point): the workers of trucks that stream must have read it before what comes next,
 # which makes one of them come to it.  They are told before a new session sees it, and read it
 # between batches.
@@ -49,7 +38,7 @@ sub stop_at
 {
 	my ($point) = @_;
 
-	setting('trucker.stop_point', "'$point'");
+	setting($node, 'trucker.stop_point', $point);
 	caught_up($node, $_) or die 'the worker does not go on' foreach qw(flat total);
 	return;
 }
@@ -252,7 +241,7 @@ foreach my $point ('verify: begun', 'verify: slot created', 'verify: offered')
 	my $pid = sql(q{SELECT w.pid FROM trucker.truck_workers() AS w JOIN trucker.truck AS t ON t.id = w.truck_id WHERE t.name = 'flat'});
 	# it must not go on when the setting changes
 	kill 'STOP', $pid;
-	setting('trucker.stop_point', "''");
+	setting($node, 'trucker.stop_point', '');
 	$offset = -s $node->logfile;
 	kill 'KILL', $pid;
 	$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
@@ -272,7 +261,7 @@ $waiting->query_until(qr/asked/, "\\echo asked\nSELECT 'found ' || count(*) FROM
 $node->wait_for_log(qr/stop point "verify: offered" reached/, $offset);
 like($waiting->query_until(qr/ended/, ''), qr/found 3\n/, 'the session need not wait for the worker once it has an offer');
 $waiting->quit;
-setting('trucker.stop_point', "''");
+setting($node, 'trucker.stop_point', '');
 ok(caught_up($node, 'flat'), 'the truck goes on');
 
 stop_pgbench($node, $load);
