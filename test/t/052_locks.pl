@@ -1,0 +1,113 @@
+# Sessions, workers and probes that want the same rows and objects of the catalog: none of
+# them is in a deadlock with another, probes wait for nobody, and a process that is called
+# off logs nothing alarming.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+use TruckerTest;
+
+my $node = trucker_node('locks', conf => q{
+trucker.output_plugin = pgoutput
+trucker.retry_max_delay = '1h'
+});
+
+sub sql
+{
+	my ($sql, $db) = @_;
+
+	return $node->safe_psql($db // 'postgres', "SET client_min_messages = error; $sql");
+}
+
+sub create
+{
+	my ($truck, $tables, $stream, $db) = @_;
+
+	return sql(qq{CREATE TABLE out_$truck (id int);
+		SELECT trucker.create_truck('$truck', '{$tables}', 'INSERT INTO out_$truck SELECT id FROM r', options => '{"stream": "$stream"}')}, $db);
+}
+
+# A session with an open transaction in which that has been run.
+sub session
+{
+	my ($sql, $db) = @_;
+	my $session = $node->background_psql($db // 'postgres', on_error_stop => 0);
+
+	$session->query_safe("SET client_min_messages = error; BEGIN; $sql");
+	return $session;
+}
+
+# Wait for a session that waits for a lock, and says so in its application name.
+sub waits_for_lock
+{
+	my ($name) = @_;
+
+	return $node->poll_query_until('postgres', qq{SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE application_name = '$name' AND wait_event_type = 'Lock'});
+}
+
+# Let this run in another session; finish() waits for its end, and returns its errors.
+sub beside
+{
+	my ($name, $sql) = @_;
+	my %run = (out => '', err => '');
+
+	$run{handle} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'VERBOSITY=verbose', '-d', $node->connstr('postgres') . " application_name=$name", '-c', $sql ],
+		'>', \$run{out}, '2>', \$run{err});
+	return \%run;
+}
+
+sub finish
+{
+	my ($run) = @_;
+
+	$run->{handle}->finish;
+	return $run->{err} =~ s/^(NOTICE|WARNING|DETAIL|HINT|LOCATION).*\n//mgr;
+}
+
+sub logged_since
+{
+	my ($offset) = @_;
+
+	return join "\n", grep { /(ERROR|FATAL|PANIC): / } split /\n/, slurp_file($node->logfile, $offset);
+}
+
+sql('CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY)');
+
+# ----
+# A probe waits for nobody, since start() and stop() of all others wait for it
+# ----
+
+create('q', 'a', 'q');
+sql(q{SELECT trucker.start('q')});
+wait_state($node, 'q', 'streaming') or die;
+
+# ... that drops a table of a publication which no stream needs any more
+{
+	create('p', 'b, c', 'p');
+	sql(q{SELECT trucker.start('p')});
+	wait_state($node, 'p', 'streaming') or die;
+	sql(q{SELECT trucker.stop('p'); SELECT trucker.stop('q')});
+	wait_state($node, $_, 'stopped') or die foreach 'p', 'q';
+
+	my $offset = -s $node->logfile;
+	my $session = session('DROP TABLE c');
+	sql(q{SELECT trucker.drop_truck('p')});
+	sql(q{SELECT trucker.start('q')});
+	ok(wait_state($node, 'q', 'streaming'), 'while a transaction that drops a published table is open, others are started');
+	is(logged_since($offset), '', '... and no probe fails');
+	$session->query_safe('DROP TABLE b; COMMIT');
+	$session->quit;
+	sql(q{SELECT trucker.stop('q'); SELECT trucker.start('q')});
+	ok($node->poll_query_until('postgres', 'SELECT count(*) = 2 FROM pg_publication'), 'the publication is dropped by the next probe');
+	is(logged_since($offset), '', 'no deadlock');
+}
+
+$node->stop;
+done_testing();
