@@ -109,5 +109,26 @@ wait_state($node, 'q', 'streaming') or die;
 	is(logged_since($offset), '', 'no deadlock');
 }
 
+# ... that lets a truck board a stream which has just become empty
+{
+	sql('CREATE TABLE b (id int PRIMARY KEY)');
+	create('x', 'b', 's2');
+	create('y', 'b', 's2');
+	sql(q{BEGIN; SELECT trucker.start('x'); DROP TABLE out_x; COMMIT});
+	wait_state($node, 'x', 'retrying') or die;
+	sql(q{SELECT trucker.stop('q')});
+	wait_state($node, 'q', 'stopped') or die;
+
+	my $offset = -s $node->logfile;
+	my $session = session(q{SELECT trucker.start('y')});
+	sql(q{SELECT trucker.drop_truck('x')});
+	sql(q{SELECT trucker.start('q')});
+	ok(wait_state($node, 'q', 'streaming'), 'while a transaction that starts a truck is open, others are started');
+	is(logged_since($offset), '', '... and no probe fails');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	ok(wait_state($node, 'y', 'streaming'), 'the truck that boarded a stream which was empty runs');
+}
+
 $node->stop;
 done_testing();
