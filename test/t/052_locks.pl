@@ -130,5 +130,24 @@ wait_state($node, 'q', 'streaming') or die;
 	ok(wait_state($node, 'y', 'streaming'), 'the truck that boarded a stream which was empty runs');
 }
 
+# ----
+# Sessions
+# ----
+
+# start() of all, and of one of them in a transaction that has its row already
+{
+	create($_, 'b', 's3') foreach 't1', 't2';
+	my $offset = -s $node->logfile;
+	my $session = session(q{SELECT trucker.stop('t2')});
+	my $all = beside('all', 'SELECT trucker.start()');
+
+	waits_for_lock('all') or die;
+	$session->query(q{SELECT trucker.start('t2'); COMMIT});
+	$session->quit;
+	is(finish($all), '', 'start() of all waits for a session that starts one of them');
+	is(logged_since($offset), '', 'no deadlock');
+	ok(wait_state($node, $_, 'streaming'), "truck $_ runs") foreach 't1', 't2';
+}
+
 $node->stop;
 done_testing();
