@@ -149,5 +149,26 @@ wait_state($node, 'q', 'streaming') or die;
 	ok(wait_state($node, $_, 'streaming'), "truck $_ runs") foreach 't1', 't2';
 }
 
+# alter_truck() takes quarantined changes away that another session, or a worker, has taken
+{
+	sql(q{CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE bad (id int PRIMARY KEY); CREATE TABLE out_k (id int CHECK (id < 100));
+		SELECT trucker.create_truck('k', '{good, bad}', 'INSERT INTO out_k SELECT id FROM r', options => '{"stream": "k", "on_error": "quarantine"}');
+		SELECT trucker.start('k')});
+	wait_state($node, 'k', 'streaming') or die;
+	sql('INSERT INTO bad VALUES (100)');
+	$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM trucker.quarantine') or die;
+
+	my $offset = -s $node->logfile;
+	my $session = session('SELECT FROM trucker.quarantined_transaction FOR UPDATE');
+	my $alter = beside('alter', q{SELECT trucker.alter_truck('k', input_tables => '{good}')});
+
+	waits_for_lock('alter') or die;
+	$session->query(q{SELECT trucker.discard_quarantined('k'); COMMIT});
+	$session->quit;
+	is(finish($alter), '', 'alter_truck() waits for who discards what is in quarantine');
+	is(logged_since($offset), '', 'no deadlock');
+	is(sql('SELECT count(*) FROM trucker.quarantined_change'), '0', 'nothing is left there');
+}
+
 $node->stop;
 done_testing();
