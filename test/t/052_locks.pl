@@ -170,5 +170,31 @@ wait_state($node, 'q', 'streaming') or die;
 	is(sql('SELECT count(*) FROM trucker.quarantined_change'), '0', 'nothing is left there');
 }
 
+# ----
+# Called off
+# ----
+
+# A worker that changes streams
+{
+	sql(q{SELECT trucker.drop_truck(truck) FROM trucker.status});
+	create($_, 'b', 's4') foreach 'm1', 'm2';
+	sql(q{SELECT trucker.start()});
+	caught_up($node, $_) or die foreach 'm1', 'm2';
+	ok(wait_state($node, $_, 'streaming'), "truck $_ runs") foreach 'm1', 'm2';
+
+	my $offset = -s $node->logfile;
+	sql(q{ALTER SYSTEM SET trucker.stop_point = 'split: recorded'});
+	sql(q{SELECT pg_reload_conf()});
+	$node->poll_query_until('postgres', q{SELECT current_setting('trucker.stop_point') <> ''}) or die;
+	sql(q{SELECT trucker.stop('m1')});
+	ok($node->wait_for_log(qr/stop point.*split: recorded/, $offset), 'a worker lets a truck leave');
+	sql(q{ALTER SYSTEM RESET trucker.stop_point});
+	sql(q{BEGIN; DROP EXTENSION trucker; ROLLBACK});
+	sql(q{SELECT pg_reload_conf()});
+	is(logged_since($offset), '', 'called off by DROP EXTENSION, it logs nothing alarming');
+	ok(wait_state($node, 'm2', 'streaming'), 'rolled back: it is back');
+	ok(wait_state($node, 'm1', 'stopped'), '... and the truck that was stopped is');
+}
+
 $node->stop;
 done_testing();
