@@ -196,5 +196,41 @@ wait_state($node, 'q', 'streaming') or die;
 	ok(wait_state($node, 'm1', 'stopped'), '... and the truck that was stopped is');
 }
 
+# A worker that is connecting, and waits for somebody who has the database locked
+{
+	sql('CREATE DATABASE db2');
+	sql('CREATE EXTENSION trucker; CREATE TABLE a (id int PRIMARY KEY)', 'db2');
+	create('n', 'a', 'n', 'db2');
+	sql(q{SELECT trucker.start('n')}, 'db2');
+	wait_state($node, 'n', 'streaming', db => 'db2') or die;
+
+	my $session = $node->background_psql('db2', on_error_stop => 0);
+	my $locks = q{FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass
+		AND objid = (SELECT oid FROM pg_database WHERE datname = 'db2')};
+	my ($copy, $offset);
+	my $waits = 0;
+
+	# it has db2 locked while it waits for those who are in there: for 5 s, and then it fails
+	for (my $try = 1; $try <= 10 && !$waits; $try++)
+	{
+		my $pid = stream_worker_pid($node, 'n', db => 'db2');
+		my $end = time + 4;
+
+		finish($copy) if $copy;
+		$copy = beside('copy', "CREATE DATABASE db3_$try TEMPLATE db2");
+		$node->poll_query_until('postgres', "SELECT count(*) = 1 $locks AND mode = 'ShareLock' AND granted") or die;
+		sql("SELECT pg_terminate_backend($pid, 10000)");
+		$offset = -s $node->logfile;
+		$waits = sql("SELECT count(*) $locks AND NOT granted") until $waits || time > $end;
+	}
+	is($waits, 1, 'a worker cannot connect yet');
+	$session->query('BEGIN; DROP EXTENSION trucker; ROLLBACK');
+	$session->quit;
+	my $log = slurp_file($node->logfile, $offset);
+	unlike($log, qr/canceling statement|exit code 1|terminating/, 'called off by DROP EXTENSION, it logs nothing alarming');
+	finish($copy);
+	ok(wait_state($node, 'n', 'streaming', db => 'db2'), 'rolled back: it is back');
+}
+
 $node->stop;
 done_testing();
