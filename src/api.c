@@ -323,10 +323,18 @@ start_truck(TruckerTruck *truck, bool one_of_many)
 	if (truck->filters_restored)
 		trucker_filter_store(truck);
 	trucker_written_start(truck, written, trucker_state_set_enabled(&truck->id, true));
-	if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
-		truck->stream_id = trucker_state_board(truck);
 	error_context_stack = callback.previous;
 	trucker_at_commit_signal(&truck->id, truck->enabled && !moved ? TRUCKER_POKE : TRUCKER_RELOAD);
+}
+
+/* Put it aboard a stream, unless it is lost, or rides on one. */
+static void
+board(TruckerTruck *truck)
+{
+	if (truck->lost)
+		return;
+	if (truck->needs_backfill && (!truck->enabled || !truck->has_stream))
+		truck->stream_id = trucker_state_board(truck);
 	trucker_at_commit_poke(&truck->stream_id);
 }
 
@@ -357,6 +365,9 @@ trucker_start(PG_FUNCTION_ARGS)
 	trucker_check_server(Min(new_trucks, 1), Min(new_slots, 1), decoders);
 	foreach(lc, trucks)
 		start_truck(lfirst(lc), PG_ARGISNULL(0));
+	/* who has a stream locked waits for no truck's row: who has that one may be about to board, too */
+	foreach(lc, trucks)
+		board(lfirst(lc));
 	trucker_at_commit_scan();
 	PG_RETURN_VOID();
 }

@@ -70,13 +70,15 @@ trucker_catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
 
 /*
  * Do something to the catalog, in transactions of its own, that may fail without
- * harm: it is logged then, and false returned.  Outside any transaction.
+ * harm: it is logged then, and false returned; but a cancellation is kept for who looks
+ * for interrupts next.  Outside any transaction.
  */
 bool
 trucker_catalog_try(bool (*action) (void *arg), void *arg)
 {
 	MemoryContext old = CurrentMemoryContext;
 	volatile bool done = false;
+	bool		cancelled;
 
 	PG_TRY();
 	{
@@ -88,12 +90,17 @@ trucker_catalog_try(bool (*action) (void *arg), void *arg)
 		QueryCancelPending = false;
 		MemoryContextSwitchTo(old);
 		LWLockReleaseAll();
-		EmitErrorReport();
+		cancelled = geterrcode() == ERRCODE_QUERY_CANCELED;
+		if (!cancelled)
+			EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		/* one that was being copied */
 		if (MyReplicationSlot != NULL)
 			ReplicationSlotRelease();
+		/* whoever has called us off means the process, which knows why, and whether to tell */
+		if (cancelled)
+			InterruptPending = QueryCancelPending = true;
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();

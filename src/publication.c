@@ -424,6 +424,24 @@ trucker_publication_trouble(const char *name, const TruckerTruck *truck, const L
  * ----
  */
 
+/*
+ * Lock the tables that a publication holds, waiting for nobody.  Who drops tables, perhaps
+ * several in one transaction, takes them out of their publications, as we do when these are
+ * dropped: with the tables locked we neither wait for that nor are in a deadlock with it.
+ */
+static bool
+lock_tables_of(const char *name)
+{
+	Oid			oid = get_publication_oid(name, true);
+	ListCell   *lc;
+
+	foreach(lc, OidIsValid(oid) ? GetPublicationRelations(oid, PUBLICATION_PART_ROOT) : NIL)
+		if (!ConditionalLockRelationOid(lfirst_oid(lc), ShareUpdateExclusiveLock))
+			return false;
+	return true;
+}
+
+/* Those whose tables are locked are left for another probe. */
 static void
 drop_unused(void)
 {
@@ -438,6 +456,8 @@ drop_unused(void)
 		names[i] = pstrdup(NameStr(*DatumGetName(trucker_column(SPI_tuptable->vals[i], 1, &(bool) {0}))));
 	for (int i = 0; i < n; i++)
 	{
+		if (!lock_tables_of(names[i]) || !lock_tables_of(inserts_name(names[i])))
+			continue;
 		drop_one(names[i]);
 		drop_one(inserts_name(names[i]));
 		ereport(trucker_elevel(TRUCKER_LOG_INFO), (errmsg("dropped publication \"%s\", which no stream needs", names[i])));

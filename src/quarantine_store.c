@@ -463,6 +463,9 @@ trucker_quarantine_discard_others(const pg_uuid_t *truck_id, int ninputs, const 
 		elements[i] = ObjectIdGetDatum(inputs[i]);
 	values[1] = PointerGetDatum(construct_array(elements, ninputs, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 	trucker_catalog_begin(&access);
+	/* first what the worker, and who discards, lock first */
+	(void) trucker_catalog_execute("SELECT FROM trucker.quarantined_transaction WHERE truck_id = $1 FOR UPDATE",
+								   1, types, values, NULL, SPI_OK_SELECT);
 	n = trucker_catalog_execute("DELETE FROM trucker.quarantined_change WHERE truck_id = $1 AND relid <> ALL ($2)",
 								2, types, values, NULL, SPI_OK_DELETE);
 	if (n > 0)

@@ -6,7 +6,8 @@
  *
  * Who locks what: whoever lets a truck board a stream, or moves it there, locks
  * the stream's row first; whoever deletes a stream locks its row and then looks
- * whether it is still empty.
+ * whether it is still empty.  Sessions have the truck's row already when a truck
+ * boards: so who has a stream's row waits for no truck's, nor do probes for either.
  */
 #include "trucker.h"
 
@@ -66,6 +67,17 @@ trucker_state_lock_stream(const pg_uuid_t *stream_id)
 {
 	return first_stream(trucker_catalog_list("SELECT " STREAM_COLUMNS "WHERE x.id = $1 FOR UPDATE",
 											 stream_id, form_stream));
+}
+
+/*
+ * For probes, which wait for nobody: false if somebody else has it locked, perhaps for long, or
+ * it is gone.
+ */
+static bool
+lock_stream_unless_locked(const pg_uuid_t *stream_id)
+{
+	return trucker_catalog_write("SELECT FROM trucker.stream WHERE id = $1 FOR UPDATE SKIP LOCKED",
+								 stream_id, NULL, SPI_OK_SELECT) > 0;
 }
 
 /* The home of a stream's trucks: itself, another one, or NULL if there is none. */
@@ -396,7 +408,7 @@ trucker_state_note_confirmed(void)
 		/* it may have been moved since its worker has ended */
 		if (XLogRecPtrIsInvalid(told))
 			told = PG_UINT64_MAX;
-		if (trucker_state_lock_stream(&stream->id) != NULL)
+		if (lock_stream_unless_locked(&stream->id))
 			trucker_catalog_write("UPDATE trucker.stream x SET confirmed_lsn = least(r.confirmed_flush_lsn, $2::pg_lsn) "
 								  "FROM pg_replication_slots r WHERE x.id = $1 AND " RESTS,
 								  &stream->id, psprintf("%X/%X", LSN_FORMAT_ARGS(told)), SPI_OK_UPDATE);
@@ -427,7 +439,7 @@ trucker_state_empty_streams(void)
 void
 trucker_state_delete_empty(const pg_uuid_t *stream_id)
 {
-	if (trucker_state_lock_stream(stream_id) == NULL)
+	if (!lock_stream_unless_locked(stream_id))
 		return;
 	trucker_catalog_write("DELETE FROM trucker.stream x WHERE x.id = $1 AND NOT EXISTS "
 						  "(SELECT FROM trucker.truck_state s WHERE s.stream_id = x.id)",

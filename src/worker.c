@@ -61,12 +61,23 @@ trucker_worker_describe(BackgroundWorker *worker, const char *function, const ch
 /*
  * What all our lasting processes do first.  The server makes a background worker ignore
  * SIGHUP while it starts, so a reload in that moment would pass it by for good: the file
- * is read once more.
+ * is read once more.  Who drops the database, and has it locked, or the extension in it may
+ * call us off already: that is no failure to be logged.
  */
 void
 trucker_worker_connect(Oid database)
 {
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	PG_TRY();
+	{
+		BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		proc_exit(0);
+	}
+	PG_END_TRY();
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
 }
