@@ -283,6 +283,27 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 	sql('postgres', 'DROP DATABASE db2');
 }
 
+# probe_gives_way($db, $drop): a probe that waits for a lock of the session that drops the
+# extension, and holds others that this needs
+sub probe_gives_way
+{
+	my ($db, $drop) = @_;
+	my $session = $node->background_psql($db);
+	my $offset;
+
+	$session->query_safe('BEGIN; LOCK TABLE trucker.truck_state');
+	# rolled back, it lets a probe come
+	like(psql_err($node, q{SET lock_timeout = '10ms'; DROP EXTENSION trucker}, db => $db), qr/55P03/, 'DROP EXTENSION fails for want of a lock');
+	wait_true('postgres', qq{SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE datname = '$db' AND backend_type = 'trucker probe' AND wait_event_type = 'Lock'});
+	$offset = -s $node->logfile;
+	quick("$drop with locks that a probe waits for", sub { $session->query("$drop; ROLLBACK"); 1 });
+	$session->quit;
+	unlike(slurp_file($node->logfile, $offset), qr/ERROR|FATAL/, "$drop: nobody is in a deadlock, and nothing alarming is logged");
+	ok(wait_state($node, 'a', 'streaming', db => $db), 'rolled back: the workers are back');
+	return;
+}
+
 # While it is not decided yet, nothing runs; a session that just goes away decides.
 {
 	make_database('db2', 'streaming');
@@ -314,18 +335,7 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 	sql('db2', q{INSERT INTO s VALUES (3001)});
 	ok(caught_up($node, 'a', db => 'db2'), 'and go on');
 
-	# A probe that waits for a lock of the session that drops the extension, and holds
-	# others that the DROP needs
-	$session = $node->background_psql('db2');
-	$session->query_safe('BEGIN; LOCK TABLE trucker.truck_state');
-	like(psql_err($node, q{SET lock_timeout = '10ms'; DROP EXTENSION trucker}, db => 'db2'), qr/55P03/, 'DROP EXTENSION fails for want of a lock');
-	wait_true('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity
-		WHERE datname = 'db2' AND backend_type = 'trucker probe' AND wait_event_type = 'Lock'});
-	my $offset = -s $node->logfile;
-	quick('DROP EXTENSION with locks that a probe waits for', sub { $session->query('DROP EXTENSION trucker; ROLLBACK'); 1 });
-	$session->quit;
-	unlike(slurp_file($node->logfile, $offset), qr/ERROR|FATAL/, 'nobody is in a deadlock, and nothing alarming is logged');
-	ok(wait_state($node, 'a', 'streaming', db => 'db2'), 'rolled back: the workers are back');
+	probe_gives_way('db2', 'DROP EXTENSION trucker');
 
 	# Other ways to lose it
 	like( psql_err($node, 'DROP SCHEMA trucker CASCADE', db => 'db2'),
@@ -348,6 +358,7 @@ foreach my $state ('streaming', 'backfill', 'creating slot', 'prepared', 'retryi
 		'SET ROLE owner_of_it; CREATE EXTENSION trucker',
 		qq{SELECT trucker.create_truck('a', '{s}', \$\$$mirror\$\$, options => '{"stream": "a"}'); SELECT trucker.start()});
 	ok(wait_state($node, 'a', 'streaming', db => 'db3'), 'an extension dropped and made again');
+	probe_gives_way('db3', 'DROP OWNED BY owner_of_it');
 	quick_sql('db3', 'DROP OWNED BY owner_of_it', 'DROP OWNED');
 	is($node->safe_psql('db3', q{SELECT count(*) FROM pg_extension WHERE extname = 'trucker'}), '0', 'DROP OWNED has dropped the extension');
 	nothing_left('DROP OWNED');

@@ -183,9 +183,7 @@ wait_state($node, 'q', 'streaming') or die;
 	ok(wait_state($node, $_, 'streaming'), "truck $_ runs") foreach 'm1', 'm2';
 
 	my $offset = -s $node->logfile;
-	sql(q{ALTER SYSTEM SET trucker.stop_point = 'split: recorded'});
-	sql(q{SELECT pg_reload_conf()});
-	$node->poll_query_until('postgres', q{SELECT current_setting('trucker.stop_point') <> ''}) or die;
+	setting($node, 'trucker.stop_point', 'split: recorded');
 	sql(q{SELECT trucker.stop('m1')});
 	ok($node->wait_for_log(qr/stop point.*split: recorded/, $offset), 'a worker lets a truck leave');
 	sql(q{ALTER SYSTEM RESET trucker.stop_point});
